@@ -1,0 +1,187 @@
+"""Attention: a weighted mean of values, with weights that depend on what is asked."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: keras.random.SeedGenerator | int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax of scaled products (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 1).
+
+        weights = softmax(Q K^T / sqrt(d_k))
+        output  = weights V
+
+    Args:
+        query: (…, query_time, d_k).
+        key: (…, key_time, d_k).
+        value: (…, key_time, d_v).
+        mask: booleans that broadcast to (…, query_time, key_time), True = may be attended to. Where a query may attend
+            to nothing, its weights and its output are zeros.
+        dropout: share of the weights dropped.
+        seed: for the dropout.
+
+    Returns:
+        `(output, weights)`: (…, query_time, d_v) and (…, query_time, key_time). The weights sum to 1, or to 0 where
+        all is masked (before dropout).
+
+    Raises:
+        ValueError: the last sizes of query and key, or the times of key and value, differ.
+
+    >>> import numpy as np
+    >>> output, weights = scaled_dot_product_attention(np.eye(2) * 9, np.eye(2) * 9, np.array([[1.0], [2.0]]))
+    >>> print(np.round(output, 3).tolist())
+    [[1.0], [2.0]]
+    """
+    query, key, value = (ops.convert_to_tensor(t) for t in (query, key, value))
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            f"scaled_dot_product_attention: query has size {query.shape[-1]} and key {key.shape[-1]}; expected the same. "
+            "Project one of them with keras.layers.Dense."
+        )
+    if None not in (key.shape[-2], value.shape[-2]) and key.shape[-2] != value.shape[-2]:
+        raise ValueError(
+            f"scaled_dot_product_attention: key has {key.shape[-2]} steps and value {value.shape[-2]}; expected the same. "
+            "Pass one value for each key."
+        )
+    scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))  # (…, query_time, key_time)
+    if mask is not None:
+        mask = ops.cast(mask, "bool")
+        scores = ops.where(mask, scores, ops.cast(-1e9 if scores.dtype != "float16" else -6e4, scores.dtype))
+    weights = ops.cast(ops.softmax(ops.cast(scores, _at_least_float32(scores.dtype)), axis=-1), scores.dtype)
+    if mask is not None:
+        weights = ops.where(mask, weights, ops.zeros_like(weights))
+    dropped = keras.random.dropout(weights, dropout, seed=seed) if dropout else weights
+    return ops.matmul(dropped, value), weights
+
+
+def _at_least_float32(dtype: Any) -> str:
+    name = keras.backend.standardize_dtype(dtype)
+    return "float32" if name in ("float16", "bfloat16") else name
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class ScaledDotProductAttention(keras.layers.Layer):
+    """`scaled_dot_product_attention` as a layer that obeys Keras masks. It has no weights.
+
+    Args:
+        dropout: share of the weights dropped in training.
+        seed: for the dropout.
+
+    Call arguments:
+        query: (batch, query_time, d_k).
+        value: (batch, key_time, d_v).
+        key: (batch, key_time, d_k); default `value`.
+        query_mask: booleans (batch, query_time); a masked query gives zeros. Set by Keras.
+        value_mask, key_mask: booleans (batch, key_time), True = may be attended to. Set by Keras.
+        attention_mask: booleans (batch, query_time, key_time) or (query_time, key_time).
+        use_causal_mask: let each query attend to its own step and those before.
+        return_attention_scores: also return the weights.
+
+    Returns:
+        (batch, query_time, d_v), and with `return_attention_scores` the weights (batch, query_time, key_time).
+
+    Raises:
+        ValueError: a rank other than 3, sizes that do not fit, or a dropout outside [0, 1).
+
+    >>> import numpy as np
+    >>> x = np.ones((2, 3, 4), "float32")
+    >>> output, weights = ScaledDotProductAttention()(x, x, use_causal_mask=True, return_attention_scores=True)
+    >>> print(np.round(np.asarray(weights[0]), 2).tolist())
+    [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.33, 0.33, 0.33]]
+    """
+
+    def __init__(self, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(
+                f"ScaledDotProductAttention: dropout is {dropout!r}; expected a share in [0, 1). "
+                "Pass the share of weights to drop."
+            )
+        super().__init__(**kwargs)
+        self.dropout = dropout
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = True
+
+    def build(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> None:
+        for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape or value_shape)):
+            if len(shape) != 3:
+                raise ValueError(
+                    f"ScaledDotProductAttention {self.name!r}: {name} has shape {tuple(shape)}; expected (batch, time, size). "
+                    "Add the missing axis."
+                )
+
+    def call(
+        self,
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_causal_mask: bool = False,
+        return_attention_scores: bool = False,
+        training: bool = False,
+    ) -> Any:
+        key = value if key is None else key
+        mask = attention_mask_from(
+            query, key, query_mask, [value_mask, key_mask], attention_mask=attention_mask, causal=use_causal_mask
+        )
+        output, weights = scaled_dot_product_attention(
+            query, key, value, mask, dropout=self.dropout if training else 0.0, seed=self.seed_generator
+        )
+        return (output, weights) if return_attention_scores else output
+
+    def compute_mask(self, query: Any, *args: Any, query_mask: Any = None, **kwargs: Any) -> Any:
+        return query_mask
+
+    def compute_output_shape(
+        self,
+        query_shape: tuple,
+        value_shape: tuple,
+        key_shape: tuple | None = None,
+        return_attention_scores: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        output = (*query_shape[:-1], value_shape[-1])
+        return (output, (*query_shape[:-1], value_shape[-2])) if return_attention_scores else output
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dropout": self.dropout, "seed": self.seed}
+
+
+def attention_mask_from(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None = None,
+    key_masks: list[Tensor | None] | None = None,
+    attention_mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor | None:
+    """All masks in one, (batch, query_time, key_time) or a shape that broadcasts to it; None if there are none."""
+    parts = []
+    if query_mask is not None:
+        parts.append(ops.expand_dims(ops.cast(query_mask, "bool"), 2))  # (batch, query_time, 1)
+    for mask in key_masks or []:
+        if mask is not None:
+            parts.append(ops.expand_dims(ops.cast(mask, "bool"), 1))  # (batch, 1, key_time)
+    if attention_mask is not None:
+        parts.append(ops.cast(attention_mask, "bool"))
+    if causal:
+        query_step = ops.arange(ops.shape(query)[1])
+        key_step = ops.arange(ops.shape(key)[1])
+        parts.append(ops.expand_dims(query_step, 1) >= ops.expand_dims(key_step, 0))
+    mask = None
+    for part in parts:
+        mask = part if mask is None else ops.logical_and(mask, part)
+    return mask

@@ -1,0 +1,282 @@
+"""Time: unfold a cell over a sequence, forward and, by hand, backward.
+
+A recurrent network applies one cell at every step,
+
+    s_t = cell(x_t, s_{t-1}),
+
+and backpropagation through time (Werbos 1990, https://doi.org/10.1109/5.58337) walks the same steps in reverse.
+Done naively both walks are slow: every step multiplies small matrices and every step adds to the gradient of every
+weight. The engine keeps in the loop only what truly depends on the previous step:
+
+* before the loop, ONE product projects the inputs of all steps (`cell.project`);
+* the loop holds the recurrent product `s_{t-1} U` and the pointwise `cell.equations`;
+* the backward loop computes only what flows to the step before (`cell.gradient`);
+* after it, the gradient of `U` is ONE product over all (time x batch) rows.
+
+Memory is linear in time. A cell that has no hand-written gradient is differentiated by the backend instead.
+"""
+
+import functools
+from typing import Any, Callable, Sequence
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def unfold(
+    cell: Any,
+    inputs: Tensor,
+    initial_state: Sequence[Tensor],
+    *,
+    mask: Tensor | None = None,
+    recurrent_dropout_mask: Tensor | None = None,
+    reverse: bool = False,
+    sequences: bool = True,
+    training: bool = False,
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Run `cell` over every step of `inputs`.
+
+    Args:
+        cell: a `layers.RecurrentCell`, or any Keras cell: `cell(inputs_t, states) -> (output_t, states)`.
+        inputs: (batch, time, features).
+        initial_state: one tensor (batch, size) for each state of the cell; the first state is the output.
+        mask: booleans (batch, time), True = keep. At a masked step every state is held.
+        recurrent_dropout_mask: (batch, units), multiplies the state before the recurrent product at every step.
+        reverse: walk from the last step to the first. Outputs keep the place of their inputs.
+        sequences: also return the outputs of all steps.
+        training: keep the activations for the backward pass, and on TensorFlow compile both loops with XLA.
+
+    Returns:
+        `(outputs, final_states)`: (batch, time, units), or None if not `sequences`, and a list of (batch, size).
+    """
+    time_mask = None if mask is None else ops.expand_dims(ops.transpose(mask), -1)  # (time, batch, 1)
+    time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
+    if getattr(cell, "has_gradient", False):
+        outputs, states = _unfold_by_hand(
+            cell, time_major, initial_state, time_mask, recurrent_dropout_mask, reverse, sequences, training
+        )
+    else:
+        outputs, states = _unfold_by_autodiff(
+            cell, time_major, initial_state, time_mask, recurrent_dropout_mask, reverse, sequences, training
+        )
+    return (ops.transpose(outputs, (1, 0, 2)) if sequences else None), list(states)
+
+
+# -- the hand-written path ---------------------------------------------------------------------------------------------
+
+
+def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training):
+    projected = cell.project(inputs)  # for each gate (time, batch, units)
+    gates = len(projected)
+    dtype = projected[0].dtype
+    kernel = ops.cast(cell.recurrent_kernel, dtype)
+    optional = {"bias": cell.recurrent_bias(), "mask": mask, "dropout_mask": dropout_mask}
+    optional = {k: ops.cast(v, dtype) for k, v in optional.items() if v is not None}
+    count = len(initial_state)
+    forward_lean = _loop(_forward, cell.pointwise, reverse, False, sequences, training)
+    forward_keep = _loop(_forward, cell.pointwise, reverse, True, True, training)
+    backward = _loop(_backward, cell.pointwise, reverse, True, sequences, training)
+
+    @ops.custom_gradient
+    def run(kernel, *rest):
+        projected, states, rest = rest[:gates], rest[gates : gates + count], rest[gates + count :]
+        options = dict(zip(optional, rest))
+        forward = forward_keep if training else forward_lean
+        final, saved = forward(projected, kernel, states, options)
+
+        def gradient(*upstream):
+            upstream = keras.tree.flatten(upstream)
+            kept = saved if training else forward_keep(projected, kernel, states, options)[1]
+            d_outputs, d_final = (upstream[0], upstream[1:]) if sequences else (None, upstream)
+            previous = [_shift(first, later, reverse) for first, later in zip(states, kept)]
+            d_projected, d_recurrent, d_initial = backward(d_outputs, d_final, previous, kept, kernel, options)
+            left = previous[0] * options["dropout_mask"] if "dropout_mask" in options else previous[0]
+            rows = ops.transpose(_rows(left))  # (units, time x batch)
+            d_kernel = ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1)
+            d_options = {k: ops.zeros_like(v) for k, v in options.items()}
+            if "bias" in options:
+                d_options["bias"] = ops.concatenate([ops.sum(_rows(d), axis=0) for d in d_recurrent], axis=0)
+            return [d_kernel, *d_projected, *d_initial, *d_options.values()]
+
+        return ((saved[0], *final) if sequences else tuple(final)), gradient
+
+    results = run(kernel, *projected, *initial_state, *optional.values())
+    return (results[0], results[1:]) if sequences else (None, results)
+
+
+def _forward(pointwise, reverse, keep, sequences, projected, kernel, states, options):
+    """Walk the steps; return the final states and, stacked over time, states and kept activations."""
+
+    gates = len(projected)
+
+    def step(states, elements):
+        x, m = elements[:gates], elements[gates:]
+        hidden = states[0]
+        if "dropout_mask" in options:
+            hidden = hidden * options["dropout_mask"]
+        recurrent = ops.matmul(hidden, kernel)  # (batch, gates x units)
+        if "bias" in options:
+            recurrent = recurrent + options["bias"]
+        new, activations = pointwise.equations(x, ops.split(recurrent, gates, axis=-1), states)
+        if m:
+            new = [ops.where(m[0] > 0, a, b) for a, b in zip(new, states)]
+        outputs = [*new, *activations] if keep else [new[0]] if sequences else []
+        return list(new), outputs
+
+    elements = [*projected, options["mask"]] if "mask" in options else list(projected)
+    units = kernel.shape[0]
+    widths = [units] * (len(states) + pointwise.kept) if keep else [units] if sequences else []
+    return scan(step, list(states), elements, widths, reverse)
+
+
+def _backward(pointwise, reverse, keep, sequences, d_outputs, d_final, previous, kept, kernel, options):
+    """Walk the steps in the opposite direction; return the gradients of projections, recurrent products and states."""
+    del keep
+    count = len(previous)
+    kernel_transposed = ops.transpose(kernel)
+
+    def step(d_states, elements):
+        before, after, activations = elements[:count], elements[count : 2 * count], elements[2 * count :]
+        d_output = activations.pop() if sequences else None
+        m = activations.pop() > 0 if "mask" in options else None
+        if d_output is not None:
+            d_states = [d_states[0] + d_output, *d_states[1:]]
+        live = d_states if m is None else [ops.where(m, d, ops.zeros_like(d)) for d in d_states]
+        d_x, d_recurrent, d_before = pointwise.gradient(live, before, after, activations)
+        d_hidden = ops.matmul(ops.concatenate(d_recurrent, axis=-1), kernel_transposed)
+        if "dropout_mask" in options:
+            d_hidden = d_hidden * options["dropout_mask"]
+        d_before = [d_hidden if d_before[0] is None else d_before[0] + d_hidden, *d_before[1:]]
+        if m is not None:
+            d_before = [ops.where(m, a, b) for a, b in zip(d_before, d_states)]
+        return d_before, [*d_x, *(d for d, same in zip(d_recurrent, d_x) if d is not same)]
+
+    elements = [*previous, *kept]
+    if "mask" in options:
+        elements.append(options["mask"])
+    if sequences:
+        elements.append(d_outputs)
+    units, width = kernel.shape
+    gates = width // units
+    widths = [units] * (gates + pointwise.products)
+    d_initial, d_products = scan(step, list(d_final), elements, widths, not reverse)
+    d_x, differing = d_products[:gates], d_products[gates:]
+    return d_x, [*d_x[: gates - len(differing)], *differing], d_initial
+
+
+@functools.cache
+def _loop(function: Callable, pointwise: Any, reverse: bool, keep: bool, sequences: bool, compiled: bool) -> Callable:
+    """The loop as one callable, shared by all layers with the same equations.
+
+    On TensorFlow training loops are compiled by XLA, whether or not what calls them is. Other loops stay plain graph
+    operations, so that an export runs on a server without XLA; called eagerly they run as a graph of their own.
+    """
+    loop = functools.partial(function, pointwise, reverse, keep, sequences)
+    if keras.backend.backend() != "tensorflow":
+        return loop
+    import tensorflow as tf
+
+    if compiled:
+        return tf.function(loop, jit_compile=True, autograph=False)
+    graph = tf.function(loop, autograph=False, reduce_retracing=True)
+    return lambda *args: (graph if tf.executing_eagerly() else loop)(*args)
+
+
+def _shift(first: Tensor, later: Tensor, reverse: bool) -> Tensor:
+    """The state before each step: `later` moved by one step, with the initial state in the free place."""
+    first = ops.expand_dims(first, 0)
+    return ops.concatenate([later[1:], first] if reverse else [first, later[:-1]], axis=0)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return ops.reshape(x, (-1, x.shape[-1]))  # (time x batch, width)
+
+
+# -- the automatic path ------------------------------------------------------------------------------------------------
+
+
+def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training):
+    one_step = _stepper(cell, dropout_mask, training)
+    projected = cell.project(inputs) if hasattr(cell, "project") else [inputs]
+
+    width = getattr(cell, "output_size", None) or keras.tree.flatten(cell.state_size)[0]
+    no_output = ops.zeros((ops.shape(inputs)[1], width), dtype=initial_state[0].dtype)
+
+    def step(carry, elements):
+        x, m, (_, *states) = elements[: len(projected)], elements[len(projected) :], carry
+        output, new = one_step(x, states)
+        if m:
+            output, *new = [ops.where(m[0], a, b) for a, b in zip([output, *new], carry)]
+        return [output, *new], [output] if sequences else []
+
+    elements = [*projected] if mask is None else [*projected, ops.cast(mask, "bool")]
+    widths = [width] if sequences else []
+    (_, *final), stacked = scan(step, [no_output, *initial_state], elements, widths, reverse, differentiable=True)
+    return (stacked[0] if sequences else None), final
+
+
+def _stepper(cell, dropout_mask, training):
+    if hasattr(cell, "step"):
+        return lambda x, states: cell.step(x, states, dropout_mask)
+    kwargs = {"training": training} if getattr(cell, "_call_has_training_arg", False) else {}
+
+    def one_step(x, states):
+        output, new = cell(x[0], states, **kwargs)
+        return output, keras.tree.flatten(new)
+
+    return one_step
+
+
+# -- one scan, two backends --------------------------------------------------------------------------------------------
+
+
+def scan(
+    step: Callable[[list, list], tuple[list, list]],
+    carry: list,
+    sequences: list,
+    widths: Sequence[int],
+    reverse: bool = False,
+    differentiable: bool = False,
+) -> tuple[list, list]:
+    """`carry, outputs_t = step(carry, [s[t] for s in sequences])` for every t; outputs stacked along the first axis.
+
+    The outputs of a step are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.lax.scan(lambda c, e: step(list(c), list(e)), carry, sequences, reverse=reverse)
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"layers: the Keras backend is {keras.backend.backend()!r}; expected 'tensorflow' or 'jax'. "
+            "Set KERAS_BACKEND before Keras is imported."
+        )
+    return _scan_tensorflow(step, carry, sequences, widths, reverse, differentiable)
+
+
+def _scan_tensorflow(step, carry, sequences, widths, reverse, differentiable):
+    import tensorflow as tf
+
+    time = sequences[0].shape[0]
+    if time is None:
+        time = tf.shape(sequences[0])[0]
+    if differentiable:  # the gradient of an array's read is a write; that of a slice would be a whole sequence
+        sources = [tf.TensorArray(s.dtype, time, element_shape=s.shape[1:]).unstack(s) for s in sequences]
+    carry = [tf.convert_to_tensor(c) for c in carry]
+    batch, dtype = sequences[0].shape[1], carry[0].dtype
+    stacks = [tf.TensorArray(dtype, time, element_shape=(batch, width)) for width in widths]
+
+    def body(k, carry, stacks):
+        t = time - 1 - k if reverse else k
+        elements = [s.read(t) for s in sources] if differentiable else [s[t] for s in sequences]
+        new, outputs = step(list(carry), elements)
+        for after, before in zip(new, carry):
+            after.set_shape(before.shape)
+        return k + 1, tuple(new), tuple(stack.write(t, output) for stack, output in zip(stacks, outputs))
+
+    _, carry, stacks = tf.while_loop(
+        lambda k, *_: k < time, body, (0, tuple(carry), tuple(stacks)), maximum_iterations=time, parallel_iterations=1
+    )
+    return list(carry), [stack.stack() for stack in stacks]
