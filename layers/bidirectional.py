@@ -109,8 +109,14 @@ class Bidirectional(keras.layers.Layer):
         self.backward_layer.reset_state()
 
     def call(
-        self, sequences: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: bool = False
+        self,
+        sequences: Tensor,
+        initial_state: Any = None,
+        mask: Tensor | None = None,
+        training: bool = False,
+        sequences_mask: Tensor | None = None,
     ) -> Any:
+        mask = sequences_mask if mask is None else mask
         forward_state, backward_state = self._split_states(initial_state)
         forward, forward_states = self.forward_layer.run(sequences, forward_state, mask, training)
         backward, backward_states = self.backward_layer.run(sequences, backward_state, mask, training)

@@ -34,6 +34,7 @@ class RNN(keras.layers.Layer):
         mask: booleans (batch, time), True = keep. Left, right, holes and empty rows are all right: at a masked step the
             state is held.
         training: whether dropout is active.
+        sequences_mask: the mask where Keras sets it beside an `initial_state`; leave it alone.
 
     Returns:
         (batch, units), or with `return_sequences` (batch, time, units); with `return_state` a tuple of that and the
@@ -133,7 +134,9 @@ class RNN(keras.layers.Layer):
         initial_state: Any = None,
         mask: Tensor | None = None,
         training: bool = False,
+        sequences_mask: Tensor | None = None,
     ) -> Any:
+        mask = sequences_mask if mask is None else mask
         output, states = self.run(sequences, initial_state, mask, training)
         if self.return_sequences and self.go_backwards:
             output = ops.flip(output, axis=1)

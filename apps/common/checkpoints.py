@@ -1,0 +1,157 @@
+"""Checkpoints from which a killed run goes on as if nothing had happened.
+
+A checkpoint holds all that the next step depends on: the variables of the model (dropout seeds among them), of the
+optimizer and of the running metrics, the step, and the state of early stopping. The order of the data follows from the
+seed and the step. Files are written whole or not at all.
+"""
+
+import json
+import os
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Save the run every `every_seconds` and at each epoch's end; keep the best weights; stop early.
+
+    Args:
+        folder: where `step-N.npz` files go; the last `keep` are kept.
+        monitor: the validation metric to be made large.
+        patience: stop after so many epochs without a better value; None: never.
+        every_seconds: how much work a kill may cost.
+        keep: how many files are kept.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str = "val_accuracy",
+        patience: int | None = None,
+        every_seconds: float = 30.0,
+        keep: int = 3,
+    ) -> None:
+        super().__init__()
+        self.folder, self.monitor, self.patience = folder, monitor, patience
+        self.every_seconds, self.keep = every_seconds, keep
+        self.best, self.waited, self.finished = -np.inf, 0, False
+        self.best_weights: list[np.ndarray] = []
+        self.history: list[dict[str, float]] = []
+        self._restored_metrics: list[np.ndarray] | None = None
+        self._saved_at = time.monotonic()
+
+    # -- during training
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if self._restored_metrics is not None:  # the epoch was under way when it was saved
+            for variable, value in zip(self.model.metrics_variables, self._restored_metrics):
+                variable.assign(value)
+            self._restored_metrics = None
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch's end saves, with the validation done
+        if time.monotonic() - self._saved_at >= self.every_seconds:
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        self.history.append({"epoch": epoch + 1, **logs})
+        self.waited += 1
+        if logs[self.monitor] > self.best:
+            self.best, self.waited = logs[self.monitor], 0
+            self.best_weights = [np.array(w) for w in self.model.get_weights()]
+        if self.patience is not None and self.waited >= self.patience:
+            self.finished = self.model.stop_training = True
+        self.save()
+
+    def restore_best(self) -> None:
+        """Give the model the weights of its best epoch."""
+        if self.best_weights:
+            self.model.set_weights(self.best_weights)
+
+    def parts(self, start_step: int, steps_per_epoch: int, epochs: int) -> Iterator[tuple[int, dict[str, int]]]:
+        """The calls of `fit` that a run from `start_step` takes: `(first step, arguments of fit)`.
+
+        A run that goes on inside an epoch first completes it.
+
+        >>> list(Checkpoint(Path("x")).parts(25, 10, 5))
+        [(25, {'initial_epoch': 2, 'epochs': 3, 'steps_per_epoch': 5}), (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})]
+        """
+        epoch, done = divmod(start_step, steps_per_epoch)
+        if done and not self.finished:
+            rest = steps_per_epoch - done
+            yield start_step, {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": rest}
+            epoch += 1
+        if epoch < epochs and not self.finished:
+            start = epoch * steps_per_epoch
+            yield start, {"initial_epoch": epoch, "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+
+    # -- on disk
+
+    def _groups(self) -> dict[str, list[Any]]:
+        return {
+            "model": list(self.model.variables),
+            "optimizer": list(self.model.optimizer.variables),
+            "metrics": list(self.model.metrics_variables),
+        }
+
+    def save(self) -> None:
+        """Write `step-N.npz`, first under another name, so that a kill leaves the file before it intact."""
+        step = int(self.model.optimizer.iterations)
+        arrays = {f"{g}/{i}": np.asarray(v) for g, group in self._groups().items() for i, v in enumerate(group)}
+        arrays |= {f"best/{i}": w for i, w in enumerate(self.best_weights)}
+        state = {
+            "step": step,
+            "best": self.best if np.isfinite(self.best) else None,
+            "waited": self.waited,
+            "finished": self.finished,
+            "history": self.history,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".writing-{os.getpid()}.npz"
+        with temporary.open("wb") as file:
+            np.savez(file, state=np.array(json.dumps(state)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / f"step-{step:08d}.npz")
+        for old in sorted(self.folder.glob("step-*.npz"))[: -self.keep]:
+            old.unlink()
+        self._saved_at = time.monotonic()
+
+    def restore(self, model: keras.Model) -> int:
+        """Load the newest readable checkpoint into a compiled model; return its step, 0 if there is none."""
+        self.set_model(model)
+        model.optimizer.build(model.trainable_variables)
+        for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    arrays = {name: file[name] for name in file.files}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                print(f"{path}: not readable ({error}); trying the checkpoint before it")
+                continue
+            return self._load(arrays)
+        return 0
+
+    def _load(self, arrays: dict[str, np.ndarray]) -> int:
+        state = json.loads(str(arrays["state"]))
+        groups = self._groups()
+        for name in ("model", "optimizer"):
+            for i, variable in enumerate(groups[name]):
+                variable.assign(arrays[f"{name}/{i}"])
+        self._restored_metrics = _numbered(arrays, "metrics")
+        self.best_weights = _numbered(arrays, "best")
+        self.best = -np.inf if state["best"] is None else state["best"]
+        self.waited, self.finished, self.history = state["waited"], state["finished"], state["history"]
+        return state["step"]
+
+
+def _numbered(arrays: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
+    names = sorted((n for n in arrays if n.startswith(group + "/")), key=lambda n: int(n.split("/")[1]))
+    return [arrays[name] for name in names]
+

@@ -1,0 +1,51 @@
+"""Metrics of a classifier, from the true class and the probabilities of all classes."""
+
+import numpy as np
+
+
+def classification_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Accuracy, macro F1, ROC AUC (one against the rest), calibration error, log loss.
+
+    Args:
+        truth: (n,) class ids.
+        probabilities: (n, classes), rows sum to 1.
+
+    >>> classification_metrics(np.array([0, 1]), np.array([[1.0, 0.0], [0.0, 1.0]]))["accuracy"]
+    1.0
+    """
+    from sklearn import metrics
+
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(axis=1)
+    scores = probabilities[:, 1] if len(classes) == 2 else probabilities
+    several = len(np.unique(truth)) == len(classes)
+    return {
+        "accuracy": float((predicted == truth).mean()),
+        "macro_f1": float(metrics.f1_score(truth, predicted, labels=classes, average="macro", zero_division=0)),
+        "roc_auc": float(metrics.roc_auc_score(truth, scores, multi_class="ovr")) if several else float("nan"),
+        "calibration_error": calibration_error(truth, probabilities),
+        "log_loss": float(metrics.log_loss(truth, probabilities, labels=classes)),
+        "examples": len(truth),
+    }
+
+
+def calibration_bins(truth: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> list[tuple[float, float, int]]:
+    """`(mean confidence, accuracy, examples)` of each filled bin of the predicted class's probability."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        (float(confidence[place == b].mean()), float(correct[place == b].mean()), int((place == b).sum()))
+        for b in range(bins)
+        if (place == b).any()
+    ]
+
+
+def calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: the mean distance of confidence and accuracy over the bins (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599).
+
+    >>> calibration_error(np.array([0, 0, 0, 1]), np.array([[0.75, 0.25]] * 4))
+    0.0
+    """
+    parts = calibration_bins(truth, probabilities, bins)
+    return float(sum(count * abs(confidence - accuracy) for confidence, accuracy, count in parts) / len(truth))

@@ -1,0 +1,165 @@
+"""A run: its device, its folder, its log and its plots."""
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common.checkpoints import Checkpoint
+from apps.common.metrics import calibration_bins
+from data_pipelines.sources import DataError
+
+
+def prepare_device(seed: int, precision: str) -> str:
+    """Fix seed, determinism and precision; let a GPU's memory grow; say which device is used."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_dtype_policy(precision)
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # the device is in use already
+            pass
+    if gpus:
+        return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
+    return f"CPU ({os.cpu_count()} cores)"
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
+
+
+def open_run(application: str, run: str | None, config: Any, resume: bool, facts: dict[str, Any]) -> Path:
+    """Make or find the folder of a run and write `config.json`: the flags, what was loaded, the versions.
+
+    Raises:
+        DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
+            had other flags or other data.
+    """
+    folder = Path(run) if run else _default_folder(application, resume)
+    path = folder / "config.json"
+    new = json.loads(json.dumps({"config": dataclasses.asdict(config), **facts, "versions": versions()}))
+    if resume:
+        if not path.is_file():
+            raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run.")
+        old = json.loads(path.read_text())
+        _check_same(folder, old, new)
+        return folder
+    if path.exists():
+        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(new, indent=2))
+    return folder
+
+
+def _default_folder(application: str, resume: bool) -> Path:
+    root = Path("runs") / application
+    if not resume:
+        return root / time.strftime("%Y%m%d-%H%M%S")
+    runs = sorted(path.parent for path in root.glob("*/config.json"))
+    return runs[-1] if runs else root
+
+
+def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    free = {"resume", "run", "epochs", "export_to"}
+    for name, value in old["config"].items():
+        if name not in free and new["config"].get(name) != value:
+            raise DataError(
+                f"{folder}: was started with {name} = {value!r}, now {new['config'].get(name)!r}. Resume with the same flags."
+            )
+    if old.get("data") != new.get("data"):
+        raise DataError(f"{folder}: the data changed since the run was started. Start a new run.")
+
+
+def write_metrics(folder: Path, history: Sequence[dict[str, float]]) -> None:
+    """`metrics.jsonl`, one epoch a line."""
+    temporary = folder / ".metrics.jsonl"
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+    os.replace(temporary, folder / "metrics.jsonl")
+
+
+class Progress(keras.callbacks.Callback):
+    """Say after the first steps about how long the run takes; write the log and the curves after each epoch."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, names: Sequence[str]) -> None:
+        super().__init__()
+        self.folder, self.checkpoint, self.names = folder, checkpoint, names
+        self._step, self._since = 0, 0.0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self._step += 1
+        if self._step == 10:  # the first steps compile
+            self._since = time.monotonic()
+        if self._step == 60:
+            epochs, steps = self.params["epochs"] - len(self.checkpoint.history), self.params["steps"]
+            minutes = (time.monotonic() - self._since) / 50 * epochs * steps / 60
+            print(f"\nabout {max(1, round(minutes))} minute(s) for {epochs} epochs of {steps} steps", flush=True)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        write_metrics(self.folder, self.checkpoint.history)
+        plot_history(self.folder, self.checkpoint.history, self.names)
+
+
+def _figure(*panels: int) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(*panels, figsize=(4.5 * panels[1], 3.6), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_history(folder: Path, history: Sequence[dict[str, float]], names: Sequence[str]) -> None:
+    """`history.png`: a panel for each metric, training and validation over the epochs."""
+    figure, axes = _figure(1, len(names))
+    epochs = [row["epoch"] for row in history]
+    for axis, name in zip(np.atleast_1d(axes), names):
+        for prefix, label in (("", "training"), ("val_", "validation")):
+            axis.plot(epochs, [row[prefix + name] for row in history], marker="o", markersize=3, label=label)
+        axis.set(xlabel="epoch", ylabel=name, title=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    _save(figure, folder / "history.png")
+
+
+def plot_confusion(folder: Path, truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> None:
+    """`confusion.png`: how many of each class were taken for which."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    figure, axis = _figure(1, 1)
+    ids = np.arange(len(labels))
+    ConfusionMatrixDisplay.from_predictions(
+        truth, predicted, labels=ids, display_labels=labels, cmap="Blues", ax=axis, colorbar=False
+    )
+    axis.set_title("validation")
+    _save(figure, folder / "confusion.png")
+
+
+def plot_calibration(folder: Path, truth: np.ndarray, probabilities: np.ndarray) -> None:
+    """`calibration.png`: accuracy over confidence; on the diagonal, the model knows what it knows."""
+    figure, axis = _figure(1, 1)
+    confidence, accuracy, counts = zip(*calibration_bins(truth, probabilities))
+    axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfect")
+    axis.scatter(confidence, accuracy, s=[10 + 150 * c / max(counts) for c in counts], label="validation (area: examples)")
+    low = max(0.0, min(*confidence, *accuracy) - 0.05)
+    axis.set(xlabel="confidence", ylabel="accuracy", title="calibration", xlim=(low, 1.02), ylim=(low, 1.02))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left")
+    _save(figure, folder / "calibration.png")

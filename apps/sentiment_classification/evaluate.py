@@ -1,0 +1,58 @@
+"""Measure an export on labelled texts. The last line printed is one JSON object.
+
+    python -m apps.sentiment_classification.evaluate saved_models/sentiment_classification --data reviews.csv --split test
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.export import load_export
+from apps.common.metrics import classification_metrics
+from data_pipelines.reviews import Review, load_reviews
+from data_pipelines.sources import DataError
+
+BATCH_SIZE = 64
+
+
+def evaluate_export(served: Any, reviews: Sequence[Review]) -> tuple[np.ndarray, np.ndarray]:
+    """True class ids (n,) and probabilities (n, classes), through the export's own signature."""
+    signature = served.signatures["probabilities"]
+    order = sorted(range(len(reviews)), key=lambda i: len(reviews[i].text))  # texts of one length pad least
+    names: list[str] = []
+    blocks: list[np.ndarray] = []
+    for start in range(0, len(order), BATCH_SIZE):
+        outputs = signature(text=tf.constant([reviews[i].text for i in order[start : start + BATCH_SIZE]]))
+        names = [name.decode() for name in outputs["labels"][0].numpy()]
+        blocks.append(outputs["probabilities"].numpy())
+    unknown = {review.label for review in reviews} - set(names)
+    if unknown:
+        raise DataError(f"unknown label {sorted(unknown)[0]!r}; the export knows {names}. Rename the labels of the data.")
+    truth = np.array([names.index(reviews[i].label) for i in order])
+    return truth, np.concatenate(blocks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.sentiment_classification.evaluate", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("--data", required=True, help="as in training")
+    parser.add_argument("--split", default=None, help="train, validation or test; default test where there is one")
+    parser.add_argument("--validation-rows", default=None, help="as in training")
+    parser.add_argument("--seed", type=int, default=0, help="as in training, for splits made by seed")
+    arguments = parser.parse_args()
+    splits = load_reviews(arguments.data, arguments.seed, arguments.validation_rows).splits
+    split = arguments.split or ("test" if "test" in splits else "validation")
+    if split not in splits:
+        raise DataError(f"{arguments.data}: no split {split!r}; there are {sorted(splits)}. Name one with --split.")
+    metrics = classification_metrics(*evaluate_export(load_export(arguments.export), splits[split]))
+    print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    print(json.dumps({"split": split, **metrics}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,185 @@
+"""Train a sentiment classifier on labelled texts, measure it, and export it.
+
+    python -m apps.sentiment_classification.train --data reviews.csv
+
+Read `main` from top to bottom: configuration, data, model, training, metrics, export, predictions.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import keras
+import numpy as np
+
+from apps.common import cli, runs
+from apps.common.checkpoints import Checkpoint
+from apps.common.export import export_model, load_export
+from apps.common.metrics import classification_metrics
+from apps.sentiment_classification.evaluate import evaluate_export
+from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier, serving_signatures
+from apps.sentiment_classification.predict import explain
+from data_pipelines.reviews import Batches, encode, load_reviews, review_batches
+from data_pipelines.steps import bucket_boundaries
+from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
+
+APPLICATION = "sentiment_classification"
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Annotated[str, "embedded, tfds:NAME[/config], or a .tsv/.csv file or folder with columns text and label"] = "embedded"
+    validation_rows: Annotated[str | None, "file with the row numbers (0 = first) of the validation part"] = None
+    run: Annotated[str | None, "folder of the run; default runs/sentiment_classification/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
+    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
+    # text
+    tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
+    vocabulary_size: Annotated[int, "most frequent tokens of the training split"] = 30_000
+    min_count: Annotated[int, "leave out rarer words"] = 2
+    max_length_tokens: Annotated[int, "longer texts lose their middle"] = 400
+    # model
+    cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
+    units: Annotated[int, "size of the state, each direction"] = 96
+    depth: Annotated[int, "bidirectional layers"] = 1
+    embedding_size: Annotated[int, "size of a word vector"] = 128
+    pooling: Annotated[Literal["attention", "last"], "how a sequence becomes one vector"] = "attention"
+    dropout: Annotated[float, "between layers"] = 0.5
+    embedding_dropout: Annotated[float, "share of the word vectors' channels"] = 0.3
+    word_dropout: Annotated[float, "share of the words taken for unknown"] = 0.1
+    # training
+    epochs: Annotated[int, "passes over the training split"] = 8
+    batch_size: Annotated[int, "examples a step"] = 32
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 1e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
+    patience: Annotated[int, "epochs without better validation accuracy before stopping"] = 3
+
+
+QUICK = {"units": 48, "embedding_size": 48, "epochs": 6, "learning_rate": 3e-3, "embedding_dropout": 0.1, "word_dropout": 0.02, "min_count": 1}
+
+
+def main() -> None:
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
+    if config.quick:
+        changes = {k: v for k, v in QUICK.items() if getattr(config, k) == getattr(Config, k)}
+        config = Config(**{**vars(config), **changes})
+    train(config)
+
+
+def train(config: Config) -> dict[str, float]:
+    """Train, evaluate and export; return the validation metrics of the export."""
+    device = runs.prepare_device(config.seed, config.precision)
+
+    # -- data
+    reviews = load_reviews(config.data, config.seed, config.validation_rows)
+    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": reviews.describe(), "labels": reviews.labels})
+    texts = [review.text for review in reviews.splits["train"]]
+    if (folder / "vocabulary.json").exists():
+        vocabulary = load_vocabulary(folder)
+    else:
+        vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count)
+        vocabulary.save(folder)
+    lengths = encode(texts, vocabulary, config.max_length_tokens).row_lengths().numpy().tolist()
+    options = {
+        "max_length_tokens": config.max_length_tokens,
+        "boundaries": bucket_boundaries([*lengths, config.max_length_tokens], config.max_length_tokens),
+        "batch_size": config.batch_size,
+    }
+    validation = review_batches(reviews.splits["validation"], reviews.labels, vocabulary, **options)
+
+    # -- model
+    classes = len(reviews.labels)
+    if config.baseline == "bag-of-words":
+        model = bag_of_words_classifier(vocabulary.size, classes)
+    else:
+        names = ("cell", "units", "depth", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout")
+        model = recurrent_classifier(vocabulary.size, classes, **{name: getattr(config, name) for name in names})
+    trainer = keras.Model(model.input, model.output["logits"])
+
+    def batches(start_step: int) -> Batches:
+        train_reviews = reviews.splits["train"]
+        return review_batches(
+            train_reviews, reviews.labels, vocabulary, **options, shuffle_seed=config.seed, start_step=start_step
+        )
+
+    steps = batches(0).steps_per_epoch
+    total_steps = config.epochs * steps
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, int(0.9 * total_steps)), alpha=0.02, warmup_target=config.learning_rate, warmup_steps=int(0.1 * total_steps)
+    )
+    trainer.compile(
+        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=config.clip_norm),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+
+    # -- training
+    checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
+    start_step = checkpoint.restore(trainer) if config.resume else 0
+    _announce(config, reviews, vocabulary.size, model, device, folder, start_step)
+    for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
+        trainer.fit(
+            batches(first_step).dataset,
+            validation_data=validation.dataset,
+            validation_steps=validation.steps_per_epoch,
+            shuffle=False,
+            callbacks=[
+                checkpoint,
+                runs.Progress(folder, checkpoint, ["loss", "accuracy"]),
+                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            ],
+            **arguments,
+        )
+    checkpoint.restore_best()
+    model.save(folder / "model.keras")
+
+    # -- export
+    export = export_model(
+        Path(config.export_to),
+        model,
+        [vocabulary],
+        serving_signatures(model, vocabulary, reviews.labels, config.max_length_tokens),
+        warm_up={"text": np.array([b"a fine film", b""])},
+        files={"labels.txt": "\n".join(reviews.labels) + "\n"},
+    )
+
+    # -- metrics of what was exported, plots, predictions
+    served = load_export(str(export))
+    metrics = {}
+    for split in reviews.splits:
+        if split != "train":
+            truth, probabilities = evaluate_export(served, reviews.splits[split])
+            metrics[split] = classification_metrics(truth, probabilities)
+            if split == "validation":
+                runs.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
+                runs.plot_calibration(folder, truth, probabilities)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+    print("\nThree validation texts, with the words that weighed most:")
+    print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
+    print(f"\nrun     {folder}\nexport  {export}")
+    return metrics["validation"]
+
+
+def _announce(config, reviews, vocabulary_size, model, device, folder, start_step) -> None:
+    counts = ", ".join(f"{len(examples):,} {name}" for name, examples in reviews.splits.items())
+    print(f"device      {device}, {config.precision}")
+    print(f"examples    {counts}; classes {', '.join(reviews.labels)}")
+    for split, count in reviews.empty_texts.items():
+        if count:
+            print(f"            {count} empty text(s) in {split}: kept, and predicted from no words")
+    print(f"vocabulary  {vocabulary_size:,} {config.tokens}")
+    print(f"parameters  {model.count_params():,}")
+    print(f"run         {folder}" + (f", continued at step {start_step:,}" if start_step else ""))
+    print(f"started     {time.strftime('%H:%M:%S')}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,184 @@
+"""Reviews: labelled texts from any source, and the batches that a classifier trains on."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from data_pipelines import steps
+from data_pipelines.embedded.reviews import embedded_reviews
+from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_by_seed
+from data_pipelines.vocabulary import Vocabulary
+
+
+class Review(NamedTuple):
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Labelled texts by split, with the names of the classes in the order of their ids."""
+
+    splits: dict[str, list[Review]]
+    labels: list[str]
+    empty_texts: dict[str, int] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """What was loaded, counted and hashed, for the run's config."""
+        return {
+            name: {
+                "examples": len(reviews),
+                "labels": dict(sorted(Counter(review.label for review in reviews).items())),
+                "empty_texts": self.empty_texts.get(name, 0),
+                "sha256": fingerprint(reviews),
+            }
+            for name, reviews in self.splits.items()
+        }
+
+
+def load_reviews(source: str, seed: int = 0, validation_rows: str | None = None) -> Reviews:
+    """Reviews from `embedded`, `tfds:NAME[/config]` or a path.
+
+    Args:
+        source: a path is a `.tsv` or `.csv` file (gzip too) with columns `text` and `label`, or a folder with `train.*` and,
+            if they exist, `dev.*`/`val.*`/`valid.*` and `test.*`. Without a validation file 10% of the training rows are
+            split off by the seed; one single file also gives 10% for the test.
+        seed: for that split.
+        validation_rows: a file that names the rows of the training file (0 = first after the header) for validation.
+
+    Raises:
+        DataError: a file, column, row, label or split that can't be used.
+    """
+    if source == "embedded":
+        splits = {name: [Review(*pair) for pair in pairs] for name, pairs in embedded_reviews().items()}
+    elif source.startswith("tfds:"):
+        splits = load_tfds(source.removeprefix("tfds:"), _from_tfds)
+    else:
+        splits = _from_path(Path(source))
+    if validation_rows is not None:
+        splits = _take_rows(splits, Path(validation_rows))
+    elif "validation" not in splits:
+        shares = {"train": 0.9, "validation": 0.1} if "test" in splits or Path(source).is_dir() else _SINGLE_FILE
+        splits = {**split_by_seed(splits["train"], shares, seed), **{k: v for k, v in splits.items() if k != "train"}}
+    return _checked(source, splits)
+
+
+_SINGLE_FILE = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def _from_path(path: Path) -> dict[str, list[Review]]:
+    files = find_splits(path, (".tsv", ".csv")) if path.is_dir() else {"train": path}
+    splits: dict[str, list[Review]] = {}
+    known: set[str] = set()
+    for name, file in files.items():
+        rows = list(read_table(file, ("text", "label")))
+        for number, (_, label) in rows:
+            if not label.strip():
+                raise DataError(f"{file}: row {number}: the label is empty. Give it a class, or remove the row.")
+            if name != "train" and label.strip() not in known:
+                raise DataError(
+                    f"{file}: row {number}: unknown label {label!r}; the training split has {sorted(known)}. "
+                    "Mend the label, or add examples of it to the training split."
+                )
+        if name == "train":
+            known = {label.strip() for _, (_, label) in rows}
+        splits[name] = [Review(text, label.strip()) for _, (text, label) in rows]
+    return splits
+
+
+def _from_tfds(row: dict[str, Any], features: Any) -> Review:
+    if "text" not in row or "label" not in row:
+        raise DataError(f"tfds: the features are {sorted(row)}; expected text and label. Choose another data set.")
+    label = features["label"]
+    name = label.int2str(int(row["label"])) if hasattr(label, "int2str") else str(row["label"])
+    return Review(row["text"].decode("utf-8", "replace"), name)
+
+
+def _take_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Review]]:
+    train, chosen = splits["train"], set()
+    for number, line in enumerate(read_text(path).split(), start=1):
+        if not line.isdigit() or int(line) >= len(train):
+            raise DataError(f"{path}: row {number}: {line!r}; expected a row of the training file, 0 to {len(train) - 1}.")
+        chosen.add(int(line))
+    return {
+        **splits,
+        "train": [review for i, review in enumerate(train) if i not in chosen],
+        "validation": [train[i] for i in sorted(chosen)],
+    }
+
+
+def _checked(source: str, splits: dict[str, list[Review]]) -> Reviews:
+    if "train" not in splits:
+        raise DataError(f"{source}: has no training split. Choose another data set or file.")
+    labels = sorted({review.label for review in splits["train"]}, key=_numbers_first)
+    for name, reviews in splits.items():
+        if not reviews:
+            raise DataError(f"{source}: the {name} split has no rows. Add rows, or give a larger file.")
+        missing = set(labels) - {review.label for review in reviews}
+        if name != "test" and missing:
+            raise DataError(
+                f"{source}: the {name} split has no example of the class {sorted(missing)[0]!r}. Add some, or remove the class."
+            )
+    if len(labels) < 2:
+        raise DataError(f"{source}: the only label is {labels[0]!r}. A classifier needs two or more classes.")
+    empty = {name: sum(not review.text.strip() for review in reviews) for name, reviews in splits.items()}
+    return Reviews(splits, labels, empty)
+
+
+def _numbers_first(label: str) -> tuple[int, int, str]:
+    return (0, int(label), label) if label.isdigit() else (1, 0, label)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A tf.data of `(ids (batch, length), label (batch,))` that knows how many batches an epoch has."""
+
+    dataset: tf.data.Dataset
+    steps_per_epoch: int
+
+
+def review_batches(
+    reviews: Sequence[Review],
+    labels: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    max_length_tokens: int,
+    boundaries: Sequence[int],
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    start_step: int = 0,
+) -> Batches:
+    """Tokenize, cache, shuffle each epoch, bucket, pad and prefetch.
+
+    Args:
+        reviews, labels: the examples and the names of the classes in the order of their ids.
+        vocabulary: from the training split.
+        max_length_tokens: longer texts lose their middle.
+        boundaries: the few lengths that batches have.
+        batch_size: examples a batch; the last of each bucket may be smaller.
+        shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order.
+        start_step: leave out the batches of a run that is continued.
+    """
+    ids = encode([review.text for review in reviews], vocabulary, max_length_tokens)
+    lengths = ids.row_lengths().numpy().tolist()
+    classes = tf.constant([labels.index(review.label) for review in reviews], tf.int32)
+    dataset = tf.data.Dataset.from_tensor_slices((ids, classes)).cache()
+    if shuffle_seed is not None:
+        dataset = dataset.shuffle(len(reviews), seed=shuffle_seed, reshuffle_each_iteration=True)
+    dataset = steps.bucket(dataset.map(lambda row, label: (row, label)), boundaries, batch_size)
+    if shuffle_seed is not None:
+        dataset = dataset.repeat().skip(start_step)
+    return Batches(dataset.prefetch(4), steps.count_batches(lengths, boundaries, batch_size))
+
+
+def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length_tokens: int) -> tf.RaggedTensor:
+    """Ids of many texts as one ragged tensor, in blocks that bound the memory."""
+    blocks = [
+        vocabulary.ids(steps.shorten(vocabulary.tokenize(tf.constant(texts[i : i + 1024])), max_length_tokens))
+        for i in range(0, len(texts), 1024)
+    ]
+    return tf.concat(blocks, axis=0)

@@ -1,0 +1,159 @@
+"""Where examples come from: `embedded`, `tfds:NAME[/config]`, or a path to the user's own files.
+
+All four applications find, open and check their files here. Whatever is wrong with the input raises `DataError`, whose
+message is one line that names the file, the row and the remedy.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+class DataError(ValueError):
+    """The input can't be used; the message says where it is wrong and what to do."""
+
+
+def find_splits(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files of a folder by split: `train.*`, `dev.*` or `val.*` or `valid.*`, `test.*`, optionally `.gz`."""
+    splits: dict[str, Path] = {}
+    for split, names in SPLIT_NAMES.items():
+        candidates = [folder / f"{name}{suffix}{gz}" for name in names for suffix in suffixes for gz in ("", ".gz")]
+        found = [path for path in candidates if path.is_file()]
+        if len(found) > 1:
+            raise DataError(
+                f"{folder}: the {split} split is there more than once: {', '.join(p.name for p in found)}. Keep one of them."
+            )
+        if found:
+            splits[split] = found[0]
+    if "train" not in splits:
+        raise DataError(
+            f"{folder}: no file train{{{','.join(suffixes)}}}[.gz]. Name the training file so, or pass the path of one file."
+        )
+    return splits
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, gzip too."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Check the path given to --data.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; expected a file.") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a readable gzip file ({error}). Compress it anew.") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}: row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Convert it: iconv -f latin1 -t utf-8."
+        ) from None
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a `.tsv` (no quoting) or `.csv` file as `(row number, values of columns)`; row 1 is the header."""
+    text = read_text(path)
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".csv"):
+        rows: Iterable[list[str]] = csv.reader(io.StringIO(text, newline=""), strict=True)
+    else:
+        rows = (line.rstrip("\r").split("\t") for line in text.split("\n"))
+    rows = iter(rows)
+    header = next(rows, [])
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise DataError(
+            f"{path}: row 1: no column {' and '.join(map(repr, missing))} in the header {header}. Name the columns so."
+        )
+    places = [header.index(column) for column in columns]
+    number = 1
+    try:
+        for number, row in enumerate(rows, start=2):
+            if not row or row == [""]:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path}: row {number}: {len(row)} columns; the header has {len(header)}. "
+                    "Remove stray tabs, or quote the value in a .csv."
+                )
+            yield number, [row[place] for place in places]
+    except csv.Error as error:
+        raise DataError(f"{path}: row {number + 1}: {error}. Mend the quotes.") from None
+
+
+def split_by_seed(examples: Sequence[Any], shares: dict[str, float], seed: int) -> dict[str, list[Any]]:
+    """Cut one list into splits of the given shares; the same seed gives the same cut.
+
+    >>> {name: len(part) for name, part in split_by_seed(range(10), {"train": 0.8, "validation": 0.2}, seed=1).items()}
+    {'train': 8, 'validation': 2}
+    """
+    order = list(range(len(examples)))
+    random.Random(seed).shuffle(order)
+    splits, start, total = {}, 0, 0.0
+    for name, share in shares.items():
+        total += share
+        end = round(total * len(order))
+        splits[name] = [examples[i] for i in sorted(order[start:end])]
+        start = end
+    return splits
+
+
+def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any]) -> dict[str, list[Any]]:
+    """The splits of a TFDS data set that is prepared on this machine, or can be downloaded.
+
+    Args:
+        name: `NAME` or `NAME/config`, as in `tfds.load`.
+        to_example: makes an example from a row of NumPy values and the data set's features.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise DataError("tfds: tensorflow-datasets is not installed. Run: pip install -e '.[tfds]'") from None
+    try:
+        builder = tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DataError(f"tfds:{name}: {first} Check the name, or use --data embedded or --data PATH.") from None
+    if not builder.info.splits:
+        _download(builder, name)
+    known = {alias: split for split, aliases in SPLIT_NAMES.items() for alias in aliases}
+    splits = {}
+    for split in builder.info.splits:
+        if split in known:
+            rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+            splits[known[split]] = [to_example(row, builder.info.features) for row in rows]
+    return splits
+
+
+def _download(builder: Any, name: str) -> None:
+    """Prepare a data set, unless there is no network: TFDS would try for minutes."""
+    import socket
+
+    try:
+        socket.create_connection(("storage.googleapis.com", 443), timeout=3).close()
+        builder.download_and_prepare()
+    except OSError as error:
+        raise DataError(
+            f"tfds:{name}: not prepared in {builder.data_dir} and cannot be downloaded ({error}). "
+            "Without a network use --data embedded (the offline default) or --data PATH to your own files."
+        ) from None
+
+
+def fingerprint(examples: Iterable[Sequence[Any]]) -> str:
+    """SHA-256 over the fields of the examples, so that a run can say what it was trained on."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update("\x1f".join(map(str, example)).encode())
+        digest.update(b"\x1e")
+    return digest.hexdigest()
