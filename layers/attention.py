@@ -145,17 +145,6 @@ class ScaledDotProductAttention(keras.layers.Layer):
     def compute_mask(self, query: Any, *args: Any, query_mask: Any = None, **kwargs: Any) -> Any:
         return query_mask
 
-    def compute_output_shape(
-        self,
-        query_shape: tuple,
-        value_shape: tuple,
-        key_shape: tuple | None = None,
-        return_attention_scores: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        output = (*query_shape[:-1], value_shape[-1])
-        return (output, (*query_shape[:-1], value_shape[-2])) if return_attention_scores else output
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dropout": self.dropout, "seed": self.seed}
 

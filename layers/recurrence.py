@@ -80,7 +80,8 @@ def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, se
     backward = _loop(_backward, cell.pointwise, reverse, True, sequences, training)
 
     @ops.custom_gradient
-    def run(kernel, *rest):
+    def run(*tensors):
+        kernel, *rest = map(ops.stop_gradient, tensors)  # else an eager tape would look into the compiled loop
         projected, states, rest = rest[:gates], rest[gates : gates + count], rest[gates + count :]
         options = dict(zip(optional, rest))
         forward = forward_keep if training else forward_lean
@@ -202,7 +203,10 @@ def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse
     projected = cell.project(inputs) if hasattr(cell, "project") else [inputs]
 
     width = getattr(cell, "output_size", None) or keras.tree.flatten(cell.state_size)[0]
-    no_output = ops.zeros((ops.shape(inputs)[1], width), dtype=initial_state[0].dtype)
+    if hasattr(cell, "equations"):  # the output is the state
+        no_output = initial_state[0]
+    else:
+        no_output = ops.zeros((ops.shape(inputs)[1], width), dtype=initial_state[0].dtype)
 
     def step(carry, elements):
         x, m, (_, *states) = elements[: len(projected)], elements[len(projected) :], carry

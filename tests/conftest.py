@@ -1,0 +1,17 @@
+"""Test set-up: quiet, seeded, and few threads so that parallel workers don't fight."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import pytest
+from hypothesis import settings
+
+settings.register_profile("unfold", deadline=None, max_examples=12, derandomize=True)
+settings.load_profile("unfold")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(1)

@@ -1,0 +1,96 @@
+"""The hand-written gradients against central differences in float64, and the fast path against autodiff."""
+
+import numpy as np
+import pytest
+from keras import ops
+from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
+
+from layers import RNN, recurrence
+
+needs_float64 = pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")
+
+
+@needs_float64
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("go_backwards", [False, True])
+def test_against_finite_differences(name, masked, go_backwards):
+    x = sequences(2, 4, 3, dtype="float64")
+    mask = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool) if masked else None
+    layer = LAYERS[name](3, return_sequences=True, return_state=True, go_backwards=go_backwards, dtype="float64")
+    layer.build(x.shape)
+    random_weights(layer)
+    states = [sequences(2, 1, 3, seed=k, dtype="float64")[:, 0] for k in range(len(layer.state_sizes))]
+
+    def loss(x, *states):
+        return weighted_sum(layer(x, initial_state=list(states), mask=mask, training=True))
+
+    got = gradients(loss, [x, *states], layer.trainable_variables)
+    weights = layer.get_weights()
+
+    def at(arrays):
+        layer.set_weights(arrays[1 + len(states) :])
+        return float(loss(*arrays[: 1 + len(states)]))
+
+    arrays = [a.astype("float64") for a in [x, *states, *weights]]
+    rng, step = np.random.default_rng(0), 1e-6
+    for k, gradient in enumerate(got):
+        for _ in range(4):  # four random places of each array
+            place = tuple(rng.integers(n) for n in arrays[k].shape)
+            up, down = [a.copy() for a in arrays], [a.copy() for a in arrays]
+            up[k][place] += step
+            down[k][place] -= step
+            np.testing.assert_allclose(gradient[place], (at(up) - at(down)) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("outputs", [False, True])
+def test_fast_path_equals_autodiff_with_recurrent_dropout(name, reverse, outputs):
+    x = sequences()
+    mask = np.array([[1, 0, 1, 1, 0, 1], [0] * 6, [0, 1, 1, 1, 1, 0]], bool)
+    layer = LAYERS[name](5)
+    layer.build(x.shape)
+    cell = random_weights(layer).cell
+    dropout_mask = np.random.default_rng(3).integers(0, 2, (3, 5)).astype("float32") * 2
+    initial = [np.full((3, 5), 0.2, "float32") for _ in layer.state_sizes]
+
+    def run(unfold, training):
+        def loss(x, *states):
+            time_major = ops.transpose(x, (1, 0, 2))
+            time_mask = ops.expand_dims(ops.transpose(ops.convert_to_tensor(mask)), -1)
+            sequence, final = unfold(cell, time_major, list(states), time_mask, dropout_mask, reverse, outputs, training)
+            return weighted_sum([sequence, *final] if outputs else list(final))
+
+        return gradients(loss, [x, *initial], cell.trainable_variables)
+
+    wanted = run(recurrence._unfold_by_autodiff, True)
+    close(run(recurrence._unfold_by_hand, True), wanted)
+    close(run(recurrence._unfold_by_hand, False), wanted)  # without `training` the backward pass recomputes
+
+
+def test_a_cell_without_gradient_trains():
+    from layers import RecurrentCell
+
+    class LeakyCell(RecurrentCell):
+        @staticmethod
+        def equations(x, r, states, phi, sigma):
+            return [0.9 * states[0] + 0.1 * phi(x[0] + r[0])], []
+
+    x = sequences()
+    layer = RNN(LeakyCell(5), return_sequences=True)
+    layer.build(x.shape)
+    random_weights(layer)
+    assert not layer.cell.has_gradient
+    for jit_compile in (None, False, True):
+        for gradient in gradients(lambda x: weighted_sum(layer(x, training=True)), [x], layer.trainable_variables, jit_compile):
+            assert np.abs(gradient).max() > 1e-3
+
+
+def test_a_keras_cell_runs_on_the_engine():
+    import keras
+
+    x, mask = sequences(), np.arange(6) < np.array([[6], [3], [0]])
+    cell = keras.layers.LSTMCell(5)
+    ours, theirs = RNN(cell, return_sequences=True), keras.layers.RNN(cell, return_sequences=True)
+    close(ours(x, mask=mask), theirs(x, mask=mask))
