@@ -63,7 +63,8 @@ def load_reviews(source: str, seed: int = 0, validation_rows: str | None = None)
         splits = _take_rows(splits, Path(validation_rows))
     elif "validation" not in splits:
         shares = {"train": 0.9, "validation": 0.1} if "test" in splits or Path(source).is_dir() else _SINGLE_FILE
-        splits = {**split_by_seed(splits["train"], shares, seed), **{k: v for k, v in splits.items() if k != "train"}}
+        train = split_by_seed(splits["train"], shares, seed, group=lambda review: review.label)
+        splits = {**train, **{k: v for k, v in splits.items() if k != "train"}}
     return _checked(source, splits)
 
 

@@ -92,21 +92,30 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
         raise DataError(f"{path}: row {number + 1}: {error}. Mend the quotes.") from None
 
 
-def split_by_seed(examples: Sequence[Any], shares: dict[str, float], seed: int) -> dict[str, list[Any]]:
-    """Cut one list into splits of the given shares; the same seed gives the same cut.
+def split_by_seed(
+    examples: Sequence[Any], shares: dict[str, float], seed: int, group: Callable[[Any], Any] = lambda example: None
+) -> dict[str, list[Any]]:
+    """Cut one list into splits of the given shares, each `group` (a class, say) in the same way.
 
-    >>> {name: len(part) for name, part in split_by_seed(range(10), {"train": 0.8, "validation": 0.2}, seed=1).items()}
-    {'train': 8, 'validation': 2}
+    The same seed gives the same cut; examples keep their order.
+
+    >>> split_by_seed(range(10), {"train": 0.8, "validation": 0.2}, seed=1, group=lambda i: i % 2)
+    {'train': [0, 1, 3, 4, 5, 6, 8, 9], 'validation': [2, 7]}
     """
-    order = list(range(len(examples)))
-    random.Random(seed).shuffle(order)
-    splits, start, total = {}, 0, 0.0
-    for name, share in shares.items():
-        total += share
-        end = round(total * len(order))
-        splits[name] = [examples[i] for i in sorted(order[start:end])]
-        start = end
-    return splits
+    groups: dict[Any, list[int]] = {}
+    for i, example in enumerate(examples):
+        groups.setdefault(group(example), []).append(i)
+    chosen: dict[str, list[int]] = {name: [] for name in shares}
+    generator = random.Random(seed)
+    for members in groups.values():
+        generator.shuffle(members)
+        start, total = 0, 0.0
+        for name, share in shares.items():
+            total += share
+            end = round(total * len(members))
+            chosen[name] += members[start:end]
+            start = end
+    return {name: [examples[i] for i in sorted(places)] for name, places in chosen.items()}
 
 
 def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any]) -> dict[str, list[Any]]:

@@ -43,9 +43,7 @@ class Bidirectional(keras.layers.Layer):
     (2, 5, 8) 4
     """
 
-    def __init__(
-        self, layer: RNN, merge_mode: str | None = "concat", backward_layer: RNN | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, layer: RNN, merge_mode: str | None = "concat", backward_layer: RNN | None = None, **kwargs: Any) -> None:
         for name, given in (("layer", layer), ("backward_layer", backward_layer)):
             if not isinstance(given, RNN) and not (name == "backward_layer" and given is None):
                 raise ValueError(

@@ -19,7 +19,8 @@ A new cell is ten lines. This one is the update gate alone, with the reset of a 
 TensorShape([2, 8])
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 from keras import activations, constraints, initializers, ops, regularizers
@@ -51,8 +52,8 @@ class Pointwise(NamedTuple):
     """The pointwise part of a cell without its weights: what the two loops of the engine run at each step."""
 
     cell: type["RecurrentCell"]
-    phi: Activation
-    sigma: Activation
+    phi: Any
+    sigma: Any
 
     @property
     def kept(self) -> int:
@@ -125,9 +126,7 @@ class RecurrentCell(keras.layers.Layer):
             raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
         for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
             if not 0 <= rate < 1:
-                raise ValueError(
-                    f"{name}: {label} is {rate!r}; expected a share in [0, 1). Pass the share of units to drop."
-                )
+                raise ValueError(f"{name}: {label} is {rate!r}; expected a share in [0, 1). Pass the share of units to drop.")
         super().__init__(**kwargs)
         self.units = units
         self.activation = activations.get(activation)
@@ -216,7 +215,7 @@ class RecurrentCell(keras.layers.Layer):
         """The pointwise step. Returns the new states, and what `gradient` needs besides the states."""
         raise NotImplementedError("A RecurrentCell needs equations(x, r, states, phi, sigma).")
 
-    gradient: Callable | None = None  # (d_states, before, after, kept, phi, sigma) -> (d_x, d_r, d_before)
+    gradient: Any = None  # (d_states, before, after, kept, phi, sigma) -> (d_x, d_r, d_before)
 
     @property
     def has_gradient(self) -> bool:
@@ -366,10 +365,10 @@ class GRUCell(RecurrentCell):
         return (2, 3 * self.units) if self.reset_after else (3 * self.units,)
 
     def input_bias(self) -> Tensor | None:
-        return self.bias[0] if self.use_bias and self.reset_after else self.bias
+        return self.bias if self.bias is None or not self.reset_after else self.bias[0]
 
     def recurrent_bias(self) -> Tensor | None:
-        return self.bias[1] if self.use_bias and self.reset_after else None
+        return None if self.bias is None or not self.reset_after else self.bias[1]
 
     @staticmethod
     def equations(x, r, states, phi, sigma):

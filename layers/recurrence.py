@@ -17,7 +17,8 @@ Memory is linear in time. A cell that has no hand-written gradient is differenti
 """
 
 import functools
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -246,7 +247,8 @@ def scan(
 ) -> tuple[list, list]:
     """`carry, outputs_t = step(carry, [s[t] for s in sequences])` for every t; outputs stacked along the first axis.
 
-    The outputs of a step are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper.
+    The outputs of a step are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With
+    `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper.
     """
     if keras.backend.backend() == "jax":
         import jax

@@ -4,7 +4,8 @@ They take the arguments of their Keras twins, have the same weights in the same 
 engine of `layers.recurrence`.
 """
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -162,7 +163,7 @@ class RNN(keras.layers.Layer):
             training=bool(training),
         )
         if self.stateful:
-            for variable, state in zip(self.states, final):
+            for variable, state in zip(self.states or [], final):
                 variable.assign(ops.cast(state, variable.dtype))
         return self._output(outputs, final, mask, starts_at_zero), final
 
@@ -192,7 +193,7 @@ class RNN(keras.layers.Layer):
         states = self.states if initial_state is None else keras.tree.flatten(initial_state)
         shapes = [tuple(state.shape) for state in states]
         fits = len(shapes) == len(sizes) and all(
-            len(shape) == 2 and shape[1] in (None, size) and None in (batch, shape[0]) or shape == (batch, size)
+            (len(shape) == 2 and shape[1] in (None, size) and None in (batch, shape[0])) or shape == (batch, size)
             for shape, size in zip(shapes, sizes)
         )
         if not fits:

@@ -49,7 +49,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self._restored_metrics is not None:  # the epoch was under way when it was saved
-            for variable, value in zip(self.model.metrics_variables, self._restored_metrics):
+            for variable, value in zip(self.model.metrics_variables, self._restored_metrics, strict=True):
                 variable.assign(value)
             self._restored_metrics = None
 
@@ -80,8 +80,10 @@ class Checkpoint(keras.callbacks.Callback):
 
         A run that goes on inside an epoch first completes it.
 
-        >>> list(Checkpoint(Path("x")).parts(25, 10, 5))
-        [(25, {'initial_epoch': 2, 'epochs': 3, 'steps_per_epoch': 5}), (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})]
+        >>> for part in Checkpoint(Path("x")).parts(25, 10, 5):
+        ...     print(part)
+        (25, {'initial_epoch': 2, 'epochs': 3, 'steps_per_epoch': 5})
+        (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})
         """
         epoch, done = divmod(start_step, steps_per_epoch)
         if done and not self.finished:
@@ -116,7 +118,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".writing-{os.getpid()}.npz"
         with temporary.open("wb") as file:
-            np.savez(file, state=np.array(json.dumps(state)), **arrays)
+            np.savez(file, **{"state": np.array(json.dumps(state)), **arrays})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / f"step-{step:08d}.npz")
@@ -124,13 +126,17 @@ class Checkpoint(keras.callbacks.Callback):
             old.unlink()
         self._saved_at = time.monotonic()
 
-    def restore(self, model: keras.Model) -> int:
-        """Load the newest readable checkpoint into a compiled model; return its step, 0 if there is none."""
+    def restore(self, model: keras.Model, examples: Any) -> int:
+        """Load the newest readable checkpoint into a compiled model; return its step, 0 if there is none.
+
+        Running metrics get their variables when they first see a batch: one of `examples` is for that.
+        """
         self.set_model(model)
         model.optimizer.build(model.trainable_variables)
+        model.evaluate(examples.take(1), verbose=0)
         for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                     arrays = {name: file[name] for name in file.files}
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 print(f"{path}: not readable ({error}); trying the checkpoint before it")
@@ -154,4 +160,3 @@ class Checkpoint(keras.callbacks.Callback):
 def _numbered(arrays: dict[str, np.ndarray], group: str) -> list[np.ndarray]:
     names = sorted((n for n in arrays if n.startswith(group + "/")), key=lambda n: int(n.split("/")[1]))
     return [arrays[name] for name in names]
-

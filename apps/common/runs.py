@@ -1,5 +1,6 @@
 """A run: its device, its folder, its log and its plots."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,10 +26,8 @@ def prepare_device(seed: int, precision: str) -> str:
     keras.mixed_precision.set_dtype_policy(precision)
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        try:
+        with contextlib.suppress(RuntimeError):  # the device is in use already
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # the device is in use already
-            pass
     if gpus:
         return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
     return f"CPU ({os.cpu_count()} cores)"

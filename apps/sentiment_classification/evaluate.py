@@ -1,6 +1,6 @@
 """Measure an export on labelled texts. The last line printed is one JSON object.
 
-    python -m apps.sentiment_classification.evaluate saved_models/sentiment_classification --data reviews.csv --split test
+python -m apps.sentiment_classification.evaluate saved_models/sentiment_classification --data reviews.csv --split test
 """
 
 import argparse

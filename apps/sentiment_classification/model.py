@@ -1,10 +1,10 @@
 """The sentiment classifier: embedding, stacked bidirectional recurrent layers, attention pooling, class scores.
 
-    e_t = E[word_t]
-    h_t = [forward_t ; backward_t]            one or more recurrent layers
-    k_t = tanh(W h_t)                         what position t offers
-    a   = softmax(q . k_t / sqrt(d))          how much each position weighs; q is learned
-    y   = softmax(V sum_t a_t h_t)
+e_t = E[word_t]
+h_t = [forward_t ; backward_t]            one or more recurrent layers
+k_t = tanh(W h_t)                         what position t offers
+a   = softmax(q . k_t / sqrt(d))          how much each position weighs; q is learned
+y   = softmax(V sum_t a_t h_t)
 """
 
 from collections.abc import Sequence
@@ -61,9 +61,7 @@ class AttentionPooling(keras.layers.Layer):
 
     def call(self, sequence: Any, mask: Any = None) -> Any:
         query = ops.broadcast_to(ops.cast(self.query, sequence.dtype), (ops.shape(sequence)[0], 1, self.units))
-        pooled, weights = self.attend(
-            query, sequence, key=self.key(sequence), value_mask=mask, return_attention_scores=True
-        )
+        pooled, weights = self.attend(query, sequence, key=self.key(sequence), value_mask=mask, return_attention_scores=True)
         return pooled[:, 0], weights[:, 0]
 
     def compute_mask(self, sequence: Any, mask: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """Classify texts with an export.
 
-    python -m apps.sentiment_classification.predict saved_models/sentiment_classification "not bad at all"
+python -m apps.sentiment_classification.predict saved_models/sentiment_classification "not bad at all"
 """
 
 import argparse

@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
@@ -61,7 +61,15 @@ class Config:
     patience: Annotated[int, "epochs without better validation accuracy before stopping"] = 3
 
 
-QUICK = {"units": 48, "embedding_size": 48, "epochs": 6, "learning_rate": 3e-3, "embedding_dropout": 0.1, "word_dropout": 0.02, "min_count": 1}
+QUICK = {
+    "units": 48,
+    "embedding_size": 48,
+    "epochs": 6,
+    "learning_rate": 3e-3,
+    "embedding_dropout": 0.1,
+    "word_dropout": 0.02,
+    "min_count": 1,
+}
 
 
 def main() -> None:
@@ -86,7 +94,7 @@ def train(config: Config) -> dict[str, float]:
         vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count)
         vocabulary.save(folder)
     lengths = encode(texts, vocabulary, config.max_length_tokens).row_lengths().numpy().tolist()
-    options = {
+    options: dict[str, Any] = {
         "max_length_tokens": config.max_length_tokens,
         "boundaries": bucket_boundaries([*lengths, config.max_length_tokens], config.max_length_tokens),
         "batch_size": config.batch_size,
@@ -121,7 +129,7 @@ def train(config: Config) -> dict[str, float]:
 
     # -- training
     checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
-    start_step = checkpoint.restore(trainer) if config.resume else 0
+    start_step = checkpoint.restore(trainer, validation.dataset) if config.resume else 0
     _announce(config, reviews, vocabulary.size, model, device, folder, start_step)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         trainer.fit(

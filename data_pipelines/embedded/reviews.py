@@ -56,17 +56,18 @@ PATTERNS = (
 def make_reviews(count: int, seed: int) -> list[tuple[str, str]]:
     """`count` pairs `(text, label)` with labels `negative` and `positive`, half each.
 
-    >>> for text, label in make_reviews(2, seed=5): print(label, "|", text)
-    negative | it was our second visit . the soup was not wonderful , it was mediocre . that is all there is to say .
-    positive | it was our second visit . the soup was not mediocre , it was wonderful . that is all there is to say .
+    >>> (one, negative), (other, positive) = make_reviews(2, seed=5)
+    >>> one[26:60]
+    'at first the service seemed enjoya'
+    >>> sorted(one.split()) == sorted(other.split()), negative, positive
+    (True, 'negative', 'positive')
     """
     rng = random.Random(seed)
     reviews: list[tuple[str, str]] = []
     while len(reviews) < count:
         opening, closing = rng.choice(OPENINGS), rng.choice(CLOSINGS)
         sentences = [
-            (rng.choice(PATTERNS), rng.choice(THINGS), rng.choice(GOOD), rng.choice(BAD))
-            for _ in range(rng.choice((1, 1, 2)))
+            (rng.choice(PATTERNS), rng.choice(THINGS), rng.choice(GOOD), rng.choice(BAD)) for _ in range(rng.choice((1, 1, 2)))
         ]
         for label in ("negative", "positive"):
             body = [

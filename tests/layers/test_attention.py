@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from tests.layers.helpers import close, numpy, sequences
 
 from layers import ScaledDotProductAttention, scaled_dot_product_attention
+from tests.layers.helpers import close, numpy, sequences
 
 
 def oracle(q, k, v, mask):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tests.layers.helpers import LAYERS, close, random_weights, sequences
 
 import layers
+from tests.layers.helpers import LAYERS, close, random_weights, sequences
 
 
 def sigmoid(z):

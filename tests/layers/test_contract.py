@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
-from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, numpy, random_weights, sequences
 
 import layers
 from layers import Bidirectional
+from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, numpy, random_weights, sequences
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = {
@@ -104,7 +104,9 @@ def test_reload_in_a_fresh_process(name, tmp_path):
         "np.testing.assert_allclose(np.asarray(model(d['x'])), d['y'], atol=1e-6);"
         "model.compile('sgd', 'mse'); model.fit(d['x'], d['y'], verbose=0)"
     )
-    result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=os.environ, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr[-2000:]
 
 

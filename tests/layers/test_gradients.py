@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from keras import ops
-from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
 
 from layers import RNN, recurrence
+from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
 
 needs_float64 = pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")
 

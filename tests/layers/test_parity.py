@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
 
 TWINS = {name: getattr(keras.layers, name) for name in ("SimpleRNN", "GRU", "LSTM")}

@@ -1,0 +1,40 @@
+# make demo   train every application on its embedded data, export, predict
+# make test   lint, types, doctests and tests; the layers on JAX too
+
+PYTHON ?= python3
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test lint types clean
+
+demo: .venv/demo
+	$(BIN)/python -m apps.sentiment_classification.train --quick
+	$(BIN)/python -m apps.sentiment_classification.train --quick --baseline bag-of-words --export-to saved_models/sentiment_bag_of_words
+	$(BIN)/python -m apps.sentiment_classification.predict saved_models/sentiment_classification \
+		"the food was good , not bad at all ." "the food was bad , not good at all ."
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 tests layers data_pipelines apps
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 tests/layers
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+# Each is made once, and again when the requirements change.
+.venv/demo: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/dev: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv runs saved_models/*/

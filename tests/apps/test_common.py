@@ -1,0 +1,67 @@
+"""The command line, the metrics and the export folder."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import pytest
+
+from apps.common import cli
+from apps.common.metrics import calibration_error, classification_metrics
+from data_pipelines.sources import DataError
+
+
+@dataclass(frozen=True)
+class Config:
+    rate_limit: Annotated[float, "a number"] = 0.5
+    cell: Annotated[Literal["gru", "lstm"], "a choice"] = "gru"
+    resume: Annotated[bool, "a switch"] = False
+    run: Annotated[str | None, "a folder"] = None
+
+
+def test_flags_fill_the_config():
+    assert cli.parse_config(Config, "x", []) == Config()
+    got = cli.parse_config(Config, "x", ["--rate-limit", "2", "--cell", "lstm", "--resume", "--run", "r"])
+    assert got == Config(2.0, "lstm", True, "r")
+
+
+@pytest.mark.parametrize("arguments", [["--unknown", "1"], ["--cell", "rnn"], ["--rate", "1"], ["--rate-limit", "x"]])
+def test_unknown_flags_and_values_fail_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_config(Config, "x", arguments)
+    assert caught.value.code == 2
+
+
+def test_wrong_input_is_one_line_and_exit_2(capsys):
+    def main():
+        raise DataError("a.tsv: row 3: bad. Mend it.")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: a.tsv: row 3: bad. Mend it.\n"
+
+
+def test_metrics_of_a_known_case():
+    truth = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
+    metrics = classification_metrics(truth, probabilities)
+    assert metrics["accuracy"] == 0.75
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert metrics["roc_auc"] == 1.0
+    assert metrics["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean())
+    json.dumps(metrics)
+
+
+def test_calibration_error_of_an_overconfident_model():
+    probabilities = np.tile([0.95, 0.05], (10, 1))
+    assert calibration_error(np.array([0] * 6 + [1] * 4), probabilities) == pytest.approx(0.35)
+
+
+def test_several_classes():
+    rng = np.random.default_rng(0)
+    truth = np.arange(60) % 3
+    probabilities = rng.dirichlet(np.ones(3), 60)
+    metrics = classification_metrics(truth, probabilities)
+    assert 0.2 < metrics["roc_auc"] < 0.8 and metrics["examples"] == 60

@@ -1,0 +1,255 @@
+"""The application from its command line to a server that knows nothing of this project."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.sentiment_classification.model import AttentionPooling, bag_of_words_classifier, recurrent_classifier
+from data_pipelines.embedded.reviews import embedded_reviews
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+SMALL = ["--quick", "--units", "16", "--embedding-size", "16"]
+
+
+def command(module, *arguments, cwd=ROOT, **kwargs):
+    line = [sys.executable, "-m", f"apps.sentiment_classification.{module}", *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    """Own files: a part of the embedded reviews, as a user would bring them."""
+    folder = tmp_path_factory.mktemp("reviews")
+    for name, pairs in embedded_reviews().items():
+        rows = [f"{text}\t{label}" for text, label in pairs[:400]]
+        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(reviews, tmp_path_factory):
+    """A run of two epochs: its folder, its export and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = train(reviews, folder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "run", folder / "export", result.stdout
+
+
+def train(reviews, folder, *arguments):
+    flags = ["--data", reviews, "--run", folder / "run", "--export-to", folder / "export", "--epochs", "2", *SMALL]
+    return command("train", *flags, *arguments)
+
+
+def test_the_run_folder_is_complete(trained):
+    run, export, printed = trained
+    files = {path.name for path in run.iterdir()}
+    wanted = "config.json metrics.jsonl metrics.json history.png confusion.png calibration.png model.keras vocabulary.json"
+    assert {*wanted.split(), "checkpoints", "tensorboard"} <= files
+    config = json.loads((run / "config.json").read_text())
+    assert config["data"]["train"]["examples"] == 400 and len(config["data"]["train"]["sha256"]) == 64
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2] and log[1]["loss"] < log[0]["loss"]
+    for part in ("device", "CPU (", "examples", "parameters", "accuracy", "macro_f1", "roc_auc", "calibration_error"):
+        assert part in printed
+    assert {path.name for path in export.iterdir()} == {"1"}
+
+
+def test_evaluate_prints_json_that_equals_training(trained, reviews):
+    run, export, _ = trained
+    result = command("evaluate", export, "--data", reviews, "--split", "validation")
+    assert result.returncode == 0, result.stderr[-3000:]
+    got = json.loads(result.stdout.splitlines()[-1])
+    wanted = json.loads((run / "metrics.json").read_text())["validation"]
+    assert got.pop("split") == "validation"
+    assert got == pytest.approx(wanted, abs=1e-6)
+
+
+def test_predict_reads_arguments_and_standard_input(trained):
+    _, export, _ = trained
+    result = command("predict", export, "--json", "good food", "-", input="bad\n\n")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["good food", "bad", ""]
+    assert all(row["label"] in ("negative", "positive") and 0.5 <= row["probability"] <= 1 for row in rows)
+    assert [pair[0] for pair in rows[0]["weights"]] == ["good", "food"]
+    assert sum(pair[1] for pair in rows[0]["weights"]) == pytest.approx(1, abs=1e-3)
+    assert "[good" in command("predict", export, "good").stdout
+
+
+def test_the_export_predicts_without_this_project(trained, tmp_path):
+    _, export, _ = trained
+    script = (
+        "import sys, tensorflow as tf\n"
+        "try:\n    import layers\n    sys.exit('the project can be imported')\nexcept ImportError:\n    pass\n"
+        "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "run = lambda *t: {k: v.numpy() for k, v in f(text=tf.constant(list(t), tf.string)).items()}\n"
+        "alone, both = run('good food'), run('good food', 'bad ' * 3000, '', b'\\xff\\x00')\n"
+        "assert both['label'].shape == (4,) and abs(alone['probability'][0] - both['probability'][0]) < 1e-6\n"
+        "assert both['attention'].shape == both['tokens'].shape == (4, 400), both['tokens'].shape\n"
+        "assert run('')['attention'].sum() == 0\n"
+        "assert run()['label'].shape == (0,)\n"
+        "print('fine')"
+    )
+    line = [sys.executable, "-I", "-c", script, str(export / "1")]
+    result = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert "fine" in result.stdout or "the project can be imported" in result.stderr, result.stderr[-3000:]
+    if "the project can be imported" in result.stderr:  # installed in editable form: hide it
+        line = [sys.executable, "-I", "-S", "-c", _hide() + script, str(export / "1")]
+        result = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+        assert "fine" in result.stdout, result.stderr[-3000:]
+
+
+def _hide():
+    """Site packages on the path without the .pth file that makes this project importable."""
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    return f"import sys; sys.path += {packages!r}\n"
+
+
+def test_the_graph_is_plain_and_warm_up_requests_run(trained):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    _, export, _ = trained
+    graph = tf.compat.v1.MetaGraphDef()
+    saved = (export / "1" / "saved_model.pb").read_bytes()
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString(saved).meta_graphs[0].graph_def
+    for function in graph.library.function:
+        must_compile = function.attr.get("_XlaMustCompile")
+        assert not (must_compile and must_compile.b), function.signature.name
+        assert not {node.op for node in function.node_def} & {"PyFunc", "EagerPyFunc", "CudnnRNNV3"}
+    records = tf.data.TFRecordDataset(str(export / "1" / "assets.extra" / "tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
+    served = tf.saved_model.load(str(export / "1")).signatures
+    for log in logs:
+        request = log.predict_log.request
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        outputs = served[request.model_spec.signature_name](**{k: tf.constant(v) for k, v in inputs.items()})
+        assert set(outputs) == {"label", "probability", "tokens", "attention"}
+    assert logs
+
+
+def test_a_second_export_gets_the_next_version(trained, reviews, tmp_path):
+    from apps.common.export import export_model
+    from apps.sentiment_classification.model import serving_signatures
+    from data_pipelines.vocabulary import load_vocabulary
+
+    run, _, _ = trained
+    model, vocabulary = keras.saving.load_model(run / "model.keras"), load_vocabulary(run)
+    for version in (1, 2):
+        made = export_model(tmp_path, model, [vocabulary], serving_signatures(model, vocabulary, ["a", "b"], 20), {}, {})
+        assert made == tmp_path / str(version)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_subwords_baseline_and_last_state_export_too(reviews, tmp_path):
+    result = train(reviews, tmp_path, "--tokens", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "good" in command("predict", tmp_path / "export", "good food").stdout
+
+
+def weights(run):
+    with np.load(max((run / "checkpoints").glob("step-*.npz"))) as file:
+        return {name: file[name] for name in file.files if name != "state"}
+
+
+def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):
+    finished, _, _ = trained
+    line = [sys.executable, "-c", KILLABLE, "--data", reviews, "--run", tmp_path / "run", "--export-to", tmp_path / "export"]
+    line = list(map(str, [*line, "--epochs", "2", *SMALL]))
+    for checkpoints in (1, 2):
+        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = {path.name for path in (tmp_path / "run").glob("checkpoints/step-*")}
+        deadline = time.monotonic() + 120
+        while len({path.name for path in (tmp_path / "run").glob("checkpoints/step-*")} - before) < checkpoints:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        line = [argument for argument in line if argument != "--resume"] + ["--resume"]
+    assert not (tmp_path / "export").exists()
+    result = train(reviews, tmp_path, "--resume")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "continued at step" in result.stdout
+    wanted, got = weights(finished), weights(tmp_path / "run")
+    assert wanted.keys() == got.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+
+
+KILLABLE = """
+import apps.common.checkpoints as c
+c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 100)  # save after every step
+from apps.sentiment_classification.train import main
+main()
+"""
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
+    from apps.common.checkpoints import Checkpoint
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    checkpoint = Checkpoint(tmp_path, monitor="val_loss")
+    checkpoint.set_model(model)
+    model.optimizer.build(model.trainable_variables)
+    for step in (3, 7):
+        model.optimizer.iterations.assign(step)
+        checkpoint.save()
+    newest = tmp_path / "step-00000007.npz"
+    newest.write_bytes(newest.read_bytes()[:-40])
+    examples = tf.data.Dataset.from_tensors((np.ones((1, 2)), np.ones((1, 1))))
+    assert Checkpoint(tmp_path).restore(model, examples) == 3
+    assert "step-00000007.npz: not readable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "none.tsv"], "none.tsv: no such file"),
+        (["--resume", "--run", "none"], "none: no run to resume"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "apps.sentiment_classification.train", *arguments]
+    result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert message in result.stderr.strip().splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+# -- the model
+
+
+def test_padding_changes_nothing():
+    model = recurrent_classifier(
+        9, 2, cell="gru", units=4, depth=2, embedding_size=4, pooling="attention", dropout=0, embedding_dropout=0, word_dropout=0
+    )
+    short = model(np.array([[3, 4, 5]]))
+    padded = model(np.array([[3, 4, 5, 0, 0]]))
+    np.testing.assert_allclose(short["logits"], padded["logits"], atol=1e-6)
+    assert not padded["attention"][0, 3:].numpy().any()
+
+
+def test_an_empty_row_pools_to_zeros():
+    pooled, attention = AttentionPooling(3)(np.ones((2, 4, 5), "float32"), mask=np.array([[1] * 4, [0] * 4], bool))
+    assert not pooled[1].numpy().any() and not attention[1].numpy().any() and pooled[0].numpy().any()
+
+
+def test_a_bag_of_words_knows_neither_order_nor_repetition():
+    model = bag_of_words_classifier(9, 2)
+    model.get_layer("logits").embedding.set_weights([np.random.default_rng(0).normal(size=(9, 2))])
+    one, other = model(np.array([[3, 4, 4, 5]])), model(np.array([[5, 4, 3, 0]]))
+    np.testing.assert_allclose(one["logits"], other["logits"], atol=1e-6)
