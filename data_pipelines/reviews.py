@@ -99,6 +99,11 @@ def _from_tfds(row: dict[str, Any], features: Any) -> Review:
     return Review(row["text"].decode("utf-8", "replace"), name)
 
 
+def load_texts(path: str) -> list[str]:
+    """Texts without labels: the `text` column of a `.tsv` or `.csv` file, gzip too."""
+    return [text for _, (text,) in read_table(Path(path), ("text",))]
+
+
 def _take_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Review]]:
     train, chosen = splits["train"], set()
     for number, line in enumerate(read_text(path).split(), start=1):

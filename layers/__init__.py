@@ -2,7 +2,8 @@
 
 from layers.attention import ScaledDotProductAttention, scaled_dot_product_attention
 from layers.bidirectional import Bidirectional
-from layers.cells import GatedRNNCell, GRUCell, LSTMCell, RecurrentCell, SimpleRNNCell
+from layers.cell import RecurrentCell
+from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.recurrent import GRU, LSTM, RNN, GatedRNN, SimpleRNN
 
 __all__ = [

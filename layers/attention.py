@@ -96,8 +96,8 @@ class ScaledDotProductAttention(keras.layers.Layer):
     >>> import numpy as np
     >>> x = np.ones((2, 3, 4), "float32")
     >>> output, weights = ScaledDotProductAttention()(x, x, use_causal_mask=True, return_attention_scores=True)
-    >>> print(np.round(np.asarray(weights[0]), 2).tolist())
-    [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.33, 0.33, 0.33]]
+    >>> print(np.round(np.asarray(weights[0]) * 6).tolist())
+    [[6.0, 0.0, 0.0], [3.0, 3.0, 0.0], [2.0, 2.0, 2.0]]
     """
 
     def __init__(self, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:

@@ -70,6 +70,12 @@ class Checkpoint(keras.callbacks.Callback):
             self.finished = self.model.stop_training = True
         self.save()
 
+    def begin(self, model: keras.Model) -> None:
+        """Save a compiled model before its first step, so that what was done to it so far is not done again."""
+        self.set_model(model)
+        model.optimizer.build(model.trainable_variables)
+        self.save()
+
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch."""
         if self.best_weights:
@@ -126,8 +132,8 @@ class Checkpoint(keras.callbacks.Callback):
             old.unlink()
         self._saved_at = time.monotonic()
 
-    def restore(self, model: keras.Model, examples: Any) -> int:
-        """Load the newest readable checkpoint into a compiled model; return its step, 0 if there is none.
+    def restore(self, model: keras.Model, examples: Any) -> int | None:
+        """Load the newest readable checkpoint into a compiled model; return its step, or None if there is none.
 
         Running metrics get their variables when they first see a batch: one of `examples` is for that.
         """
@@ -142,7 +148,7 @@ class Checkpoint(keras.callbacks.Callback):
                 print(f"{path}: not readable ({error}); trying the checkpoint before it")
                 continue
             return self._load(arrays)
-        return 0
+        return None
 
     def _load(self, arrays: dict[str, np.ndarray]) -> int:
         state = json.loads(str(arrays["state"]))

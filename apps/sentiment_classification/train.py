@@ -21,7 +21,8 @@ from apps.common.metrics import classification_metrics
 from apps.sentiment_classification.evaluate import evaluate_export
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier, serving_signatures
 from apps.sentiment_classification.predict import explain
-from data_pipelines.reviews import Batches, encode, load_reviews, review_batches
+from apps.sentiment_classification.pretrain import pretrain
+from data_pipelines.reviews import Batches, Review, encode, load_reviews, load_texts, review_batches
 from data_pipelines.steps import bucket_boundaries
 from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
 
@@ -54,6 +55,8 @@ class Config:
     embedding_dropout: Annotated[float, "share of the word vectors' channels"] = 0.3
     word_dropout: Annotated[float, "share of the words taken for unknown"] = 0.1
     # training
+    pretrain_on: Annotated[str | None, "a .tsv/.csv file with a column text: first learn to predict its words"] = None
+    pretrain_epochs: Annotated[int, "passes over these and the training texts"] = 1
     epochs: Annotated[int, "passes over the training split"] = 8
     batch_size: Annotated[int, "examples a step"] = 32
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 1e-3
@@ -129,8 +132,15 @@ def train(config: Config) -> dict[str, float]:
 
     # -- training
     checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
-    start_step = checkpoint.restore(trainer, validation.dataset) if config.resume else 0
+    restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
+    start_step = restored or 0
     _announce(config, reviews, vocabulary.size, model, device, folder, start_step)
+    if config.pretrain_on and restored is None:
+        unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
+        language = review_batches(unlabelled, reviews.labels, vocabulary, **options, shuffle_seed=config.seed)
+        print(f"pre-training on {len(unlabelled):,} texts")
+        pretrain(model, language.dataset, config.pretrain_epochs * language.steps_per_epoch, clip_norm=config.clip_norm)
+        checkpoint.begin(trainer)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         trainer.fit(
             batches(first_step).dataset,

@@ -253,3 +253,35 @@ def test_a_bag_of_words_knows_neither_order_nor_repetition():
     model.get_layer("logits").embedding.set_weights([np.random.default_rng(0).normal(size=(9, 2))])
     one, other = model(np.array([[3, 4, 4, 5]])), model(np.array([[5, 4, 3, 0]]))
     np.testing.assert_allclose(one["logits"], other["logits"], atol=1e-6)
+
+
+def test_pretraining_lowers_the_loss_in_the_classifier_itself(capsys):
+    from apps.sentiment_classification.pretrain import NextWordLoss, pretrain
+
+    model = recurrent_classifier(
+        30, 2, cell="gru", units=8, depth=1, embedding_size=8, pooling="attention", dropout=0, embedding_dropout=0, word_dropout=0
+    )
+    ids = 2 + (np.arange(12) + np.arange(64)[:, None]) % 28  # every word tells the next
+    ids[:, 10:] = 0
+    batches = tf.data.Dataset.from_tensor_slices((ids, np.zeros(64))).batch(16).repeat()
+    before = model.get_weights()
+    pretrain(model, batches, 120, learning_rate=0.02)
+    moved = [np.abs(a - b).max() > 0 for a, b in zip(before, model.get_weights())]
+    names = [weight.path for weight in model.weights]
+    assert [name for name, m in zip(names, moved) if m] == [n for n in names if n.startswith(("embedding", "recurrent_1"))]
+
+    head = NextWordLoss(model.get_layer("embedding"), 14)
+    states = np.random.default_rng(0).normal(size=(2, 5, 16)).astype("float32")
+    words = np.array([[3, 4, 5, 0, 0], [3, 4, 5, 6, 7]])
+    tf.random.set_seed(1)
+    short = head(states[:1, :3], words[:1, :3])
+    changed = states.copy()
+    changed[0, 3:] += 5  # what stands in padding weighs nothing
+    assert np.isfinite(short.numpy()).all()
+    both = []
+    for each in (states, changed):
+        tf.random.set_seed(1)
+        sampler = np.asarray(head(each, words))
+        both.append(sampler[0])
+    assert "loss" in capsys.readouterr().out
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-5)

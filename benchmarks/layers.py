@@ -1,0 +1,214 @@
+"""Our layers against `keras.layers` and `torch.nn`, side by side in one process.
+
+    python -m benchmarks.layers [--repeats 15] [--cells LSTM GRU] [--save benchmarks/results/layers]
+
+For every shape (batch, time, features, units) and every candidate: a training step (all outputs, gradients of the inputs
+and of all weights) and inference. The candidates take turns, so that a slow moment hits all of them; medians count. Keras
+and ours are timed as a plain graph and under XLA, and the better one counts. The floor is the multiply-adds over the
+rate of a large sgemm in the same run.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import torch
+
+import layers
+
+SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512)]
+MASKED = (32, 100, 128, 128)  # once more with half of every second row masked
+GATES = {"SimpleRNN": 1, "GatedRNN": 2, "GRU": 3, "LSTM": 4}
+
+
+class KerasGatedRNNCell(keras.layers.Layer):
+    """The minimal gated unit as a cell for `keras.layers.RNN`, as a user of Keras would write it."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, shape: tuple) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], 2 * self.units), name="kernel")
+        self.recurrent_kernel = self.add_weight(shape=(self.units, 2 * self.units), name="recurrent_kernel")
+        self.bias = self.add_weight(shape=(2 * self.units,), initializer="zeros", name="bias")
+
+    def call(self, inputs: Any, states: list) -> tuple[Any, list]:
+        s = states[0]
+        z = keras.ops.matmul(inputs, self.kernel) + keras.ops.matmul(s, self.recurrent_kernel) + self.bias
+        z_g, z_s = keras.ops.split(z, 2, axis=-1)
+        g = keras.ops.sigmoid(z_g)
+        s = (1 - g) * s + g * keras.ops.tanh(z_s)
+        return s, [s]
+
+
+def keras_twin(name: str, units: int) -> keras.layers.Layer:
+    """What Keras offers: its own layer, or the cell in `keras.layers.RNN` (for SimpleRNN too, as a cell)."""
+    cells = {"SimpleRNN": keras.layers.SimpleRNNCell, "GatedRNN": KerasGatedRNNCell}
+    if name in cells:
+        return keras.layers.RNN(cells[name](units), return_sequences=True)
+    return getattr(keras.layers, name)(units, return_sequences=True)
+
+
+def tensorflow_candidate(layer: Any, x: tf.Tensor, d_y: tf.Tensor, mask: Any, training: bool, xla: bool) -> Callable[[], Any]:
+    layer(x)
+    weights = [w.value for w in layer.weights]
+
+    def step() -> Any:
+        if not training:
+            return layer(x, mask=mask)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, mask=mask, training=True) * d_y)
+        return tape.gradient(loss, [x, *weights])
+
+    return tf.function(step, jit_compile=xla, autograph=False)
+
+
+def torch_candidate(name: str, shape: tuple, x: tf.Tensor, d_y: tf.Tensor, training: bool) -> Callable[[], Any] | None:
+    module = {"SimpleRNN": torch.nn.RNN, "GRU": torch.nn.GRU, "LSTM": torch.nn.LSTM}.get(name)
+    if module is None:
+        return None
+    network = module(shape[2], shape[3], batch_first=True)
+    inputs, upstream = torch.tensor(x.numpy(), requires_grad=training), torch.tensor(d_y.numpy())
+
+    def step() -> Any:
+        if not training:
+            with torch.no_grad():
+                return network(inputs)[0]
+        network.zero_grad(set_to_none=True)
+        inputs.grad = None
+        (network(inputs)[0] * upstream).sum().backward()
+        return inputs.grad
+
+    return step
+
+
+def milliseconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Medians of calls that take turns."""
+    for function in candidates.values():
+        for _ in range(3):
+            function()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, function in candidates.items():
+            start = time.perf_counter()
+            result = function()
+            if not isinstance(result, torch.Tensor):
+                keras.tree.flatten(result)[0].numpy()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def sgemm_gflops(size: int = 2048) -> float:
+    a = tf.random.normal((size, size))
+    best = min(milliseconds({"sgemm": lambda: tf.matmul(a, a)}, 9).values())
+    return 2 * size**3 / best / 1e6
+
+
+def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) -> list[dict[str, Any]]:
+    batch, time_steps, features, units = shape
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(batch, time_steps, features)), tf.float32)
+    d_y = tf.constant(rng.normal(size=(batch, time_steps, units)), tf.float32)
+    mask = None
+    if masked:
+        lengths = np.where(np.arange(batch) % 2, time_steps // 2, time_steps)
+        mask = tf.constant(np.arange(time_steps) < lengths[:, None])
+    ours, twin = getattr(layers, name)(units, return_sequences=True), keras_twin(name, units)
+    rows = []
+    for training in (True, False):
+        candidates = {
+            f"{who}{' xla' if xla else ''}": tensorflow_candidate(layer, x, d_y, mask, training, xla)
+            for who, layer in (("ours", ours), ("keras", twin))
+            for xla in (False, True)
+        }
+        torch_step = None if masked else torch_candidate(name, shape, x, d_y, training)
+        if torch_step is not None:
+            candidates["torch"] = torch_step
+        ms = milliseconds(candidates, max(5, repeats // 2) if units >= 512 else repeats)
+        multiply_adds = batch * time_steps * (features + units) * units * GATES[name] * (3 if training else 1)
+        best, best_keras = min(ms["ours"], ms["ours xla"]), min(ms["keras"], ms["keras xla"])
+        rows.append(
+            {
+                "layer": name,
+                "shape": list(shape),
+                "masked": masked,
+                "what": "training" if training else "inference",
+                "ms": ms,
+                "floor_ms": 2 * multiply_adds / gflops / 1e6,
+                "over_keras": best_keras / best,
+                "over_torch": ms["torch"] / best if "torch" in ms else None,
+            }
+        )
+    return rows
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def report(rows: list[dict[str, Any]], gflops: float) -> str:
+    """Two tables in Markdown: every shape, and the geometric means."""
+    lines = [
+        f"{os.cpu_count()} cores, sgemm {gflops:.0f} GFLOP/s, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
+        f"PyTorch {torch.__version__}; medians in ms",
+        "",
+        "| layer | shape | | ours | ours, XLA | Keras | Keras, XLA | PyTorch | floor | over Keras | over PyTorch |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        ms = row["ms"]
+        shape = ", ".join(map(str, row["shape"])) + (", masked" if row["masked"] else "")
+        cells = [f"{ms[k]:.1f}" if k in ms else "" for k in ("ours", "ours xla", "keras", "keras xla", "torch")]
+        torch_ratio = f"{row['over_torch']:.2f}" if row["over_torch"] else ""
+        lines.append(
+            f"| {row['layer']} | {shape} | {row['what']} | {' | '.join(cells)} | {row['floor_ms']:.1f} | "
+            f"{row['over_keras']:.2f} | {torch_ratio} |"
+        )
+    lines += ["", "| geometric mean | over Keras | slowest shape | over PyTorch |", "|---|--:|--:|--:|"]
+    for name in GATES:
+        for what in ("training", "inference"):
+            chosen = [row for row in rows if row["layer"] == name and row["what"] == what]
+            if chosen:
+                over_torch = [row["over_torch"] for row in chosen if row["over_torch"]]
+                over_keras = [row["over_keras"] for row in chosen]
+                torch_mean = f"{geometric_mean(over_torch):.2f}" if over_torch else ""
+                lines.append(f"| {name}, {what} | {geometric_mean(over_keras):.2f} | {min(over_keras):.2f} | {torch_mean} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.layers", allow_abbrev=False)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--cells", nargs="+", default=list(GATES), choices=list(GATES))
+    parser.add_argument("--save", default="benchmarks/results/layers", help="writes .json and .md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    gflops = sgemm_gflops()
+    rows = []
+    for name in arguments.cells:
+        for shape, masked in [*((shape, False) for shape in SHAPES), (MASKED, True)]:
+            rows += measure(name, shape, masked, arguments.repeats, gflops)
+            print(name, shape, "masked" if masked else "", {r["what"]: round(r["over_keras"], 2) for r in rows[-2:]}, flush=True)
+    text = report(rows, gflops)
+    print("\n" + text)
+    target = Path(arguments.save)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").write_text(json.dumps({"gflops": gflops, "rows": rows}, indent=1))
+    target.with_suffix(".md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""What every recurrent cell has: weights, the two matrix products, dropout, and the equations left to the subclass."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import activations, constraints, initializers, ops, regularizers
+
+Tensor = Any
+
+# The derivative of an activation, from its output.
+SLOPES: dict[Callable, Callable] = {
+    activations.tanh: lambda y: 1 - y * y,
+    activations.sigmoid: lambda y: y * (1 - y),
+    activations.relu: lambda y: ops.cast(y > 0, y.dtype),
+    activations.linear: ops.ones_like,
+}
+
+
+class Activation(NamedTuple):
+    """`phi(z)` is the activation; `phi.slope(y)` its derivative where the output is y."""
+
+    function: Callable
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.function(z)
+
+    def slope(self, y: Tensor) -> Tensor:
+        return SLOPES[self.function](y)
+
+
+class Pointwise(NamedTuple):
+    """The pointwise part of a cell without its weights: what the two loops of the engine run at each step."""
+
+    cell: type["RecurrentCell"]
+    phi: Any
+    sigma: Any
+
+    @property
+    def kept(self) -> int:
+        return self.cell.kept
+
+    @property
+    def products(self) -> int:
+        return self.cell.products
+
+    def equations(self, x: list, r: list, states: list) -> tuple[list, list]:
+        return self.cell.equations(x, r, states, self.phi, self.sigma)
+
+    def gradient(self, d_states: list, before: list, after: list, kept: list) -> tuple[list, list, list]:
+        return self.cell.gradient(d_states, before, after, kept, self.phi, self.sigma)
+
+
+class RecurrentCell(keras.layers.Layer):
+    """What the cells share: the weights, the two matrix products and the arguments of Keras' own cells.
+
+    A subclass sets `gates` and `state_count` and writes `equations`. With `gradient` (and `kept`, `products`) its layer
+    trains on the fast path; without, the backend differentiates the equations.
+
+    Args:
+        units: size of the state.
+        activation: phi, for the candidate state. Default `tanh`.
+        recurrent_activation: sigma, for the gates. Default `sigmoid`.
+        use_bias: whether the projections have a bias.
+        kernel_initializer, recurrent_initializer, bias_initializer: as in Keras; `glorot_uniform`, `orthogonal`, `zeros`.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: as in Keras.
+        kernel_constraint, recurrent_constraint, bias_constraint: as in Keras.
+        dropout: share of the inputs dropped, the same ones at every step of a sequence (Gal & Ghahramani 2016,
+            https://arxiv.org/abs/1512.05287).
+        recurrent_dropout: share of the state dropped before the recurrent product, the same units at every step.
+        seed: for both dropouts.
+
+    Shapes:
+        `cell(inputs, states)`: inputs (batch, features), states a list of (batch, units); returns `(output, states)`.
+
+    Raises:
+        ValueError: `units` is not a positive integer, or a dropout rate is outside [0, 1).
+    """
+
+    gates = 1  # blocks of `units` columns in the kernels
+    state_count = 1
+    kept = 0  # tensors that `equations` keeps for `gradient`
+    products = 0  # of how many last gates the gradients of x and r differ
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Callable | None = "tanh",
+        recurrent_activation: str | Callable | None = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        recurrent_initializer: Any = "orthogonal",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        name = type(self).__name__
+        if isinstance(units, bool) or not isinstance(units, int) or units <= 0:
+            raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
+        for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}: {label} is {rate!r}; expected a share in [0, 1). Pass the share of units to drop.")
+        super().__init__(**kwargs)
+        self.units = units
+        self.activation = activations.get(activation)
+        self.recurrent_activation = activations.get(recurrent_activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.recurrent_initializer = initializers.get(recurrent_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.recurrent_regularizer = regularizers.get(recurrent_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.recurrent_constraint = constraints.get(recurrent_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    @property
+    def state_size(self) -> int | list[int]:
+        return self.units if self.state_count == 1 else [self.units] * self.state_count
+
+    @property
+    def output_size(self) -> int:
+        return self.units
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        return (self.gates * self.units,)
+
+    def build(self, input_shape: tuple) -> None:
+        width = self.gates * self.units
+        self.kernel = self.add_weight(
+            shape=(input_shape[-1], width),
+            name="kernel",
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.recurrent_kernel = self.add_weight(
+            shape=(self.units, width),
+            name="recurrent_kernel",
+            initializer=self.recurrent_initializer,
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                shape=self.bias_shape,
+                name="bias",
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.built = True
+
+    # -- the two matrix products
+
+    def input_bias(self) -> Tensor | None:
+        return self.bias
+
+    def recurrent_bias(self) -> Tensor | None:
+        return None
+
+    def project(self, inputs: Tensor) -> list[Tensor]:
+        """`x W + b` for inputs of any leading shape: (…, features) -> for each gate (…, units)."""
+        kernels = ops.split(ops.cast(self.kernel, inputs.dtype), self.gates, axis=-1)
+        projected = [ops.matmul(inputs, kernel) for kernel in kernels]
+        bias = self.input_bias()
+        if bias is None:
+            return projected
+        return [x + b for x, b in zip(projected, ops.split(ops.cast(bias, inputs.dtype), self.gates))]
+
+    def recur(self, hidden: Tensor) -> list[Tensor]:
+        """`s U`, with the recurrent bias where a cell has one: (batch, units) -> for each gate (batch, units)."""
+        product = ops.matmul(hidden, ops.cast(self.recurrent_kernel, hidden.dtype))
+        bias = self.recurrent_bias()
+        return ops.split(product if bias is None else product + ops.cast(bias, product.dtype), self.gates, axis=-1)
+
+    # -- one step
+
+    @staticmethod
+    def equations(x: list, r: list, states: list, phi: Callable, sigma: Callable) -> tuple[list, list]:
+        """The pointwise step. Returns the new states, and what `gradient` needs besides the states."""
+        raise NotImplementedError("A RecurrentCell needs equations(x, r, states, phi, sigma).")
+
+    gradient: Any = None  # (d_states, before, after, kept, phi, sigma) -> (d_x, d_r, d_before)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the engine may use `gradient`: it is written, and the activations have a slope in `SLOPES`."""
+        return self.gradient is not None and {self.activation, self.recurrent_activation} <= SLOPES.keys()
+
+    @property
+    def pointwise(self) -> Pointwise:
+        return Pointwise(type(self), Activation(self.activation), Activation(self.recurrent_activation))
+
+    def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
+        """One step from a projected input: `(output, new states)`."""
+        hidden = states[0] if dropout_mask is None else states[0] * dropout_mask
+        new, _ = self.equations(projected, self.recur(hidden), states, self.activation, self.recurrent_activation)
+        return new[0], new
+
+    def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
+        states = keras.tree.flatten(states)
+        dropped, dropout_mask = self.dropout_masks(inputs, states[0], training)
+        return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
+
+    def dropout_masks(self, inputs: Tensor, hidden: Tensor, training: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / keep share; None where nothing drops."""
+
+        def draw(like, rate):
+            if not (training and rate):
+                return None
+            return keras.random.dropout(ops.ones_like(like), rate, seed=self.seed_generator)
+
+        return draw(inputs, self.dropout), draw(hidden, self.recurrent_dropout)
+
+    def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
+        return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in range(self.state_count)]
+
+    def get_config(self) -> dict[str, Any]:
+        config = {name: getattr(self, name) for name in ("units", "use_bias", "dropout", "recurrent_dropout", "seed")}
+        for name in ("activation", "recurrent_activation"):
+            config[name] = activations.serialize(getattr(self, name))
+        for part in ("kernel", "recurrent", "bias"):
+            config[f"{part}_initializer"] = initializers.serialize(getattr(self, f"{part}_initializer"))
+            config[f"{part}_regularizer"] = regularizers.serialize(getattr(self, f"{part}_regularizer"))
+            config[f"{part}_constraint"] = constraints.serialize(getattr(self, f"{part}_constraint"))
+        return {**super().get_config(), **config}
