@@ -86,6 +86,14 @@ def write_metrics(folder: Path, history: Sequence[dict[str, float]]) -> None:
     os.replace(temporary, folder / "metrics.jsonl")
 
 
+def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Rise to `peak` over the first tenth of the steps, then fall along a cosine to a fiftieth of it."""
+    warm_up = steps // 10
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), alpha=0.02, warmup_target=peak, warmup_steps=warm_up
+    )
+
+
 class Progress(keras.callbacks.Callback):
     """Say after the first steps about how long the run takes; write the log and the curves after each epoch."""
 

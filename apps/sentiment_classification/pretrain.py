@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from apps.common.runs import warm_up_and_decay
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 
 
@@ -75,10 +76,7 @@ def pretrain(
     states = classifier.get_layer("recurrent_1").output
     loss = NextWordLoss(embedding, min(samples, embedding.input_dim // 2), dtype="float32")(states, classifier.input)
     model = keras.Model(classifier.input, loss)
-    warm_up = max(1, steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm_up), alpha=0.05, warmup_target=learning_rate, warmup_steps=warm_up
-    )
+    schedule = warm_up_and_decay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule, global_clipnorm=clip_norm), loss=_loss_is_the_output)
     model.fit(batches, steps_per_epoch=steps, shuffle=False)
 

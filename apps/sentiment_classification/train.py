@@ -114,16 +114,11 @@ def train(config: Config) -> dict[str, float]:
     trainer = keras.Model(model.input, model.output["logits"])
 
     def batches(start_step: int) -> Batches:
-        train_reviews = reviews.splits["train"]
-        return review_batches(
-            train_reviews, reviews.labels, vocabulary, **options, shuffle_seed=config.seed, start_step=start_step
-        )
+        order: dict[str, Any] = {"shuffle_seed": config.seed, "start_step": start_step}
+        return review_batches(reviews.splits["train"], reviews.labels, vocabulary, **options, **order)
 
     steps = batches(0).steps_per_epoch
-    total_steps = config.epochs * steps
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, int(0.9 * total_steps)), alpha=0.02, warmup_target=config.learning_rate, warmup_steps=int(0.1 * total_steps)
-    )
+    schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
     trainer.compile(
         optimizer=keras.optimizers.Adam(schedule, global_clipnorm=config.clip_norm),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
