@@ -60,7 +60,8 @@ class AttentionPooling(keras.layers.Layer):
         self.query = self.add_weight(shape=(1, self.units), initializer="glorot_uniform", name="query")
 
     def call(self, sequence: Any, mask: Any = None) -> Any:
-        query = ops.broadcast_to(ops.cast(self.query, sequence.dtype), (ops.shape(sequence)[0], 1, self.units))
+        query = ops.cast(self.query, sequence.dtype) * self.units**0.5  # undoes the scale, under which q learns too slowly
+        query = ops.broadcast_to(query, (ops.shape(sequence)[0], 1, self.units))
         pooled, weights = self.attend(query, sequence, key=self.key(sequence), value_mask=mask, return_attention_scores=True)
         return pooled[:, 0], weights[:, 0]
 
