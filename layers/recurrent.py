@@ -112,7 +112,7 @@ class RNN(keras.layers.Layer):
     def reset_state(self) -> None:
         """Set the carried states of a stateful layer to zeros."""
         for state in self.states or []:
-            state.assign(ops.zeros_like(state))
+            state.assign(ops.zeros(state.shape, dtype=state.dtype))
 
     def get_initial_state(self, batch_size: int | None) -> list[Tensor]:
         return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_sizes]
@@ -207,7 +207,7 @@ class RNN(keras.layers.Layer):
                 f"{self._title}: initial_state has {len(shapes)} tensor(s) of shape {', '.join(map(str, shapes))}; "
                 f"expected {len(sizes)}: {wanted}. {remedy}"
             )
-        return [ops.cast(state, self.compute_dtype) for state in states]
+        return [ops.cast(ops.convert_to_tensor(state), self.compute_dtype) for state in states]
 
     def _check_mask(self, mask, sequences):
         if mask is None:
