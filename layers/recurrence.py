@@ -76,9 +76,9 @@ def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, se
     optional = {"bias": cell.recurrent_bias(), "mask": mask, "dropout_mask": dropout_mask}
     optional = {k: ops.cast(v, dtype) for k, v in optional.items() if v is not None}
     count = len(initial_state)
-    forward_lean = _loop(_forward, cell.pointwise, reverse, False, sequences, training)
-    forward_keep = _loop(_forward, cell.pointwise, reverse, True, True, training)
-    backward = _loop(_backward, cell.pointwise, reverse, True, sequences, training)
+    forward_lean = _loop(training, _forward, cell.pointwise, reverse, False, sequences)
+    forward_keep = _loop(training, _forward, cell.pointwise, reverse, True, True)
+    backward = _loop(training, _backward, cell.pointwise, reverse, sequences)
 
     @ops.custom_gradient
     def run(*tensors):
@@ -133,9 +133,8 @@ def _forward(pointwise, reverse, keep, sequences, projected, kernel, states, opt
     return scan(step, list(states), elements, widths, reverse)
 
 
-def _backward(pointwise, reverse, keep, sequences, d_outputs, d_final, previous, kept, kernel, options):
+def _backward(pointwise, reverse, sequences, d_outputs, d_final, previous, kept, kernel, options):
     """Walk the steps in the opposite direction; return the gradients of projections, recurrent products and states."""
-    del keep
     count = len(previous)
     kernel_transposed = ops.transpose(kernel)
 
@@ -169,13 +168,13 @@ def _backward(pointwise, reverse, keep, sequences, d_outputs, d_final, previous,
 
 
 @functools.cache
-def _loop(function: Callable, pointwise: Any, reverse: bool, keep: bool, sequences: bool, compiled: bool) -> Callable:
+def _loop(compiled: bool, function: Callable, *settings: Any) -> Callable:
     """The loop as one callable, shared by all layers with the same equations.
 
     On TensorFlow training loops are compiled by XLA, whether or not what calls them is. Other loops stay plain graph
     operations, so that an export runs on a server without XLA; called eagerly they run as a graph of their own.
     """
-    loop = functools.partial(function, pointwise, reverse, keep, sequences)
+    loop = functools.partial(function, *settings)
     if keras.backend.backend() != "tensorflow":
         return loop
     import tensorflow as tf

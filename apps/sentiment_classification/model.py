@@ -77,7 +77,7 @@ class AttentionPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class LastState(keras.layers.Layer):
-    """The mean of nothing: keep the last state, with equal weights for all kept positions."""
+    """The vector as it is; it has no attention, so all kept positions get equal weights."""
 
     def call(self, ids: Any, states: Any) -> Any:
         kept = ops.cast(ids != PADDING, self.compute_dtype)
