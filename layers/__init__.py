@@ -1,23 +1,34 @@
 """Sequence models for Keras 3: recurrent and attention layers that are fast, obey masks and read like their equations."""
 
-from layers.attention import ScaledDotProductAttention, scaled_dot_product_attention
+from layers.attention import (
+    AdditiveAttention,
+    ScaledDotProductAttention,
+    additive_attention,
+    scaled_dot_product_attention,
+)
 from layers.bidirectional import Bidirectional
 from layers.cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
+from layers.multi_head_attention import MultiHeadAttention
+from layers.positional import PositionalEncoding
 from layers.recurrent import GRU, LSTM, RNN, GatedRNN, SimpleRNN
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AdditiveAttention",
     "Bidirectional",
     "GRUCell",
     "GatedRNN",
     "GatedRNNCell",
     "LSTMCell",
+    "MultiHeadAttention",
+    "PositionalEncoding",
     "RecurrentCell",
     "ScaledDotProductAttention",
     "SimpleRNN",
     "SimpleRNNCell",
+    "additive_attention",
     "scaled_dot_product_attention",
 ]

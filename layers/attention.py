@@ -54,6 +54,54 @@ def scaled_dot_product_attention(
             "Pass one value for each key."
         )
     scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))  # (…, query_time, key_time)
+    return _weigh(scores, value, mask, dropout, seed)
+
+
+def additive_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    seed: keras.random.SeedGenerator | int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax of the scores of a small network (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473, appendix A.1.2).
+
+        weights_ij = softmax_j(v . tanh(q_i + k_j))
+        output     = weights V
+
+    Args:
+        query: (…, query_time, units), projected.
+        key: (…, key_time, units), projected.
+        value: (…, key_time, d_v).
+        scale: v, (units,).
+        mask, dropout, seed: as in `scaled_dot_product_attention`.
+
+    Returns:
+        `(output, weights)`: (…, query_time, d_v) and (…, query_time, key_time). Memory is query_time x key_time x units.
+
+    Raises:
+        ValueError: the last sizes of query and key differ.
+
+    >>> import numpy as np
+    >>> q, k = np.array([[9.0]]), np.array([[0.0], [-18.0]])
+    >>> output, weights = additive_attention(q, k, np.array([[1.0], [2.0]]), scale=np.array([9.0]))
+    >>> print(np.round(output, 3).tolist())
+    [[1.0]]
+    """
+    query, key, value, scale = (ops.convert_to_tensor(t) for t in (query, key, value, scale))
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            f"additive_attention: query has size {query.shape[-1]} and key {key.shape[-1]}; expected the same. "
+            "Project both to as many units as scale has."
+        )
+    hidden = ops.tanh(ops.expand_dims(query, -2) + ops.expand_dims(key, -3))  # (…, query_time, key_time, units)
+    return _weigh(ops.squeeze(ops.matmul(hidden, ops.expand_dims(scale, -1)), -1), value, mask, dropout, seed)
+
+
+def _weigh(scores, value, mask, dropout, seed):
+    """The softmax of the scores under a mask, and the mean of the values with these weights."""
     if mask is not None:
         mask = ops.cast(mask, "bool")
         scores = ops.where(mask, scores, ops.cast(-1e9 if scores.dtype != "float16" else -6e4, scores.dtype))
@@ -69,42 +117,13 @@ def _at_least_float32(dtype: Any) -> str:
     return "float32" if name in ("float16", "bfloat16") else name
 
 
-@keras.saving.register_keras_serializable(package="unfold")
-class ScaledDotProductAttention(keras.layers.Layer):
-    """`scaled_dot_product_attention` as a layer that obeys Keras masks. It has no weights.
-
-    Args:
-        dropout: share of the weights dropped in training.
-        seed: for the dropout.
-
-    Call arguments:
-        query: (batch, query_time, d_k).
-        value: (batch, key_time, d_v).
-        key: (batch, key_time, d_k); default `value`.
-        query_mask: booleans (batch, query_time); a masked query gives zeros. Set by Keras.
-        value_mask, key_mask: booleans (batch, key_time), True = may be attended to. Set by Keras.
-        attention_mask: booleans (batch, query_time, key_time) or (query_time, key_time).
-        use_causal_mask: let each query attend to its own step and those before.
-        return_attention_scores: also return the weights.
-
-    Returns:
-        (batch, query_time, d_v), and with `return_attention_scores` the weights (batch, query_time, key_time).
-
-    Raises:
-        ValueError: a rank other than 3, sizes that do not fit, or a dropout outside [0, 1).
-
-    >>> import numpy as np
-    >>> x = np.ones((2, 3, 4), "float32")
-    >>> output, weights = ScaledDotProductAttention()(x, x, use_causal_mask=True, return_attention_scores=True)
-    >>> print(np.round(np.asarray(weights[0]) * 6).tolist())
-    [[6.0, 0.0, 0.0], [3.0, 3.0, 0.0], [2.0, 2.0, 2.0]]
-    """
+class AttentionLayer(keras.layers.Layer):
+    """What the attention layers share: dropout, checks, and one mask made of all masks."""
 
     def __init__(self, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(
-                f"ScaledDotProductAttention: dropout is {dropout!r}; expected a share in [0, 1). "
-                "Pass the share of weights to drop."
+                f"{type(self).__name__}: dropout is {dropout!r}; expected a share in [0, 1). Pass the share of weights to drop."
             )
         super().__init__(**kwargs)
         self.dropout = dropout
@@ -116,9 +135,12 @@ class ScaledDotProductAttention(keras.layers.Layer):
         for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape or value_shape)):
             if len(shape) != 3:
                 raise ValueError(
-                    f"ScaledDotProductAttention {self.name!r}: {name} has shape {tuple(shape)}; expected (batch, time, size). "
+                    f"{type(self).__name__} {self.name!r}: {name} has shape {tuple(shape)}; expected (batch, time, size). "
                     "Add the missing axis."
                 )
+
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
     def call(
         self,
@@ -137,9 +159,7 @@ class ScaledDotProductAttention(keras.layers.Layer):
         mask = attention_mask_from(
             query, key, query_mask, [value_mask, key_mask], attention_mask=attention_mask, causal=use_causal_mask
         )
-        output, weights = scaled_dot_product_attention(
-            query, key, value, mask, dropout=self.dropout if training else 0.0, seed=self.seed_generator
-        )
+        output, weights = self.attend(query, value, key, mask, self.dropout if training else 0.0)
         return (output, weights) if return_attention_scores else output
 
     def compute_mask(self, query: Any, *args: Any, query_mask: Any = None, **kwargs: Any) -> Any:
@@ -147,6 +167,90 @@ class ScaledDotProductAttention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dropout": self.dropout, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class ScaledDotProductAttention(AttentionLayer):
+    """`scaled_dot_product_attention` as a layer that obeys Keras masks. It has no weights.
+
+    Args:
+        dropout: share of the attention weights dropped in training.
+        seed: for the dropout.
+
+    Call arguments, the same for all attention layers:
+        query: (batch, query_time, d_k).
+        value: (batch, key_time, d_v).
+        key: (batch, key_time, d_k); default `value`.
+        query_mask: booleans (batch, query_time); a masked query attends to nothing. Set by Keras.
+        value_mask, key_mask: booleans (batch, key_time), True = may be attended to. Set by Keras.
+        attention_mask: booleans (batch, query_time, key_time) or (query_time, key_time).
+        use_causal_mask: let each query attend to its own step and those before.
+        return_attention_scores: also return the weights.
+
+    Returns:
+        (batch, query_time, d_v), and with `return_attention_scores` the weights (batch, query_time, key_time).
+
+    Raises:
+        ValueError: a rank other than 3, sizes that do not fit, or a dropout outside [0, 1).
+
+    >>> import numpy as np
+    >>> x = np.ones((2, 3, 4), "float32")
+    >>> output, weights = ScaledDotProductAttention()(x, x, use_causal_mask=True, return_attention_scores=True)
+    >>> print(np.round(np.asarray(weights[0]) * 6).tolist())
+    [[6.0, 0.0, 0.0], [3.0, 3.0, 0.0], [2.0, 2.0, 2.0]]
+    """
+
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+        return scaled_dot_product_attention(query, key, value, mask, dropout, self.seed_generator)
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class AdditiveAttention(AttentionLayer):
+    """Attention by a small network (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473).
+
+        e_ij    = v . tanh(W_q q_i + W_k k_j + b)
+        weights = softmax_j(e)
+        output  = weights V
+
+    Weights: query_kernel (d_q, units), key_kernel (d_k, units), bias (units,), scale (units,).
+
+    Args:
+        units: size of the hidden layer.
+        dropout, seed: as in `ScaledDotProductAttention`, and so are the call arguments, but query and key may differ in size.
+
+    Returns:
+        (batch, query_time, d_v), and with `return_attention_scores` the weights (batch, query_time, key_time).
+
+    Raises:
+        ValueError: a rank other than 3, or a dropout outside [0, 1).
+
+    >>> import numpy as np
+    >>> query, memory = np.ones((2, 3, 4), "float32"), np.ones((2, 5, 6), "float32")
+    >>> output, weights = AdditiveAttention(8)(query, memory, return_attention_scores=True)
+    >>> print(output.shape, weights.shape)
+    (2, 3, 6) (2, 3, 5)
+    """
+
+    def __init__(self, units: int, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(dropout, seed, **kwargs)
+        self.units = units
+
+    def build(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> None:
+        super().build(query_shape, value_shape, key_shape)
+        size = (key_shape or value_shape)[-1]
+        self.query_kernel = self.add_weight(shape=(query_shape[-1], self.units), name="query_kernel")
+        self.key_kernel = self.add_weight(shape=(size, self.units), name="key_kernel")
+        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
+        self.scale = self.add_weight(shape=(self.units,), initializer="glorot_uniform", name="scale")
+
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+        dtype = query.dtype
+        query = ops.matmul(query, ops.cast(self.query_kernel, dtype)) + ops.cast(self.bias, dtype)
+        key = ops.matmul(key, ops.cast(self.key_kernel, dtype))
+        return additive_attention(query, key, value, ops.cast(self.scale, dtype), mask, dropout, self.seed_generator)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
 
 
 def attention_mask_from(
