@@ -1,0 +1,307 @@
+"""Search for the best sequence of a decoder, or draw one: greedy, beam search, sampling.
+
+A decoder is a function of one step for many hypotheses at once,
+
+    step(tokens (batch, width), state) -> (logits (batch, width, vocabulary), state, attention (batch, width, positions))
+
+with `attention` None where there is none. `state` is a nest of tensors (batch, width, …) that begins as (batch, …). All
+searches are loops of plain graph operations: they run in a `tf.function` and in an export.
+
+Token 0 is padding and is never chosen. A sequence ends with the token END, and has at most `max_length` tokens with it; at
+the last place only END may stand.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor | None]]
+
+NEVER = -1e9  # the log-probability of what must not be
+
+
+class Sequences(NamedTuple):
+    """What a search found, best first.
+
+    tokens: (batch, n, max_length) int32; END and what follows are 0.
+    lengths: (batch, n) int32, tokens before END.
+    scores: (batch, n): what the search ranks by; below `NEVER / 2` where there are fewer than n sequences.
+    log_probabilities: (batch, n): sum of the log-probabilities of all tokens, END among them.
+    """
+
+    tokens: tf.Tensor
+    lengths: tf.Tensor
+    scores: tf.Tensor
+    log_probabilities: tf.Tensor
+
+
+def greedy_search(step: Step, state: Any, *, batch_size: Any, start: int, end: int, max_length: Any) -> Sequences:
+    """The most probable token at each step."""
+
+    def most_probable(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)
+
+    return _one_at_a_time(most_probable, step, state, batch_size, start, end, max_length)
+
+
+def sample(
+    step: Step,
+    state: Any,
+    *,
+    batch_size: Any,
+    start: int,
+    end: int,
+    max_length: Any,
+    seed: Any,
+    temperature: Any = 1.0,
+    top_k: int = 0,
+    top_p: Any = 1.0,
+) -> Sequences:
+    """Draw each token from the decoder's distribution.
+
+    Args:
+        temperature: divides the logits; near 0 the most probable token wins, 1 is the model's own distribution.
+        top_k: draw from the k most probable tokens only; 0: from all.
+        top_p: draw from the smallest set of most probable tokens that holds this share of the probability (Holtzman et
+            al. 2020, https://arxiv.org/abs/1904.09751).
+        seed: the same seed draws the same tokens.
+    """
+
+    def draw(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        logits = restrict(log_probabilities / tf.maximum(temperature, 1e-4), top_k, top_p)
+        seeds = tf.stack([tf.cast(seed, tf.int32), t])
+        return tf.random.stateless_categorical(logits, 1, seeds, dtype=tf.int32)[:, 0]
+
+    return _one_at_a_time(draw, step, state, batch_size, start, end, max_length)
+
+
+def restrict(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
+    """Give `NEVER` to all but the `top_k` largest logits and to all outside the nucleus of probability `top_p`.
+
+    >>> (restrict(tf.math.log([[0.5, 0.3, 0.2]]), top_p=0.6) > NEVER).numpy().tolist()
+    [[True, True, False]]
+    """
+    if top_k:
+        least = tf.math.top_k(logits, tf.minimum(top_k, tf.shape(logits)[-1])).values[..., -1:]
+        logits = tf.where(logits < least, NEVER, logits)
+    ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
+    before = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # the share of what is more probable
+    least = tf.reduce_min(tf.where(before < tf.maximum(top_p, 1e-6), ranked, tf.float32.max), axis=-1, keepdims=True)
+    return tf.where(logits < least, NEVER, logits)
+
+
+def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
+    rows = tf.range(max_length)
+
+    def body(t, last, done, tokens, log_probability, state):
+        logits, new, _ = step(last[:, None], state)
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits[:, 0], tf.float32))
+        log_probabilities = _allowed(log_probabilities, t, max_length, end)
+        token = choose(log_probabilities, t)
+        gained = tf.gather(log_probabilities, token, axis=1, batch_dims=1)
+        log_probability += tf.where(done, 0.0, gained)
+        done |= token == end
+        tokens = tf.where((rows == t) & ~done[:, None], token[:, None], tokens)
+        return t + 1, token, done, tokens, log_probability, _keep_shapes(new, state)
+
+    first = (
+        tf.constant(0),
+        tf.fill([batch_size], start),
+        tf.zeros([batch_size], tf.bool),
+        tf.zeros([batch_size, max_length], tf.int32),
+        tf.zeros([batch_size]),
+        tf.nest.map_structure(lambda s: s[:, None], state),
+    )
+    _, _, _, tokens, log_probability, _ = tf.while_loop(
+        lambda t, last, done, *_: (t < max_length) & ~tf.reduce_all(done), body, first, parallel_iterations=1
+    )
+    return _sequences(tokens[:, None], log_probability[:, None], log_probability[:, None])
+
+
+def beam_search(
+    step: Step,
+    state: Any,
+    *,
+    batch_size: Any,
+    start: int,
+    end: int,
+    max_length: Any,
+    width: int,
+    best: int = 1,
+    length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    source_mask: tf.Tensor | None = None,
+    block_ngrams: int = 0,
+) -> Sequences:
+    """Keep the `width` best beginnings; rank what is finished by (Wu et al. 2016, https://arxiv.org/abs/1609.08144, eq. 14)
+
+        score    = log p / ((5 + length) / 6)^length_penalty + coverage
+        coverage = coverage_penalty * sum_j log(min(sum_i attention_ij, 1))
+
+    A sequence that ends among the `width` best continuations is finished. One place of the beam is always the greedy
+    beginning, so no result scores worse than greedy search's. The search stops when `width` sequences and the greedy one
+    are finished, or no beginning can win any more.
+
+    Args:
+        width: beginnings kept; 1 is greedy search.
+        best: sequences returned.
+        length_penalty: 0: the log-probability decides, which favours short sequences; 1: nearly its mean.
+        coverage_penalty: above 0, favour what attends to every position of the source; needs a decoder with attention.
+        source_mask: booleans (batch, positions), for the coverage; True = keep.
+        block_ngrams: never repeat so many tokens in a row; 0: allow it.
+
+    Raises:
+        ValueError: `width` or `best` below 1, or a penalty below 0.
+    """
+    for name, value, least in (
+        ("width", width, 1),
+        ("best", best, 1),
+        ("length_penalty", length_penalty, 0),
+        ("coverage_penalty", coverage_penalty, 0),
+        ("block_ngrams", block_ngrams, 0),
+    ):
+        if value < least:
+            raise ValueError(f"beam_search: {name} is {value}; expected {least} or more. Pass a larger one.")
+    places = tf.range(max_length)
+
+    def penalty(length):
+        return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** length_penalty
+
+    def coverage_score(coverage):
+        logs = tf.math.log(tf.clip_by_value(coverage, 1e-6, 1.0))
+        return coverage_penalty * tf.reduce_sum(logs if source_mask is None else tf.where(source_mask[:, None], logs, 0.0), -1)
+
+    def body(t, beam, found, state):
+        logits, state_after, attention = step(beam["last"], state)
+        logp = tf.nn.log_softmax(tf.cast(logits, tf.float32))  # (batch, width, vocabulary)
+        logp = _allowed(logp, t, max_length, end)
+        if block_ngrams:
+            logp = _without_repeats(logp, beam["tokens"], t, block_ngrams)
+        total = beam["logp"][:, :, None] + logp
+        parent, token, value, greedy = _candidates(total, beam["greedy"])  # (batch, 2 width + 1)
+        ends = token == end
+
+        tokens = tf.gather(beam["tokens"], parent, axis=1, batch_dims=1)
+        coverage = beam["coverage"]
+        if coverage_penalty:
+            coverage += tf.cast(attention, tf.float32)
+        score = value / penalty(t + 1) + tf.gather(coverage_score(coverage), parent, axis=1, batch_dims=1)
+        rank = tf.range(tf.shape(value)[1])
+        counts = ends & (value > NEVER / 2) & ((rank < width) | (rank == greedy[:, None])) & ~is_done(beam, found)[:, None]
+        new = {"tokens": tokens, "scores": tf.where(counts, score, NEVER), "logp": value}
+        found_after = {
+            **_best_of({name: found[name] for name in new}, new, best),
+            "count": found["count"] + tf.reduce_sum(tf.cast(counts, tf.int32), axis=1),
+        }
+
+        chosen, greedy = _continue(tf.where(ends, NEVER, value), greedy, ends, width)
+        parent, token, value = (tf.gather(x, chosen, axis=1, batch_dims=1) for x in (parent, token, value))
+        tokens = tf.gather(tokens, chosen, axis=1, batch_dims=1)
+        after = {
+            "last": token,
+            "tokens": tf.where(places == t, token[:, :, None], tokens),
+            "logp": tf.where(token == end, NEVER, value),
+            "greedy": greedy,
+            "coverage": tf.gather(coverage, parent, axis=1, batch_dims=1),
+        }
+        state_after = tf.nest.map_structure(lambda s: tf.gather(s, parent, axis=1, batch_dims=1), state_after)
+        return t + 1, _keep_shapes(after, beam), _keep_shapes(found_after, found), _keep_shapes(state_after, state)
+
+    def is_done(beam, found):
+        """As many have ended as the beam is wide, the greedy one among them."""
+        return (found["count"] >= width) & (beam["greedy"] < 0)
+
+    def goes_on(t, beam, found, state):
+        bound = tf.reduce_max(beam["logp"], axis=1) / penalty(max_length)  # probability can only fall
+        can_win = bound > tf.reduce_min(found["scores"], axis=1)
+        return (t < max_length) & tf.reduce_any(can_win & ~is_done(beam, found))
+
+    positions = tf.shape(source_mask)[1] if source_mask is not None else 0
+    beam = {
+        "last": tf.fill([batch_size, width], start),
+        "tokens": tf.zeros([batch_size, width, max_length], tf.int32),
+        "logp": tf.tile(tf.constant([[0.0] + [NEVER] * (width - 1)]), [batch_size, 1]),
+        "greedy": tf.zeros([batch_size], tf.int32),  # its place in the beam, or -1 when it has ended
+        "coverage": tf.zeros([batch_size, width, positions]),
+    }
+    found = {
+        "tokens": tf.zeros([batch_size, best, max_length], tf.int32),
+        "scores": tf.fill([batch_size, best], NEVER),
+        "logp": tf.fill([batch_size, best], NEVER),
+        "count": tf.zeros([batch_size], tf.int32),  # how many have ended
+    }
+    state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], width, axis=1), state)
+    _, _, found, _ = tf.while_loop(goes_on, body, (tf.constant(0), beam, found, state), parallel_iterations=1)
+    return _sequences(found["tokens"], found["scores"], found["logp"])
+
+
+def _candidates(total, greedy):
+    """The best continuations of all beginnings, and last the greedy continuation of the greedy beginning.
+
+    Twice the width is enough: at most half of them end. Returns parents, tokens and values (batch, 2 width + 1), and at
+    which place the greedy one is (batch,), -1 if there is none any more.
+    """
+    width, vocabulary = total.shape[1], tf.shape(total)[2]
+    flat = tf.reshape(total, [-1, width * vocabulary])
+    value, index = tf.math.top_k(flat, tf.minimum(2 * width, width * vocabulary))
+    row = tf.gather(total, tf.maximum(greedy, 0), axis=1, batch_dims=1)  # (batch, vocabulary)
+    greedy_index = tf.maximum(greedy, 0) * vocabulary + tf.argmax(row, axis=1, output_type=tf.int32)
+    same = index == greedy_index[:, None]
+    known = tf.reduce_any(same, axis=1)
+    alone = (greedy >= 0) & ~known
+    value = tf.concat([value, tf.where(alone, tf.reduce_max(row, axis=1), NEVER)[:, None]], axis=1)
+    index = tf.concat([index, greedy_index[:, None]], axis=1)
+    place = tf.where(known, tf.argmax(same, axis=1, output_type=tf.int32), tf.shape(index)[1] - 1)
+    return index // vocabulary, index % vocabulary, value, tf.where(greedy >= 0, place, -1)
+
+
+def _continue(value, greedy, ends, width):
+    """Choose the beginnings that go on: the best, and in the last place the greedy one if it is not among them."""
+    chosen = tf.math.top_k(value, width).indices
+    goes_on = (greedy >= 0) & ~tf.gather(ends, tf.maximum(greedy, 0), axis=1, batch_dims=1)
+    same = chosen == greedy[:, None]
+    missing = goes_on & ~tf.reduce_any(same, axis=1)
+    last = tf.range(width) == width - 1
+    chosen = tf.where(missing[:, None] & last, greedy[:, None], chosen)
+    place = tf.where(missing, width - 1, tf.argmax(same, axis=1, output_type=tf.int32))
+    return chosen, tf.where(goes_on, place, -1)
+
+
+def _best_of(found, new, best):
+    both = {name: tf.concat([found[name], new[name]], axis=1) for name in found}
+    chosen = tf.math.top_k(both["scores"], best).indices
+    return {name: tf.gather(value, chosen, axis=1, batch_dims=1) for name, value in both.items()}
+
+
+def _allowed(log_probabilities, t, max_length, end):
+    token = tf.range(tf.shape(log_probabilities)[-1])
+    allowed = (token == end) | ((t < max_length - 1) & (token != 0))
+    return tf.where(allowed, log_probabilities, NEVER)
+
+
+def _without_repeats(log_probabilities, tokens, t, n):
+    """Forbid each token that would complete a run of `n` tokens that stands already."""
+    length = tf.shape(tokens)[2]
+    places = tf.range(length)
+    match = (places >= n - 1) & (places < t) & (t >= n - 1)  # where a run may end
+    match = tf.broadcast_to(match, tf.shape(tokens))
+    for back in range(1, n):
+        then = tf.roll(tokens, back, axis=2)  # the token `back` places before
+        now = tf.gather(tokens, tf.maximum(t - back, 0), axis=2)
+        match &= then == now[:, :, None]
+    where = tf.cast(tf.where(match), tf.int32)  # (runs, 3)
+    forbidden = tf.concat([where[:, :2], tf.gather_nd(tokens, where)[:, None]], axis=1)
+    return tf.tensor_scatter_nd_update(log_probabilities, forbidden, tf.fill([tf.shape(where)[0]], NEVER))
+
+
+def _keep_shapes(after, before):
+    """A loop wants what is carried on in the shape it came in; say so where it can't be inferred."""
+    for new, old in zip(tf.nest.flatten(after), tf.nest.flatten(before)):
+        new.set_shape(old.shape)
+    return after
+
+
+def _sequences(tokens, scores, log_probabilities):
+    # END is never written, and no other token is 0
+    return Sequences(tokens, tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=2), scores, log_probabilities)

@@ -1,0 +1,224 @@
+"""Searches against all sequences of a toy decoder, whose next token depends on everything before it."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common import decoding
+from apps.common.decoding import beam_search, greedy_search, sample
+
+START, END, VOCABULARY, LONGEST = 1, 2, 5, 4
+
+
+class Toy:
+    """s' = tanh(A[token] + R s), logits = s' W; attention = softmax(s' P)."""
+
+    def __init__(self, seed=0, batch=3, scale=2.0):
+        rng = np.random.default_rng(seed)
+        self.a, self.r, self.w, self.p = (
+            rng.normal(size=s).astype("float32") * scale for s in ((VOCABULARY, 6), (6, 6), (6, VOCABULARY), (6, 3))
+        )
+        self.initial = rng.normal(size=(batch, 6)).astype("float32")
+        self.settings = {"batch_size": batch, "start": START, "end": END, "max_length": LONGEST}
+
+    def step(self, tokens, state):
+        state = tf.tanh(tf.gather(self.a, tokens) + state @ self.r)
+        return state @ self.w, state, tf.nn.softmax(state @ self.p)
+
+    def log_probability(self, row, tokens):
+        """Of one sequence without END, and the sum of its attention, in plain NumPy."""
+        state, total, coverage = self.initial[row], 0.0, np.zeros(3)
+        for before, token in zip([START, *tokens], [*tokens, END]):
+            state = np.tanh(self.a[before] + state @ self.r)
+            logits = state @ self.w
+            total += logits[token] - np.log(np.exp(logits).sum())
+            attention = np.exp(state @ self.p)
+            coverage += attention / attention.sum()
+        return total, coverage
+
+    def ranking(self, row, alpha=0.0, beta=0.0, allowed=lambda tokens: True):
+        """All sequences by falling score."""
+        scored = []
+        for length in range(LONGEST):
+            for tokens in itertools.product([1, 3, 4], repeat=length):
+                if allowed(tokens):
+                    total, coverage = self.log_probability(row, tokens)
+                    # the last step's attention covers nothing: no word was written with it
+                    score = total / ((6 + length) / 6) ** alpha + beta * np.log(np.clip(coverage, 1e-6, 1)).sum()
+                    scored.append((score, total, list(tokens)))
+        return sorted(scored, key=lambda item: -item[0])
+
+
+def words(found, row, n=0):
+    return found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (1.0, 0.0), (0.6, 0.3)])
+def test_a_wide_beam_finds_what_trying_all_sequences_finds(seed, alpha, beta):
+    toy = Toy(seed)
+    mask = tf.ones([3, 3], tf.bool)
+    found = beam_search(
+        toy.step, toy.initial, width=60, best=5, length_penalty=alpha, coverage_penalty=beta, source_mask=mask, **toy.settings
+    )
+    for row in range(3):
+        for n, (score, total, tokens) in enumerate(toy.ranking(row, alpha, beta)[:5]):
+            assert words(found, row, n) == tokens
+            np.testing.assert_allclose(found.scores[row, n], score, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found.log_probabilities[row, n], total, rtol=1e-4, atol=1e-5)
+
+
+def test_beam_1_is_greedy_search():
+    for seed in range(8):
+        toy = Toy(seed)
+        greedy = greedy_search(toy.step, toy.initial, **toy.settings)
+        beam = beam_search(toy.step, toy.initial, width=1, **toy.settings)
+        np.testing.assert_array_equal(greedy.tokens, beam.tokens)
+        np.testing.assert_allclose(greedy.log_probabilities, beam.log_probabilities, rtol=1e-5)
+
+
+def test_greedy_takes_the_most_probable_token_and_scores_are_the_models_own():
+    toy = Toy(5)
+    found = greedy_search(toy.step, toy.initial, **toy.settings)
+    for row in range(3):
+        tokens = words(found, row)
+        np.testing.assert_allclose(found.log_probabilities[row, 0], toy.log_probability(row, tokens)[0], rtol=1e-5)
+        for k in range(len(tokens)):
+            state = toy.initial[row]
+            for before in [START, *tokens[:k]]:
+                state = np.tanh(toy.a[before] + state @ toy.r)
+            assert (state @ toy.w)[1:].argmax() + 1 == tokens[k]
+
+
+@pytest.mark.parametrize("width", [2, 3])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_beam_never_scores_worse_than_greedy_search(width, alpha):
+    better = 0
+    for seed in range(60):
+        toy = Toy(seed, batch=8, scale=1.0)
+        greedy = greedy_search(toy.step, toy.initial, **toy.settings)
+        beam = beam_search(toy.step, toy.initial, width=width, length_penalty=alpha, **toy.settings)
+        scores = greedy.scores[:, 0] / ((6.0 + tf.cast(greedy.lengths[:, 0], tf.float32)) / 6.0) ** alpha
+        assert (beam.scores[:, 0] >= scores - 1e-5).numpy().all(), seed
+        better += int(tf.reduce_sum(tf.cast(beam.scores[:, 0] > scores + 1e-4, tf.int32)))
+    assert better > 20
+
+
+def test_blocked_ngrams_never_repeat():
+    def allowed(tokens):
+        pairs = list(itertools.pairwise(tokens))
+        return len(pairs) == len(set(pairs))
+
+    global LONGEST
+    before, LONGEST = LONGEST, 5
+    try:
+        repeats = 0
+        for seed in range(4):
+            toy = Toy(seed)
+            found = beam_search(toy.step, toy.initial, width=250, block_ngrams=2, length_penalty=3.0, **toy.settings)
+            for row in range(3):
+                assert words(found, row) == toy.ranking(row, 3.0, allowed=allowed)[0][2]
+                repeats += not allowed(toy.ranking(row, 3.0)[0][2])
+        assert repeats  # else nothing was blocked
+    finally:
+        LONGEST = before
+
+
+def test_it_stops_early_when_nothing_can_win():
+    toy, calls = Toy(0), []
+
+    def step(tokens, state):
+        logits, state, attention = toy.step(tokens, state)
+        tf.py_function(lambda: calls.append(1), [], [])
+        return logits + 20 * tf.one_hot(END, VOCABULARY), state, attention
+
+    settings = {**toy.settings, "max_length": 50}
+    found = tf.function(lambda: beam_search(step, toy.initial, width=3, **settings))()
+    assert len(calls) < 5 and not found.lengths.numpy().any()
+
+
+def test_unfinished_places_are_told_by_their_score():
+    toy = Toy(0)
+    found = beam_search(toy.step, toy.initial, width=2, best=3, **{**toy.settings, "max_length": 1})
+    there = found.scores.numpy() > decoding.NEVER / 2
+    assert there.tolist() == [[True, False, False]] * 3  # the empty sequence is the only one of one token
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam", "sample"])
+def test_it_runs_in_an_exported_graph_with_a_free_batch_size(search, tmp_path):
+    toy = Toy(2)
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 6)), tf.TensorSpec((), tf.int32)])
+        def run(self, initial, longest):
+            settings = {**toy.settings, "batch_size": tf.shape(initial)[0], "max_length": longest}
+            if search == "greedy":
+                return greedy_search(toy.step, initial, **settings).tokens
+            if search == "sample":
+                return sample(toy.step, initial, seed=7, top_k=2, top_p=0.9, **settings).tokens
+            return beam_search(toy.step, initial, width=2, block_ngrams=2, length_penalty=1.0, **settings).tokens
+
+    tf.saved_model.save(Module(), str(tmp_path))
+    run = tf.saved_model.load(str(tmp_path)).run
+    whole = run(toy.initial, LONGEST)
+    if search != "sample":  # a draw depends on the row
+        for row in range(3):
+            np.testing.assert_array_equal(run(toy.initial[row : row + 1], LONGEST)[0], whole[row])
+    np.testing.assert_array_equal(whole, Module().run(toy.initial, LONGEST))
+
+
+# -- sampling
+
+
+def test_samples_have_the_models_distribution():
+    toy = Toy(1, batch=1, scale=0.7)
+    many = 4000
+    settings = {**toy.settings, "batch_size": many, "max_length": 3}
+    found = sample(toy.step, np.repeat(toy.initial, many, axis=0), seed=3, **settings)
+    sequences = [tuple(words(found, i)) for i in range(many)]
+    for tokens in [(), (3,), (4,), (1,)]:
+        wanted = np.exp(toy.log_probability(0, tokens)[0])
+        # padding is never drawn: at each place its probability goes to the others
+        state = toy.initial[0]
+        for before in [START, *tokens]:
+            state = np.tanh(toy.a[before] + state @ toy.r)
+            share = np.exp(state @ toy.w)
+            wanted /= 1 - share[0] / share.sum()
+        assert abs(sequences.count(tokens) / many - wanted) < 0.03
+    np.testing.assert_allclose(found.log_probabilities[0, 0], toy.log_probability(0, sequences[0])[0], rtol=1e-4)
+
+
+def test_the_seed_decides_and_low_temperature_is_greedy():
+    toy = Toy(1, batch=3, scale=0.7)
+    first, again, other = (sample(toy.step, toy.initial, seed=s, **toy.settings).tokens.numpy() for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    cold = sample(toy.step, toy.initial, seed=1, temperature=0.0, **toy.settings)
+    one = sample(toy.step, toy.initial, seed=1, top_k=1, **toy.settings)
+    nucleus = sample(toy.step, toy.initial, seed=1, top_p=0.0, **toy.settings)
+    greedy = greedy_search(toy.step, toy.initial, **toy.settings)
+    for found in (cold, one, nucleus):
+        np.testing.assert_array_equal(found.tokens, greedy.tokens)
+
+
+def test_top_k_and_top_p_keep_the_right_tokens():
+    logits = tf.math.log([[0.1, 0.4, 0.3, 0.2]])
+
+    def kept(**kwargs):
+        return np.flatnonzero(decoding.restrict(logits, **kwargs)[0] > decoding.NEVER / 2).tolist()
+
+    assert kept() == [0, 1, 2, 3]
+    assert kept(top_k=2) == [1, 2]
+    assert kept(top_p=0.69) == [1, 2]
+    assert kept(top_p=0.71) == [1, 2, 3]
+    assert kept(top_k=3, top_p=0.5) == [1, 2]
+
+
+def test_errors():
+    toy = Toy(0)
+    with pytest.raises(ValueError, match="beam_search: width is 0; expected 1 or more"):
+        beam_search(toy.step, toy.initial, width=0, **toy.settings)
+    with pytest.raises(ValueError, match="length_penalty is -1; expected 0 or more"):
+        beam_search(toy.step, toy.initial, width=2, length_penalty=-1, **toy.settings)
