@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from data_pipelines import steps
 from data_pipelines.embedded.reviews import embedded_reviews
-from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_by_seed
-from data_pipelines.vocabulary import Vocabulary
+from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
+from data_pipelines.vocabulary import SubwordVocabulary, Vocabulary, WordVocabulary
 
 
 class Review(NamedTuple):
@@ -61,14 +61,9 @@ def load_reviews(source: str, seed: int = 0, validation_rows: str | None = None)
         splits = _from_path(Path(source))
     if validation_rows is not None:
         splits = _take_rows(splits, Path(validation_rows))
-    elif "validation" not in splits:
-        shares = {"train": 0.9, "validation": 0.1} if "test" in splits or Path(source).is_dir() else _SINGLE_FILE
-        train = split_by_seed(splits["train"], shares, seed, group=lambda review: review.label)
-        splits = {**train, **{k: v for k, v in splits.items() if k != "train"}}
+    else:
+        splits = split_off(splits, seed, test=not Path(source).is_dir(), group=lambda review: review.label)
     return _checked(source, splits)
-
-
-_SINGLE_FILE = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def _from_path(path: Path) -> dict[str, list[Review]]:
@@ -175,10 +170,17 @@ def review_batches(
     dataset = tf.data.Dataset.from_tensor_slices((ids, classes)).cache()
     if shuffle_seed is not None:
         dataset = dataset.shuffle(len(reviews), seed=shuffle_seed, reshuffle_each_iteration=True)
-    dataset = steps.bucket(dataset.map(lambda row, label: (row, label)), boundaries, batch_size)
+    dataset = steps.bucket(dataset.map(lambda row, label: (row, label)), boundaries, [batch_size] * len(boundaries))
     if shuffle_seed is not None:
         dataset = dataset.repeat().skip(start_step)
     return Batches(dataset.prefetch(4), steps.count_batches(lengths, boundaries, batch_size))
+
+
+def learn_vocabulary(kind: str, texts: Sequence[str], size: int, min_count: int = 1) -> Vocabulary:
+    """A vocabulary of `kind` (`words` or `subwords`) from the texts of the training split."""
+    if kind == "words":
+        return WordVocabulary.learn(texts, size, min_count)
+    return SubwordVocabulary.learn(texts, size, lowercase=True, drop_tags=True)
 
 
 def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length_tokens: int) -> tf.RaggedTensor:

@@ -118,6 +118,19 @@ def split_by_seed(
     return {name: [examples[i] for i in sorted(places)] for name, places in chosen.items()}
 
 
+def split_off(
+    splits: dict[str, list[Any]], seed: int, test: bool, group: Callable[[Any], Any] = lambda example: None
+) -> dict[str, list[Any]]:
+    """Where there is no validation split, take a tenth of the training split for it, and with `test` one for the test."""
+    if "validation" in splits or "train" not in splits:
+        return splits
+    shares = (
+        {"train": 0.8, "validation": 0.1, "test": 0.1} if test and "test" not in splits else {"train": 0.9, "validation": 0.1}
+    )
+    cut = split_by_seed(splits["train"], shares, seed, group)
+    return {**cut, **{name: examples for name, examples in splits.items() if name != "train"}}
+
+
 def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any]) -> dict[str, list[Any]]:
     """The splits of a TFDS data set that is prepared on this machine, or can be downloaded.
 

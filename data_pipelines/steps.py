@@ -19,8 +19,8 @@ def shorten(tokens: tf.RaggedTensor, max_length_tokens: int) -> tf.RaggedTensor:
     return tf.ragged.boolean_mask(tokens, keep)
 
 
-def bucket_boundaries(lengths: Sequence[int], max_length_tokens: int, buckets: int = 4) -> list[int]:
-    """Few fixed lengths that waste little padding: quantiles of the lengths, rounded up to a multiple of 8.
+def bucket_boundaries(lengths: Sequence[int], max_length_tokens: int, buckets: int = 4, multiple: int = 8) -> list[int]:
+    """Few fixed lengths that waste little padding: quantiles of the lengths, rounded up to a multiple.
 
     >>> bucket_boundaries([5, 9, 14, 30, 31, 80], max_length_tokens=64, buckets=3)
     [16, 32, 64]
@@ -28,15 +28,25 @@ def bucket_boundaries(lengths: Sequence[int], max_length_tokens: int, buckets: i
     ranked = sorted(min(length, max_length_tokens) for length in lengths)
     last = len(ranked) - 1
     quantiles = [ranked[round(last * (k + 1) / buckets)] for k in range(buckets)]
-    return sorted({min(max(8, -(-q // 8) * 8), max_length_tokens) for q in quantiles})
+    return sorted({min(max(multiple, -(-q // multiple) * multiple), max_length_tokens) for q in quantiles})
 
 
-def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_size: int) -> tf.data.Dataset:
-    """Batches of `(ids, *rest)` with ids (batch, length): length is the smallest boundary that fits the longest row."""
+def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Sequence[int]) -> tf.data.Dataset:
+    """Batches of rows of similar length, padded to the smallest boundary that fits the longest.
+
+    Args:
+        dataset: of tuples; a component with one axis is a sequence, and the longest of them is the length of the row.
+        boundaries: the lengths that batches have, rising.
+        batch_sizes: how many rows a batch of each length has.
+    """
+
+    def length(*components: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_max([tf.shape(c)[0] for c in components if c.shape.rank == 1])
+
     return dataset.bucket_by_sequence_length(
-        lambda ids, *rest: tf.shape(ids)[0],
-        bucket_boundaries=[b + 1 for b in boundaries[:-1]] + [boundaries[-1] + 1],
-        bucket_batch_sizes=[batch_size] * (len(boundaries) + 1),
+        length,
+        bucket_boundaries=[boundary + 1 for boundary in boundaries],
+        bucket_batch_sizes=[*batch_sizes, batch_sizes[-1]],
         pad_to_bucket_boundary=True,
     )
 

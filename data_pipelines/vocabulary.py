@@ -1,7 +1,7 @@
 """Text to ids and back, inside the graph: what is learned here travels in the export.
 
 A vocabulary has `tokenize(texts)`, which gives the tokens as a ragged tensor of strings, and `ids(tokens)`. Id 0 is
-padding, id 1 an unknown token.
+padding, id 1 an unknown token; where a decoder writes, id 2 opens a sequence and id 3 ends it.
 """
 
 import json
@@ -12,7 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-PADDING, UNKNOWN = 0, 1
+from data_pipelines.sources import DataError
+
+PADDING, UNKNOWN, START, END = 0, 1, 2, 3
 
 _SPACE = r"<[^<>]{1,40}>|[\p{Z}\p{C}]"  # HTML tags, odd spaces and control characters
 _TOKEN = r"\p{L}[\p{L}\p{M}]*(?:['’]\p{L}+)*|\p{N}+|[^\s\p{L}\p{N}]"
@@ -66,48 +68,77 @@ class WordVocabulary(tf.Module):
     def ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
         return tf.cast(tf.ragged.map_flat_values(self.table.lookup, tokens), tf.int32)
 
-    def save(self, folder: Path) -> None:
-        (folder / "vocabulary.json").write_text(json.dumps({"kind": self.kind, "words": self.words}, ensure_ascii=False))
+    def save(self, folder: Path, name: str = "vocabulary") -> None:
+        (folder / f"{name}.json").write_text(json.dumps({"kind": self.kind, "words": self.words}, ensure_ascii=False))
 
 
 class SubwordVocabulary(tf.Module):
-    """Subwords by sentencepiece (Kudo & Richardson 2018, https://arxiv.org/abs/1808.06226), unigram model.
+    """Pieces of text by sentencepiece (Kudo & Richardson 2018, https://arxiv.org/abs/1808.06226), that join to the text again.
 
     In the graph they are TensorFlow Text's `SentencepieceTokenizer`.
     """
 
     kind = "subwords"
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, drop_tags: bool = False) -> None:
         import tensorflow_text
 
         super().__init__()
-        self.model = model
+        self.model, self.drop_tags = model, drop_tags
         self.tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.string)
         self.lookup = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
 
     @classmethod
-    def learn(cls, texts: Iterable[str], size: int, min_count: int = 1) -> "SubwordVocabulary":
-        """`size` counts padding and the unknown token; sentencepiece takes fewer pieces if the texts hold no more."""
+    def learn(
+        cls,
+        texts: Iterable[str],
+        size: int,
+        *,
+        model_type: str = "unigram",
+        lowercase: bool = False,
+        markers: bool = False,
+        drop_tags: bool = False,
+    ) -> "SubwordVocabulary":
+        """Learn the pieces of the texts.
+
+        Args:
+            texts: of the training split.
+            size: counts padding, the unknown token and the markers; fewer pieces if the texts hold no more.
+            model_type: `unigram`, `bpe`, `word` (parts between spaces) or `char`.
+            lowercase: fold the case.
+            markers: have `START` and `END`.
+            drop_tags: leave out HTML tags.
+
+        Raises:
+            DataError: sentencepiece can't learn from these texts.
+        """
         import io
 
         import sentencepiece
 
-        del min_count  # sentencepiece ranks by likelihood
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_lines(texts)),
-            model_writer=model,
-            vocab_size=size,
-            hard_vocab_limit=False,
-            pad_id=PADDING,
-            unk_id=UNKNOWN,
-            bos_id=-1,
-            eos_id=-1,
-            normalization_rule_name="nmt_nfkc_cf",
-            minloglevel=2,
-        )
-        return cls(model.getvalue())
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(_lines(texts)),
+                model_writer=model,
+                model_type=model_type,
+                vocab_size=size,
+                hard_vocab_limit=False,
+                character_coverage=1.0 if model_type == "char" else 0.9995,
+                split_digits=True,
+                pad_id=PADDING,
+                unk_id=UNKNOWN,
+                bos_id=START if markers else -1,
+                eos_id=END if markers else -1,
+                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise DataError(
+                f"vocabulary: {size} {model_type} pieces can't be learned from these texts ({str(error).splitlines()[-1]}). "
+                "Pass another --vocabulary-size, or more text."
+            ) from None
+        return cls(model.getvalue(), drop_tags)
 
     @property
     def size(self) -> int:
@@ -115,14 +146,22 @@ class SubwordVocabulary(tf.Module):
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
-        return self.tokenizer.tokenize(tf.strings.regex_replace(texts, _SPACE, " "))
+        return self.tokenizer.tokenize(tf.strings.regex_replace(texts, _SPACE if self.drop_tags else r"\p{C}", " "))
 
     def ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
         return tf.ragged.map_flat_values(self.lookup.string_to_id, tokens)
 
-    def save(self, folder: Path) -> None:
-        (folder / "vocabulary.json").write_text(json.dumps({"kind": self.kind}))
-        (folder / "vocabulary.model").write_bytes(self.model)
+    def join(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """The texts of ragged ids, without markers."""
+        return self.lookup.detokenize(ids)
+
+    def pieces(self, ids: tf.Tensor) -> tf.Tensor:
+        """The pieces of ids of any shape, as strings."""
+        return self.lookup.id_to_string(ids)
+
+    def save(self, folder: Path, name: str = "vocabulary") -> None:
+        (folder / f"{name}.json").write_text(json.dumps({"kind": self.kind, "drop_tags": self.drop_tags}))
+        (folder / f"{name}.model").write_bytes(self.model)
 
 
 def _lines(texts: Iterable[str]) -> Iterable[str]:
@@ -141,15 +180,9 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
 Vocabulary = WordVocabulary | SubwordVocabulary
 
 
-def learn_vocabulary(kind: str, texts: Iterable[str], size: int, min_count: int = 1) -> Vocabulary:
-    """A vocabulary of `kind` (`words` or `subwords`) from the texts of the training split."""
-    kinds: dict[str, Any] = {"words": WordVocabulary, "subwords": SubwordVocabulary}
-    return kinds[kind].learn(texts, size, min_count)
-
-
-def load_vocabulary(folder: Path) -> Vocabulary:
+def load_vocabulary(folder: Path, name: str = "vocabulary") -> Any:
     """What `save` wrote."""
-    saved = json.loads((folder / "vocabulary.json").read_text())
+    saved = json.loads((folder / f"{name}.json").read_text())
     if saved["kind"] == "words":
         return WordVocabulary(saved["words"])
-    return SubwordVocabulary((folder / "vocabulary.model").read_bytes())
+    return SubwordVocabulary((folder / f"{name}.model").read_bytes(), saved["drop_tags"])

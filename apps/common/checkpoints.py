@@ -10,6 +10,7 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,23 @@ import keras
 import numpy as np
 
 
+@contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """In this block the model has the moving averages of its weights, if its optimizer keeps them (`use_ema`)."""
+    if not model.optimizer.use_ema:
+        yield
+        return
+    kept = [np.array(v) for v in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, kept):
+            variable.assign(value)
+
+
 class Checkpoint(keras.callbacks.Callback):
-    """Save the run every `every_seconds` and at each epoch's end; keep the best weights; stop early.
+    """Save the run every `every_seconds` and at each epoch's end; keep the best (averaged) weights; stop early.
 
     Args:
         folder: where `step-N.npz` files go; the last `keep` are kept.
@@ -65,7 +81,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.waited += 1
         if logs[self.monitor] > self.best:
             self.best, self.waited = logs[self.monitor], 0
-            self.best_weights = [np.array(w) for w in self.model.get_weights()]
+            with averaged_weights(self.model):
+                self.best_weights = [np.array(w) for w in self.model.get_weights()]
         if self.patience is not None and self.waited >= self.patience:
             self.finished = self.model.stop_training = True
         self.save()

@@ -42,6 +42,21 @@ def parse_config(config_class: type[Config], program: str, arguments: Sequence[s
     return config_class(**vars(parser.parse_args(arguments)))
 
 
+def with_preset(config: Config, preset: dict[str, Any]) -> Config:
+    """The config with the values of a preset, where no flag gave another than the default.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Example:
+    ...     epochs: int = 3
+    ...     units: int = 8
+    >>> with_preset(Example(epochs=5), {"epochs": 1, "units": 2})
+    Example(epochs=5, units=2)
+    """
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}  # type: ignore[arg-type]
+    changes = {name: value for name, value in preset.items() if getattr(config, name) == defaults[name]}
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; wrong input prints one line and exits with 2, Ctrl-C with 130."""
     try:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,17 @@ def prepare_device(seed: int, precision: str) -> str:
     if gpus:
         return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
     return f"CPU ({os.cpu_count()} cores)"
+
+
+def announce(facts: dict[str, str]) -> None:
+    """Say what a run is about to do, a line each."""
+    for name, fact in {**facts, "started": time.strftime("%H:%M:%S")}.items():
+        print(f"{name:<12}{fact}", flush=True)
+
+
+def verbosity() -> int:
+    """A progress bar for a person; a line an epoch for a file."""
+    return 1 if sys.stdout.isatty() else 2
 
 
 def versions() -> dict[str, str]:
@@ -116,16 +128,17 @@ class Progress(keras.callbacks.Callback):
         plot_history(self.folder, self.checkpoint.history, self.names)
 
 
-def _figure(*panels: int) -> Any:
+def new_figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) -> Any:
+    """A figure and its axes; width and height of a panel in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(*panels, figsize=(4.5 * panels[1], 3.6), layout="constrained")
+    return pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
     figure.savefig(path, dpi=120)
@@ -134,34 +147,35 @@ def _save(figure: Any, path: Path) -> None:
 
 def plot_history(folder: Path, history: Sequence[dict[str, float]], names: Sequence[str]) -> None:
     """`history.png`: a panel for each metric, training and validation over the epochs."""
-    figure, axes = _figure(1, len(names))
+    figure, axes = new_figure(1, len(names))
     epochs = [row["epoch"] for row in history]
     for axis, name in zip(np.atleast_1d(axes), names):
         for prefix, label in (("", "training"), ("val_", "validation")):
-            axis.plot(epochs, [row[prefix + name] for row in history], marker="o", markersize=3, label=label)
+            if prefix + name in history[0]:
+                axis.plot(epochs, [row[prefix + name] for row in history], marker="o", markersize=3, label=label)
         axis.set(xlabel="epoch", ylabel=name, title=name)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    _save(figure, folder / "history.png")
+    save_figure(figure, folder / "history.png")
 
 
 def plot_confusion(folder: Path, truth: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> None:
     """`confusion.png`: how many of each class were taken for which."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    figure, axis = _figure(1, 1)
+    figure, axis = new_figure(1, 1)
     ids = np.arange(len(labels))
     ConfusionMatrixDisplay.from_predictions(
         truth, predicted, labels=ids, display_labels=labels, cmap="Blues", ax=axis, colorbar=False
     )
     axis.set_title("validation")
-    _save(figure, folder / "confusion.png")
+    save_figure(figure, folder / "confusion.png")
 
 
 def plot_calibration(folder: Path, truth: np.ndarray, probabilities: np.ndarray) -> None:
     """`calibration.png`: accuracy over confidence; on the diagonal, the model knows what it knows."""
-    figure, axis = _figure(1, 1)
+    figure, axis = new_figure(1, 1)
     confidence, accuracy, counts = zip(*calibration_bins(truth, probabilities))
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="perfect")
     axis.scatter(confidence, accuracy, s=[10 + 150 * c / max(counts) for c in counts], label="validation (area: examples)")
@@ -169,4 +183,4 @@ def plot_calibration(folder: Path, truth: np.ndarray, probabilities: np.ndarray)
     axis.set(xlabel="confidence", ylabel="accuracy", title="calibration", xlim=(low, 1.02), ylim=(low, 1.02))
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left")
-    _save(figure, folder / "calibration.png")
+    save_figure(figure, folder / "calibration.png")

@@ -15,10 +15,9 @@ import tensorflow as tf
 from keras import ops
 
 import layers
+from apps.common.attention_decoder import CELLS
 from data_pipelines.steps import shorten
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
-
-CELLS = {"simple_rnn": layers.SimpleRNN, "gated_rnn": layers.GatedRNN, "gru": layers.GRU, "lstm": layers.LSTM}
 
 
 @keras.saving.register_keras_serializable(package="unfold")

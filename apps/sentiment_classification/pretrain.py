@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from apps.common.runs import warm_up_and_decay
+from apps.common.runs import verbosity, warm_up_and_decay
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 
 
@@ -78,7 +78,7 @@ def pretrain(
     model = keras.Model(classifier.input, loss)
     schedule = warm_up_and_decay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule, global_clipnorm=clip_norm), loss=_loss_is_the_output)
-    model.fit(batches, steps_per_epoch=steps, shuffle=False)
+    model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=verbosity())
 
 
 def _loss_is_the_output(_: Any, loss: Any) -> Any:

@@ -6,7 +6,6 @@ Read `main` from top to bottom: configuration, data, model, training, metrics, e
 """
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +21,9 @@ from apps.sentiment_classification.evaluate import evaluate_export
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier, serving_signatures
 from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
-from data_pipelines.reviews import Batches, Review, encode, load_reviews, load_texts, review_batches
+from data_pipelines.reviews import Batches, Review, encode, learn_vocabulary, load_reviews, load_texts, review_batches
 from data_pipelines.steps import bucket_boundaries
-from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
+from data_pipelines.vocabulary import load_vocabulary
 
 APPLICATION = "sentiment_classification"
 
@@ -78,8 +77,7 @@ QUICK = {
 def main() -> None:
     config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
     if config.quick:
-        changes = {k: v for k, v in QUICK.items() if getattr(config, k) == getattr(Config, k)}
-        config = Config(**{**vars(config), **changes})
+        config = cli.with_preset(config, QUICK)
     train(config)
 
 
@@ -129,7 +127,7 @@ def train(config: Config) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
     start_step = restored or 0
-    _announce(config, reviews, vocabulary.size, model, device, folder, start_step)
+    runs.announce(_facts(config, reviews, vocabulary.size, model, device, folder, start_step))
     if config.pretrain_on and restored is None:
         unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
         language = review_batches(unlabelled, reviews.labels, vocabulary, **options, shuffle_seed=config.seed)
@@ -142,6 +140,7 @@ def train(config: Config) -> dict[str, float]:
             validation_data=validation.dataset,
             validation_steps=validation.steps_per_epoch,
             shuffle=False,
+            verbose=runs.verbosity(),
             callbacks=[
                 checkpoint,
                 runs.Progress(folder, checkpoint, ["loss", "accuracy"]),
@@ -181,17 +180,17 @@ def train(config: Config) -> dict[str, float]:
     return metrics["validation"]
 
 
-def _announce(config, reviews, vocabulary_size, model, device, folder, start_step) -> None:
+def _facts(config, reviews, vocabulary_size, model, device, folder, start_step) -> dict[str, str]:
     counts = ", ".join(f"{len(examples):,} {name}" for name, examples in reviews.splits.items())
-    print(f"device      {device}, {config.precision}")
-    print(f"examples    {counts}; classes {', '.join(reviews.labels)}")
-    for split, count in reviews.empty_texts.items():
-        if count:
-            print(f"            {count} empty text(s) in {split}: kept, and predicted from no words")
-    print(f"vocabulary  {vocabulary_size:,} {config.tokens}")
-    print(f"parameters  {model.count_params():,}")
-    print(f"run         {folder}" + (f", continued at step {start_step:,}" if start_step else ""))
-    print(f"started     {time.strftime('%H:%M:%S')}", flush=True)
+    empty = ", ".join(f"{count:,} in {split}" for split, count in reviews.empty_texts.items() if count)
+    return {
+        "device": f"{device}, {config.precision}",
+        "examples": f"{counts}; classes {', '.join(reviews.labels)}",
+        **({"empty": f"texts: {empty}; kept, and predicted from no words"} if empty else {}),
+        "vocabulary": f"{vocabulary_size:,} {config.tokens}",
+        "parameters": f"{model.count_params():,}",
+        "run": f"{folder}" + (f", continued at step {start_step:,}" if start_step else ""),
+    }
 
 
 if __name__ == "__main__":

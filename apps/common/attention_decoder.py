@@ -1,0 +1,203 @@
+"""A recurrent decoder that attends to what an encoder remembers: words of a sentence, or regions of a picture.
+
+    h_t = cell(x_t, h_{t-1})                       the first level reads the token so far
+    c_t = sum_j a_tj m_j,  a_t = attention(h_t)    what it looks at
+    g_t = cell([h_t ; c_t], g_{t-1})               each further level reads the level below and what was looked at
+    o_t = tanh(W [g_t ; c_t ; x_t])                from which the next token is predicted
+
+No level needs c_{t-1}, so in training each runs over the whole sequence at once, and so does the attention (after Luong et
+al. 2015, https://aclanthology.org/D15-1166; levels as in Wu et al. 2016, https://arxiv.org/abs/1609.08144). With input
+feeding the first level reads [x_t ; o_{t-1}], step by step.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+import layers
+from layers.recurrence import scan
+
+Tensor = Any
+
+CELLS = {"simple_rnn": layers.SimpleRNN, "gated_rnn": layers.GatedRNN, "gru": layers.GRU, "lstm": layers.LSTM}
+
+
+class Memory(NamedTuple):
+    """What an encoder gives: values (batch, positions, size), their keys, and a mask (batch, positions), True = keep."""
+
+    values: Tensor
+    keys: Tensor | None
+    mask: Tensor | None
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class AttentionDecoder(keras.layers.Layer):
+    """Embedded tokens and a memory to vectors from which the next tokens are predicted.
+
+    Args:
+        units: of each level.
+        output_size: of o_t.
+        cell: a key of `CELLS`.
+        depth: levels.
+        attention: `dot` (scaled, on projected keys), `additive`, or `none`.
+        input_feeding: let the first level read o_{t-1}.
+        own_start: make the first states from the mean of the memory; else the caller passes them.
+        dropout: between levels and on o_t.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        output_size: int,
+        cell: str = "gru",
+        depth: int = 2,
+        attention: str = "dot",
+        input_feeding: bool = False,
+        own_start: bool = True,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.units, self.output_size, self.cell, self.depth = units, output_size, cell, depth
+        self.attention, self.input_feeding, self.own_start, self.dropout = attention, input_feeding, own_start, dropout
+        self.supports_masking = True
+        dtype = {"dtype": self.dtype_policy}
+        self.levels = [
+            CELLS[cell](units, return_sequences=True, return_state=True, name=f"level_{n + 1}", **dtype) for n in range(depth)
+        ]
+        count = len(self.levels[0].state_sizes)
+        self.bridges = [
+            [keras.layers.Dense(units, "tanh", name=f"bridge_{n + 1}_{i + 1}", **dtype) for i in range(count)]
+            for n in range(depth if own_start else 0)
+        ]
+        self.key = keras.layers.Dense(units, use_bias=False, name="key", **dtype)
+        self.query = keras.layers.Dense(units, name="query", **dtype)
+        self.readout = keras.layers.Dense(output_size, "tanh", name="readout", **dtype)
+        self.drop = keras.layers.Dropout(dropout, **dtype)
+
+    def build(self, tokens_shape: tuple, memory_shape: tuple) -> None:
+        size, memory_size = tokens_shape[-1], memory_shape[-1]
+        context = 0 if self.attention == "none" else memory_size
+        feed = self.output_size if self.input_feeding else 0
+        for n, level in enumerate(self.levels):
+            _build(level, (None, None, size + feed if n == 0 else self.units + context))
+        for bridges in self.bridges:
+            for bridge in bridges:
+                _build(bridge, (None, memory_size))
+        if self.attention != "none":
+            _build(self.key, memory_shape)
+            _build(self.query, (None, None, self.units))
+        if self.attention == "additive":
+            self.scale = self.add_weight(shape=(self.units,), initializer="glorot_uniform", name="scale")
+        _build(self.readout, (None, None, self.units + context + size))
+
+    # -- the memory
+
+    def remember(self, values: Tensor, mask: Tensor | None = None) -> Memory:
+        """Prepare the encoder's values once for all steps."""
+        return Memory(values, None if self.attention == "none" else self.key(values), mask)
+
+    def start(self, memory: Memory, states: list[list[Tensor]] | None = None) -> dict[str, Any]:
+        """The state before the first token: the encoder's own states, or made from the mean of the memory."""
+        if states is None:
+            if memory.mask is None:
+                mean = ops.mean(memory.values, axis=1)
+            else:
+                kept = ops.cast(memory.mask, memory.values.dtype)[..., None]
+                mean = ops.sum(memory.values * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1)
+            states = [[bridge(mean) for bridge in bridges] for bridges in self.bridges]
+        state: dict[str, Any] = {"levels": states}
+        if self.input_feeding:
+            state["output"] = ops.zeros_like(states[0][0][:, :1]) * ops.zeros((1, self.output_size), dtype=self.compute_dtype)
+        return state
+
+    def look(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
+        """The context (batch, queries, size) and the weights (batch, queries, positions) for hidden (batch, queries, units)."""
+        if self.attention == "none":
+            return hidden[..., :0], None
+        mask = None if memory.mask is None else memory.mask[:, None]
+        if self.attention == "dot":
+            return layers.scaled_dot_product_attention(self.query(hidden), memory.keys, memory.values, mask)
+        scale = ops.cast(self.scale, hidden.dtype)
+        return layers.additive_attention(self.query(hidden), memory.keys, memory.values, scale, mask)
+
+    # -- all steps at once
+
+    def call(
+        self, tokens: Tensor, values: Tensor, values_mask: Tensor | None = None, states: Any = None, training: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embedded tokens (batch, time, size) and the encoder's values (batch, positions, size) -> outputs (batch, time,
+        output_size) and attention weights (batch, time, positions)."""
+        memory = self.remember(values, values_mask)
+        state = self.start(memory, states)
+        if self.input_feeding:
+            return self._feed(tokens, memory, state, training)
+        hidden = self.levels[0](tokens, initial_state=state["levels"][0], training=training)[0]
+        context, weights = self.look(hidden, memory)
+        for level, initial in zip(self.levels[1:], state["levels"][1:]):
+            below = self.drop(ops.concatenate([hidden, context], axis=-1), training=training)
+            hidden = level(below, initial_state=initial, training=training)[0]
+        outputs = self.readout(ops.concatenate([hidden, context, tokens], axis=-1))
+        return self.drop(outputs, training=training), weights
+
+    def compute_mask(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        return None
+
+    def _feed(self, tokens, memory, state, training):
+        sizes = [len(level) for level in state["levels"]]
+
+        def step(carry, elements):
+            *flat, output = carry
+            levels = [[flat.pop(0) for _ in range(size)] for size in sizes]
+            output, weights, after = self._step(elements[0][:, None], {"levels": levels, "output": output}, memory, training)
+            outputs = [output[:, 0]] if weights is None else [output[:, 0], weights[:, 0]]
+            return [*keras.tree.flatten(after["levels"]), after["output"]], outputs
+
+        widths = [self.output_size] if self.attention == "none" else [self.output_size, memory.values.shape[1]]
+        carry = [*keras.tree.flatten(state["levels"]), state["output"]]
+        _, (outputs, *weights) = scan(step, carry, [ops.transpose(tokens, (1, 0, 2))], widths, differentiable=True)
+        outputs = self.drop(ops.transpose(outputs, (1, 0, 2)), training=training)
+        return outputs, (ops.transpose(weights[0], (1, 0, 2)) if weights else None)
+
+    # -- one step
+
+    def step(self, token: Tensor, state: dict[str, Any], memory: Memory) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+        """One embedded token of each hypothesis (batch, width, size), a state whose tensors are (batch, width, …), and one
+        memory for all hypotheses -> output (batch, width, output_size), weights (batch, width, positions), state."""
+        width = token.shape[1]
+        flat = keras.tree.map_structure(lambda s: ops.reshape(s, (-1, s.shape[-1])), state)
+        output, weights, after = self._step(token, flat, memory, False)
+        return output, weights, keras.tree.map_structure(lambda s: ops.reshape(s, (-1, width, s.shape[-1])), after)
+
+    def _step(self, token, state, memory, training):
+        """States are (batch x width, …), the rest (batch, width, …)."""
+        width = token.shape[1]
+
+        def wide(x):
+            return ops.reshape(x, (-1, width, x.shape[-1]))
+
+        def flat(x):
+            return ops.reshape(x, (-1, x.shape[-1]))
+
+        x = flat(token)
+        first = ops.concatenate([x, state["output"]], axis=-1) if self.input_feeding else x
+        hidden, new = self.levels[0].cell(first, state["levels"][0])
+        context, weights = self.look(wide(hidden), memory)
+        levels = [new]
+        for level, before in zip(self.levels[1:], state["levels"][1:]):
+            below = ops.concatenate([hidden, flat(context)], axis=-1)
+            hidden, new = level.cell(self.drop(below, training=training), before)
+            levels.append(new)
+        output = self.readout(ops.concatenate([hidden, flat(context), x], axis=-1))
+        after = {"levels": levels, "output": output} if self.input_feeding else {"levels": levels}
+        return wide(output), weights, after
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("units", "output_size", "cell", "depth", "attention", "input_feeding", "own_start", "dropout")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _build(layer: keras.layers.Layer, shape: tuple) -> None:
+    if not layer.built:
+        layer.build(shape)

@@ -1,0 +1,38 @@
+"""Validation of a decoder by what it is for: its search, beside its loss."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from apps.common.checkpoints import averaged_weights
+from apps.common.losses import token_cross_entropy
+
+
+class SearchValidation(keras.callbacks.Callback):
+    """At each epoch's end, with the averaged weights, log `val_loss`, `val_perplexity` and what the search is worth.
+
+    Put it before `Checkpoint`, which reads these logs.
+
+    Args:
+        batches: `(inputs, following ids)`; padding (0) weighs nothing.
+        measure: search with the model as it is and return metrics by name; `val_` is put before the names.
+    """
+
+    def __init__(self, batches: tf.data.Dataset, measure: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self.batches, self.measure = batches, measure
+        self._graph: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._graph is None:
+            self._graph = tf.function(lambda x, y: token_cross_entropy(y, self.model(x, training=False)), reduce_retracing=True)
+        with averaged_weights(self.model):
+            sums = [self._graph(inputs, following) for inputs, following in self.batches]
+            loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
+            values = {"loss": loss, "perplexity": math.exp(min(loss, 50)), **self.measure()}
+        if logs is not None:
+            logs.update({f"val_{name}": value for name, value in values.items()})
+        print("validation  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)

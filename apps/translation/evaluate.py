@@ -1,0 +1,66 @@
+"""Measure an export on pairs of sentences. The last line printed is one JSON object.
+
+python -m apps.translation.evaluate saved_models/translation --data folder/ --split test
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.export import load_export
+from apps.common.metrics import translation_metrics
+from data_pipelines.sources import DataError
+from data_pipelines.translations import load_translations
+
+BATCH_SIZE = 32
+
+
+def in_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """The places of the sentences of a batch and the export's outputs for them, as arrays; the shortest come first."""
+    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # sentences of one length pad least
+    for start in range(0, len(order), BATCH_SIZE):
+        places = order[start : start + BATCH_SIZE]
+        outputs = served.signatures["serving_default"](text=tf.constant([sentences[i] for i in places]))
+        yield places, {name: value.numpy() for name, value in outputs.items()}
+        if progress:
+            print(f"\r{start + len(places):,} of {len(order):,}", end="", file=sys.stderr, flush=True)
+    if progress:
+        print(file=sys.stderr)
+
+
+def translate_all(served: Any, sentences: Sequence[str], progress: bool = False) -> list[str]:
+    """The translations, in the order of the sentences."""
+    translations = [""] * len(sentences)
+    for places, outputs in in_batches(served, sentences, progress):
+        for place, translation in zip(places, outputs["translation"]):
+            translations[place] = translation.decode("utf-8", "replace")
+    return translations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.translation.evaluate", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("--data", required=True, help="as in training")
+    parser.add_argument("--source-lang", default="en", help="as in training")
+    parser.add_argument("--target-lang", default="de", help="as in training")
+    parser.add_argument("--split", default=None, help="train, validation or test; default test where there is one")
+    parser.add_argument("--seed", type=int, default=0, help="as in training, for splits made by seed")
+    arguments = parser.parse_args()
+    splits = load_translations(arguments.data, arguments.source_lang, arguments.target_lang, arguments.seed).splits
+    split = arguments.split or ("test" if "test" in splits else "validation")
+    if split not in splits:
+        raise DataError(f"{arguments.data}: no split {split!r}; there are {sorted(splits)}. Name one with --split.")
+    served = load_export(arguments.export)
+    translations = translate_all(served, [pair.source for pair in splits[split]], progress=sys.stderr.isatty())
+    metrics = translation_metrics(translations, [pair.target for pair in splits[split]])
+    print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    print(json.dumps({"split": split, **metrics}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,228 @@
+"""The translator: an encoder that reads the whole source, a decoder that attends to it and writes the target.
+
+m_j  = [forward_j ; backward_j]                      what the encoder remembers at source token j
+o_t  = decoder(y_1 … y_{t-1}, m)                     see apps/common/attention_decoder.py
+p(y_t | y_1 … y_{t-1}, x) = softmax(E o_t + b)       E: the embedding of the target (Press & Wolf 2017)
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+import layers
+from apps.common.attention_decoder import CELLS, AttentionDecoder, Memory
+from data_pipelines.vocabulary import PADDING, START
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class RecurrentEncoder(keras.layers.Layer):
+    """Stacked recurrent layers, in both directions or in one: (batch, time, size) -> (batch, time, units), final states."""
+
+    def __init__(self, units: int, cell: str, depth: int, bidirectional: bool, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units, self.cell, self.depth = units, cell, depth
+        self.bidirectional, self.dropout = bidirectional, dropout
+        self.supports_masking = True
+        self.levels = []
+        for n in range(depth):
+            name, options = f"level_{n + 1}", {"return_sequences": True, "return_state": True, "dtype": self.dtype_policy}
+            if bidirectional:
+                self.levels.append(layers.Bidirectional(CELLS[cell](units // 2, **options), name=name, dtype=self.dtype_policy))
+            else:
+                self.levels.append(CELLS[cell](units, **options, name=name))
+        self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, shape: tuple) -> None:
+        for level in self.levels:
+            if not level.built:
+                level.build(shape)
+            shape = (*shape[:-1], self.units)
+
+    def call(self, x: Tensor, mask: Tensor | None = None, training: bool = False) -> tuple[Tensor, list[list[Tensor]]]:
+        states = []
+        for n, level in enumerate(self.levels):
+            x, *final = level(self.drop(x, training=training) if n else x, mask=mask, training=training)
+            states.append(final)
+        return x, states
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("units", "cell", "depth", "bidirectional", "dropout")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class SelfAttentionEncoder(keras.layers.Layer):
+    """Encode the position; then, in each block, let every token look at all others (Vaswani et al. 2017, section 3.1,
+    normalised before each part: Xiong et al. 2020, https://arxiv.org/abs/2002.04745)."""
+
+    def __init__(self, units: int, depth: int, heads: int, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units, self.depth, self.heads, self.dropout = units, depth, heads, dropout
+        self.supports_masking = True
+        options = {"dtype": self.dtype_policy}
+        self.enter = keras.layers.Dense(units, name="enter", **options)
+        self.position = layers.PositionalEncoding(**options)
+        self.blocks = [
+            {
+                "norm_1": keras.layers.LayerNormalization(epsilon=1e-6, **options),
+                "attention": layers.MultiHeadAttention(heads, units // heads, dropout=dropout, **options),
+                "norm_2": keras.layers.LayerNormalization(epsilon=1e-6, **options),
+                "wide": keras.layers.Dense(4 * units, "relu", **options),
+                "narrow": keras.layers.Dense(units, **options),
+            }
+            for _ in range(depth)
+        ]
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, **options)
+        self.drop = keras.layers.Dropout(dropout, **options)
+
+    def build(self, shape: tuple) -> None:
+        inner = (*shape[:-1], self.units)
+        parts: list[tuple[Any, tuple]] = [(self.enter, (shape,)), (self.norm, (inner,))]
+        for block in self.blocks:
+            parts += [(block["attention"], (inner, inner)), (block["norm_1"], (inner,)), (block["norm_2"], (inner,))]
+            parts += [(block["wide"], (inner,)), (block["narrow"], ((*shape[:-1], 4 * self.units),))]
+        for layer, shapes in parts:
+            if not layer.built:
+                layer.build(*shapes)
+
+    def call(self, x: Tensor, mask: Tensor | None = None, training: bool = False) -> tuple[Tensor, None]:
+        x = self.drop(self.position(self.enter(x)), training=training)
+        for block in self.blocks:
+            y = block["norm_1"](x)
+            y = block["attention"](y, y, query_mask=mask, value_mask=mask, training=training)
+            x = x + self.drop(y, training=training)
+            y = block["narrow"](block["wide"](block["norm_2"](x)))
+            x = x + self.drop(y, training=training)
+        return self.norm(x), None
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("units", "depth", "heads", "dropout")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class Translator(keras.Model):
+    """`{"source": ids (batch, time), "target": ids so far (batch, time)}` -> logits of what follows (batch, time, vocabulary).
+
+    Args:
+        source_size, target_size: of the vocabularies; joint: one embedding for both.
+        embedding_size, units, cell, encoder_depth, decoder_depth, attention, input_feeding, dropout: see the two parts.
+        encoder: `recurrent`, in both directions; `forward`, in one, whose final states start the decoder; `self-attention`.
+        reverse_source: feed the source's last token first (Sutskever et al. 2014).
+        heads: of self-attention.
+        scheduled_sampling: share of the target tokens that training replaces by the model's own (Bengio et al. 2015,
+            https://arxiv.org/abs/1506.03099; from one pass over the true ones: Mihaylova & Martins 2019,
+            https://aclanthology.org/P19-2049).
+    """
+
+    def __init__(
+        self,
+        source_size: int,
+        target_size: int,
+        *,
+        joint: bool = True,
+        embedding_size: int = 256,
+        units: int = 256,
+        cell: str = "gru",
+        encoder: str = "recurrent",
+        encoder_depth: int = 1,
+        decoder_depth: int = 2,
+        attention: str = "dot",
+        input_feeding: bool = False,
+        reverse_source: bool = False,
+        heads: int = 4,
+        dropout: float = 0.0,
+        scheduled_sampling: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
+        self.reverse_source, self.scheduled_sampling = reverse_source, scheduled_sampling
+        self.target_embedding = keras.layers.ReversibleEmbedding(
+            target_size, embedding_size, reverse_dtype="float32", name="target_embedding"
+        )
+        self.source_embedding = (
+            self.target_embedding if joint else keras.layers.Embedding(source_size, embedding_size, name="source_embedding")
+        )
+        if encoder == "self-attention":
+            self.encoder: Any = SelfAttentionEncoder(units, encoder_depth, heads, dropout, name="encoder")
+        else:
+            self.encoder = RecurrentEncoder(units, cell, encoder_depth, encoder == "recurrent", dropout, name="encoder")
+        self.decoder = AttentionDecoder(
+            units,
+            embedding_size,
+            cell=cell,
+            depth=decoder_depth,
+            attention=attention,
+            input_feeding=input_feeding,
+            own_start=encoder != "forward",
+            dropout=dropout,
+            name="decoder",
+        )
+        self.drop = keras.layers.Dropout(dropout)
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, shapes: Any = None) -> None:
+        size, units = self.settings["embedding_size"], self.settings["units"]
+        for layer in (self.target_embedding, self.source_embedding):
+            if not layer.built:
+                layer.build()
+        if not self.encoder.built:
+            self.encoder.build((None, None, size))
+        if not self.decoder.built:
+            self.decoder.build((None, None, size), (None, None, units))
+        self.bias = self.add_weight(shape=(self.settings["target_size"],), initializer="zeros", name="bias")
+
+    # -- its parts
+
+    def encode(self, source: Tensor, training: bool = False) -> tuple[Memory, dict[str, Any]]:
+        """Source ids -> what the decoder attends to, and its state before the first token."""
+        values, mask, states = self.read(source, training)
+        memory = self.decoder.remember(values, mask)
+        return memory, self.decoder.start(memory, states)
+
+    def read(self, source: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Any]:
+        """Source ids -> the encoder's values (batch, time, units), their mask, and its final states if they start the decoder."""
+        mask = ops.not_equal(source, PADDING)
+        x = self.drop(self.source_embedding(source), training=training)
+        if self.reverse_source:
+            x, mask = ops.flip(x, axis=1), ops.flip(mask, axis=1)
+        values, states = self.encoder(x, mask=mask, training=training)
+        return values, mask, (states if self.settings["encoder"] == "forward" else None)
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        return self.target_embedding(outputs, reverse=True) + self.bias
+
+    def write(self, target: Tensor, read: tuple, training: bool = False) -> tuple[Tensor, Any]:
+        """The logits of what follows each token of the target, and the attention (batch, time, source time)."""
+        values, mask, states = read
+        tokens = self.drop(self.target_embedding(target), training=training)
+        outputs, weights = self.decoder(tokens, values, values_mask=mask, states=states, training=training)
+        return self.logits(outputs), weights
+
+    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
+        target = inputs["target"]
+        read = self.read(inputs["source"], training)
+        if training and self.scheduled_sampling:
+            guess = ops.cast(ops.argmax(self.write(target, read, training=True)[0], axis=-1), target.dtype)
+            guess = ops.concatenate([target[:, :1], guess[:, :-1]], axis=1)
+            coin = keras.random.uniform(ops.shape(target), seed=self.seed_generator) < self.scheduled_sampling
+            target = ops.where(ops.logical_and(coin, target > START), ops.stop_gradient(guess), target)
+        return self.write(target, read, training)[0]
+
+    def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
+        """One step of `apps.common.decoding`: tokens (batch, width) -> logits, state, attention."""
+        output, weights, state = self.decoder.step(self.target_embedding(tokens), state, memory)
+        return self.logits(output), state, weights
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.settings}

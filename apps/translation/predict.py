@@ -1,0 +1,87 @@
+"""Translate sentences with an export.
+
+python -m apps.translation.predict saved_models/translation "A dog runs." [--n-best 3] [--attention out.png]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.export import load_export
+from apps.common.runs import new_figure, save_figure
+from apps.translation.evaluate import in_batches
+from data_pipelines.sources import DataError
+
+
+def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
+    """For each sentence its `translation`, `score` and the `n_best` `alternatives` with their scores, best first."""
+    results: list[dict[str, Any]] = [{}] * len(sentences)
+    for places, outputs in in_batches(served, sentences, progress):
+        for row, place in enumerate(places):
+            alternatives = [
+                {"translation": text.decode("utf-8", "replace"), "score": round(float(score), 4)}
+                for text, score in zip(outputs["alternatives"][row], outputs["alternative_scores"][row])
+                if score > -1e8  # a search may find fewer than it was asked for
+            ]
+            results[place] = {"text": sentences[place], **alternatives[0], "alternatives": alternatives[:n_best]}
+    return results
+
+
+def explain(served: Any, sentences: Sequence[str]) -> list[str]:
+    """Two lines a sentence: the source, the translation with its score."""
+    lines = []
+    for prediction in predictions(served, sentences):
+        lines += [f"  {prediction['text']}", f"> {prediction['translation']}  ({prediction['score']:.2f})"]
+    return lines
+
+
+def plot_attention(served: Any, sentence: str, path: Path) -> None:
+    """A picture of how much each target token attended to each source token."""
+    outputs = {k: v.numpy()[0] for k, v in served.signatures["serving_default"](text=tf.constant([sentence])).items()}
+    source = [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs["source_tokens"] if token]
+    target = [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs["target_tokens"] if token]
+    weights = outputs["attention"][: len(target), : len(source)]
+    if not weights.size:
+        raise DataError(f"attention: none for {sentence!r}. Give a sentence with words, and a model with attention.")
+    figure, axis = new_figure(1, 1, width=1.5 + 0.32 * len(source), height=1.5 + 0.28 * len(target))
+    image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axis.set_xticks(np.arange(len(source)), source, rotation=60, ha="right")
+    axis.set_yticks(np.arange(len(target)), target)
+    axis.set(xlabel="source", ylabel="translation")
+    figure.colorbar(image, label="attention")
+    save_figure(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.translation.predict", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("input", nargs="+", help="sentences; '-' reads standard input, one a line")
+    parser.add_argument("--n-best", type=int, default=1, help="translations a sentence, at most the beam width of the export")
+    parser.add_argument("--attention", type=Path, help="draw the attention of the first sentence into this .png")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    arguments = parser.parse_args()
+    if arguments.n_best < 1:
+        raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
+    served = load_export(arguments.export)
+    sentences = cli.read_inputs(arguments.input)
+    results = predictions(served, sentences, arguments.n_best, progress=sys.stderr.isatty() and len(sentences) > 32)
+    for result in results:
+        if arguments.json:
+            print(json.dumps(result, ensure_ascii=False))
+        elif arguments.n_best == 1:
+            print(result["translation"])
+        else:
+            print("\n".join(f"{a['score']:8.3f}  {a['translation']}" for a in result["alternatives"]) + "\n")
+    if arguments.attention:
+        plot_attention(served, sentences[0], arguments.attention)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,214 @@
+"""Train a translator on pairs of sentences, measure it by beam search, and export it.
+
+    python -m apps.translation.train --data folder/ --source-lang en --target-lang de
+
+Read `train` from top to bottom: data, model, training, export, metrics, translations.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import keras
+import numpy as np
+
+from apps.common import cli, runs
+from apps.common.checkpoints import Checkpoint
+from apps.common.export import export_model, load_export
+from apps.common.losses import TokenLoss
+from apps.common.metrics import translation_metrics
+from apps.common.validation import SearchValidation
+from apps.translation.evaluate import translate_all
+from apps.translation.model import Translator
+from apps.translation.predict import explain, plot_attention
+from apps.translation.presets import QUICK, SUTSKEVER
+from apps.translation.serving import search_translations, serving_signatures
+from data_pipelines.steps import bucket_boundaries
+from data_pipelines.translations import Batches, Vocabularies, encode, load_translations, translation_batches
+
+APPLICATION = "translation"
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Annotated[str, "embedded, tfds:NAME[/config], a .tsv/.csv file, or a folder with <split>.<lang>[.gz]"] = "embedded"
+    source_lang: Annotated[str, "ending of the files, or name of the column, of the source"] = "en"
+    target_lang: Annotated[str, "that of the target"] = "de"
+    run: Annotated[str | None, "folder of the run; default runs/translation/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
+    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    preset: Annotated[Literal["base", "sutskever"], "flags given beside it win"] = "base"
+    quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    # text
+    tokens: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
+    vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
+    vocabulary_size: Annotated[int, "tokens of each vocabulary"] = 6_000
+    max_length_tokens: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use"] = 80
+    # model
+    cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
+    units: Annotated[int, "size of encoder and decoder states"] = 256
+    embedding_size: Annotated[int, "size of a token's vector"] = 256
+    encoder: Annotated[
+        Literal["recurrent", "forward", "self-attention"], "both directions; one, whose final states start the decoder; none"
+    ] = "recurrent"
+    encoder_depth: Annotated[int, "levels"] = 1
+    decoder_depth: Annotated[int, "levels"] = 2
+    attention: Annotated[Literal["dot", "additive", "none"], "of the decoder"] = "dot"
+    input_feeding: Annotated[bool, "let the decoder read its last output, step by step"] = False
+    reverse_source: Annotated[bool, "read the source backwards"] = False
+    dropout: Annotated[float, "between layers"] = 0.3
+    # training
+    label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
+    scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own"] = 0.0
+    epochs: Annotated[int, "passes over the training split"] = 20
+    tokens_per_batch: Annotated[int, "of the longer side, padding counted"] = 2_048
+    optimizer: Annotated[Literal["adam", "sgd"], ""] = "adam"
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 2e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
+    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.998
+    patience: Annotated[int, "epochs without better validation BLEU before stopping"] = 5
+    # search
+    validation_beam_width: Annotated[int, "in training; 1 is greedy search"] = 1
+    beam_width: Annotated[int, "in the export"] = 5
+    length_penalty: Annotated[float, "0: probability decides, which favours short sentences; 1: nearly its mean"] = 1.0
+    coverage_penalty: Annotated[float, "above 0: favour what attends to all of the source"] = 0.0
+    block_ngrams: Annotated[int, "never repeat so many tokens in a row; 0: allow it"] = 0
+
+
+MODEL_FLAGS = (
+    "embedding_size units cell encoder encoder_depth decoder_depth attention input_feeding reverse_source dropout "
+    "scheduled_sampling"
+).split()
+
+
+def main() -> None:
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
+    if config.preset == "sutskever":
+        config = cli.with_preset(config, SUTSKEVER)
+    if config.quick:
+        config = cli.with_preset(config, QUICK)
+    train(config)
+
+
+def train(config: Config) -> dict[str, float | str]:
+    """Train, export and evaluate; return the validation metrics of the export."""
+    device = runs.prepare_device(config.seed, config.precision)
+
+    # -- data
+    data = load_translations(config.data, config.source_lang, config.target_lang, config.seed)
+    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": data.describe()})
+    pairs, held_out = data.splits["train"], data.splits["validation"]
+    vocabularies = Vocabularies.load(folder) or Vocabularies.learn(
+        pairs, config.tokens, config.vocabulary_size, config.vocabulary == "joint"
+    )
+    vocabularies.save(folder)
+    encoded, encoded_held_out = (encode(p, vocabularies, config.max_length_tokens) for p in (pairs, held_out))
+    boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, buckets=6, multiple=4)
+
+    def batches(start_step: int) -> Batches:
+        return translation_batches(
+            encoded,
+            tokens_per_batch=config.tokens_per_batch,
+            boundaries=boundaries,
+            shuffle_seed=config.seed,
+            start_step=start_step,
+        )
+
+    steps = batches(0).steps_per_epoch
+    validation = translation_batches(encoded_held_out, tokens_per_batch=4_096, boundaries=[*boundaries, config.max_length_tokens])
+
+    # -- model
+    model = Translator(
+        vocabularies.source.size,
+        vocabularies.target.size,
+        joint=vocabularies.joint,
+        **{name: getattr(config, name) for name in MODEL_FLAGS},
+    )
+    schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
+    options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
+    if config.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(schedule, beta_2=0.98, **options)
+    else:
+        optimizer = keras.optimizers.SGD(schedule, **options)
+    model.compile(optimizer, TokenLoss(config.label_smoothing))
+    model(next(iter(validation.dataset))[0])
+
+    # -- training
+    measure = search_translations(model, vocabularies, held_out, config.validation_beam_width)
+    checkpoint = Checkpoint(folder / "checkpoints", monitor="val_bleu", patience=config.patience)
+    start_step = (checkpoint.restore(model, validation.dataset) if config.resume else None) or 0
+    runs.announce(_facts(config, data, encoded.left_out, vocabularies, model, device, folder, start_step))
+    for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
+        model.fit(
+            batches(first_step).dataset,
+            shuffle=False,
+            verbose=runs.verbosity(),
+            callbacks=[
+                SearchValidation(validation.dataset, measure),
+                checkpoint,
+                runs.Progress(folder, checkpoint, ["loss", "bleu"]),
+                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            ],
+            **arguments,
+        )
+    checkpoint.restore_best()
+    model.save(folder / "model.keras")
+
+    # -- export
+    export = export_model(
+        Path(config.export_to),
+        model,
+        [vocabularies.source, vocabularies.target],
+        serving_signatures(
+            model,
+            vocabularies,
+            config.max_length_tokens,
+            width=config.beam_width,
+            best=config.beam_width,
+            length_penalty=config.length_penalty,
+            coverage_penalty=config.coverage_penalty,
+            block_ngrams=config.block_ngrams,
+        ),
+        warm_up={"text": np.array([held_out[0].source.encode(), b""])},
+        files={"languages.txt": f"{config.source_lang}\n{config.target_lang}\n"},
+    )
+
+    # -- metrics of what was exported, plots, translations
+    served = load_export(str(export))
+    metrics = {}
+    for split in data.splits:
+        if split != "train":
+            outputs = translate_all(served, [pair.source for pair in data.splits[split]])
+            metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]])
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"] if name != "bleu_signature"]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+    print(f"BLEU signature {metrics['validation']['bleu_signature']}\n")
+    print("\n".join(explain(served, [pair.source for pair in held_out[:3]])))
+    for n, pair in enumerate(held_out[:3], start=1):
+        plot_attention(served, pair.source, folder / f"attention_{n}.png")
+    print(f"\nrun     {folder}\nexport  {export}")
+    return metrics["validation"]
+
+
+def _facts(config, data, left_out, vocabularies, model, device, folder, start_step) -> dict[str, str]:
+    counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in data.splits.items())
+    out = [f"{n:,} pair(s) with an empty side in {split}" for split, n in data.empty_pairs.items() if n]
+    if left_out:
+        out.append(f"{len(left_out):,} training pair(s) beyond {config.max_length_tokens} tokens")
+    size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
+    return {
+        "device": f"{device}, {config.precision}",
+        "examples": f"{counts}; {config.source_lang} to {config.target_lang}",
+        **({"left out": "; ".join(out)} if out else {}),
+        "vocabulary": f"{size} {config.tokens}, {config.vocabulary}",
+        "parameters": f"{model.count_params():,}",
+        "run": f"{folder}" + (f", continued at step {start_step:,}" if start_step else ""),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)

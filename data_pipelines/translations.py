@@ -1,0 +1,206 @@
+"""Translations: pairs of sentences from any source, and the batches that a translator trains on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines import steps
+from data_pipelines.embedded.translations import embedded_translations
+from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
+from data_pipelines.vocabulary import END, START, SubwordVocabulary, load_vocabulary
+
+MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
+
+
+class Pair(NamedTuple):
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Translations:
+    """Pairs of sentences by split; pairs with an empty side are left out of the training split and counted."""
+
+    splits: dict[str, list[Pair]]
+    empty_pairs: dict[str, int] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """What was loaded, counted and hashed, for the run's config."""
+        return {
+            name: {"examples": len(pairs), "empty_pairs": self.empty_pairs.get(name, 0), "sha256": fingerprint(pairs)}
+            for name, pairs in self.splits.items()
+        }
+
+
+def load_translations(source: str, source_lang: str, target_lang: str, seed: int = 0) -> Translations:
+    """Pairs from `embedded`, `tfds:NAME[/config]` or a path.
+
+    Args:
+        source: a path is a folder with `train.<lang>`, `val.<lang>` and `test.<lang>` (gzip too) where line n of each
+            language belongs together, or a `.tsv` or `.csv` file with a column for each language, named by its header; a
+            folder may hold such files too. Without a validation split it is cut off the training split by the seed.
+        source_lang, target_lang: the endings of the files, or the names of the columns.
+        seed: for that cut.
+
+    Raises:
+        DataError: a file, column, language or split that can't be used; files of different length.
+    """
+    if source == "embedded":
+        try:
+            embedded = embedded_translations(source_lang, target_lang)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        splits = {name: [Pair(*pair) for pair in pairs] for name, pairs in embedded.items()}
+    elif source.startswith("tfds:"):
+        splits = load_tfds(source.removeprefix("tfds:"), lambda row, _: _from_tfds(row, source_lang, target_lang))
+    elif Path(source).is_dir():
+        splits = _from_folder(Path(source), source_lang, target_lang)
+    else:
+        splits = {"train": _from_table(Path(source), source_lang, target_lang)}
+    if "train" not in splits:
+        raise DataError(f"{source}: has no training split. Choose another data set or file.")
+    splits = split_off(splits, seed, test=not Path(source).is_dir())
+    empty = {name: sum(not (p.source.strip() and p.target.strip()) for p in pairs) for name, pairs in splits.items()}
+    splits["train"] = [p for p in splits["train"] if p.source.strip() and p.target.strip()]
+    for name, pairs in splits.items():
+        if not pairs:
+            raise DataError(f"{source}: the {name} split has no pairs. Add some, or give a larger file.")
+    return Translations(splits, empty)
+
+
+def _from_tfds(row: dict[str, Any], *languages: str) -> Pair:
+    missing = [language for language in languages if language not in row]
+    if missing:
+        raise DataError(f"tfds: no language {missing[0]!r}; the data set has {sorted(row)}. Pass --source-lang, --target-lang.")
+    return Pair(*(row[language].decode("utf-8", "replace") for language in languages))
+
+
+def _from_folder(folder: Path, *languages: str) -> dict[str, list[Pair]]:
+    if any(folder.glob("train.[tc]sv*")):
+        return {name: _from_table(path, *languages) for name, path in find_splits(folder, (".tsv", ".csv")).items()}
+    files = [find_splits(folder, (f".{language}",)) for language in languages]
+    splits = {}
+    for name in files[0] | files[1]:
+        lines = []
+        for language, paths in zip(languages, files):
+            if name not in paths:
+                raise DataError(f"{folder}: the {name} split has no .{language} file. Add it, or remove the other language's.")
+            lines.append(read_text(paths[name]).removesuffix("\n").split("\n"))
+        if len(lines[0]) != len(lines[1]):
+            raise DataError(
+                f"{folder}: {files[0][name].name} has {len(lines[0])} lines and {files[1][name].name} {len(lines[1])}; line n "
+                "of each must belong together. Align the files anew."
+            )
+        splits[name] = [Pair(a.strip(), b.strip()) for a, b in zip(*lines)]
+    return splits
+
+
+def _from_table(path: Path, *languages: str) -> list[Pair]:
+    return [Pair(a.strip(), b.strip()) for _, (a, b) in read_table(path, languages)]
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """How each side becomes ids; joint: the same for both."""
+
+    source: SubwordVocabulary
+    target: SubwordVocabulary
+
+    @property
+    def joint(self) -> bool:
+        return self.source is self.target
+
+    @classmethod
+    def learn(cls, pairs: Sequence[Pair], tokens: str, size: int, joint: bool) -> "Vocabularies":
+        """From the training split; `tokens` is one of `MODEL_TYPES`; `size` is that of each vocabulary."""
+        settings: dict[str, Any] = {"size": size, "model_type": MODEL_TYPES[tokens], "markers": True}
+        if joint:
+            both = SubwordVocabulary.learn([text for pair in pairs for text in pair], **settings)
+            return cls(both, both)
+        sides = zip(*pairs)
+        return cls(*(SubwordVocabulary.learn(side, **settings) for side in sides))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabularies | None":
+        """What `save` wrote; None if there is nothing."""
+        if (folder / "joint.json").exists():
+            both = load_vocabulary(folder, "joint")
+            return cls(both, both)
+        if (folder / "target.json").exists():
+            return cls(load_vocabulary(folder, "source"), load_vocabulary(folder, "target"))
+        return None
+
+    def save(self, folder: Path) -> None:
+        self.source.save(folder, "joint" if self.joint else "source")
+        if not self.joint:
+            self.target.save(folder, "target")
+
+
+class Encoded(NamedTuple):
+    """Pairs as ids: `source` without markers, `target` with END; and which pairs, by their place, were too long."""
+
+    source: tf.RaggedTensor
+    target: tf.RaggedTensor
+    left_out: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of the longer side of each pair."""
+        return tf.maximum(self.source.row_lengths(), self.target.row_lengths()).numpy().tolist()
+
+
+def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length_tokens: int) -> Encoded:
+    """Ids of the pairs of which both sides, END included, have at most `max_length_tokens`."""
+    source = vocabularies.source.ids(vocabularies.source.tokenize(tf.constant([pair.source for pair in pairs])))
+    target = vocabularies.target.ids(vocabularies.target.tokenize(tf.constant([pair.target for pair in pairs])))
+    target = tf.concat([target, tf.fill([len(pairs), 1], END)], axis=1)
+    longest = tf.maximum(source.row_lengths(), target.row_lengths())
+    fits = longest <= max_length_tokens
+    left_out = np.flatnonzero(~fits.numpy()).tolist()
+    return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), left_out)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A tf.data of `({"source": (n, t), "target": (n, t)}, following (n, t))` that knows the steps of an epoch."""
+
+    dataset: tf.data.Dataset
+    steps_per_epoch: int
+
+
+def translation_batches(
+    encoded: Encoded, *, tokens_per_batch: int, boundaries: Sequence[int], shuffle_seed: int | None = None, start_step: int = 0
+) -> Batches:
+    """Cache, shuffle each epoch, bucket by length, pad, shift and prefetch.
+
+    The inputs are the source and the target so far, which opens with START; what follows each token of it is to be
+    predicted. Padding is 0 everywhere.
+
+    Args:
+        encoded: what `encode` gave.
+        tokens_per_batch: a batch of rows of length t has `tokens_per_batch // t` rows.
+        boundaries: the few lengths that batches have.
+        shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; batches are full, so one may join
+            the rows of two epochs. None: once, in the given order, with smaller batches at the end.
+        start_step: leave out the batches of a run that is continued.
+    """
+    sizes = [max(1, tokens_per_batch // boundary) for boundary in boundaries]
+    dataset = tf.data.Dataset.from_tensor_slices((encoded.source, encoded.target)).cache()
+    if shuffle_seed is not None:
+        rows = int(encoded.source.nrows())
+        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
+    dataset = steps.bucket(dataset.map(lambda source, target: (source, target)), boundaries, sizes)
+    dataset = dataset.map(_teacher_forcing).skip(start_step)
+    places = np.searchsorted(boundaries, encoded.lengths)
+    counts = np.bincount(places, minlength=len(boundaries)) / np.array(sizes)  # batches of each length
+    per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())
+    return Batches(dataset.prefetch(4), max(1, round(per_epoch)))
+
+
+def _teacher_forcing(source: tf.Tensor, following: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    start = tf.fill([tf.shape(following)[0], 1], START)
+    return {"source": source, "target": tf.concat([start, following[:, :-1]], axis=1)}, following

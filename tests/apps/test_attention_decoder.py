@@ -1,0 +1,99 @@
+"""The decoder: all steps at once equal one step after the other, under every option."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common.attention_decoder import AttentionDecoder
+from apps.common.losses import TokenLoss, token_cross_entropy
+from tests.layers.helpers import close, gradients, numpy, random_weights, sequences, weighted_sum
+
+OPTIONS = [
+    {},
+    {"cell": "lstm", "depth": 3},
+    {"cell": "simple_rnn", "depth": 1, "attention": "additive"},
+    {"cell": "gated_rnn", "attention": "none"},
+    {"input_feeding": True},
+    {"cell": "lstm", "input_feeding": True, "attention": "additive"},
+    {"input_feeding": True, "attention": "none"},
+]
+MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+
+
+def built(**options):
+    decoder = AttentionDecoder(5, 6, **options)
+    decoder.build((3, 7, 6), (3, 4, 8))
+    return random_weights(decoder)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_steps_one_by_one_equal_all_steps_at_once(options):
+    decoder, tokens, values = built(**options), sequences(3, 7, 6), sequences(3, 4, 8, seed=1)
+    outputs, weights = decoder(tokens, values, values_mask=MASK)
+    memory = decoder.remember(values, MASK)
+    state = tf.nest.map_structure(lambda s: s[:, None], decoder.start(memory))
+    for t in range(7):
+        output, weight, state = decoder.step(tokens[:, t : t + 1], state, memory)
+        close(output[:, 0], outputs[:, t])
+        if weights is not None:
+            close(weight[:, 0], weights[:, t])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_hypotheses_of_one_row_do_not_mix(options):
+    decoder, values = built(**options), sequences(3, 4, 8, seed=1)
+    memory = decoder.remember(values, MASK)
+    tokens = sequences(3, 2, 6)  # two hypotheses
+    state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], 2, axis=1), decoder.start(memory))
+    both, _, state = decoder.step(tokens, state, memory)
+    both_again, _, _ = decoder.step(tokens, state, memory)
+    for k in range(2):
+        alone = tf.nest.map_structure(lambda s: s[:, None], decoder.start(memory))
+        for wanted in (both, both_again):
+            output, _, alone = decoder.step(tokens[:, k : k + 1], alone, memory)
+            close(output[:, 0], wanted[:, k])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_weight_and_input_has_a_gradient_and_later_tokens_none(options):
+    decoder, tokens, values = built(**options), sequences(3, 7, 6), sequences(3, 4, 8, seed=1)
+    variables = decoder.trainable_variables
+    d_tokens, d_values, *rest = gradients(lambda x, v: weighted_sum(decoder(x, v, training=True)[0]), [tokens, values], variables)
+    assert d_tokens.any() and d_values.any()
+    for variable, gradient in zip(variables, rest):
+        assert np.abs(gradient).max() > 1e-7, variable.path
+    first = gradients(lambda x, v: weighted_sum(decoder(x, v)[0][:, :3]), [tokens, values])[0]
+    assert first[:, :3].any() and not first[:, 3:].any()
+
+
+def test_masked_positions_of_the_memory_are_inert():
+    decoder, tokens, values = built(), sequences(3, 7, 6), sequences(3, 4, 8, seed=1)
+    changed = np.where(MASK[..., None], values, 50.0).astype("float32")
+    close(decoder(tokens, changed, values_mask=MASK)[0], decoder(tokens, values, values_mask=MASK)[0])
+    assert np.isfinite(numpy(decoder(tokens, values, values_mask=MASK)[0])[0]).all()
+
+
+def test_it_reloads():
+    decoder = built(cell="lstm", attention="additive", input_feeding=True)
+    again = AttentionDecoder.from_config(decoder.get_config())
+    again.build((3, 7, 6), (3, 4, 8))
+    again.set_weights(decoder.get_weights())
+    x = sequences(3, 7, 6), sequences(3, 4, 8, seed=1)
+    close(again(*x), decoder(*x))
+
+
+# -- the loss
+
+
+def test_the_smoothed_loss_equals_keras_without_its_padding():
+    logits, following = sequences(2, 5, 7), np.array([[3, 1, 6, 0, 0], [2, 2, 2, 2, 1]])
+    kept = following > 0
+    smooth = np.eye(7)[following] * 0.9 + 0.1 / 7
+    wanted = numpy(keras.losses.categorical_crossentropy(smooth[kept], logits[kept], from_logits=True))[0]
+    close(TokenLoss(0.1)(following, logits), wanted.mean())
+    total, count = token_cross_entropy(following, logits)
+    assert count == 8
+    close(total, numpy(keras.losses.sparse_categorical_crossentropy(following[kept], logits[kept], from_logits=True))[0].sum())
+    changed = np.where(kept[..., None], logits, 99.0)
+    close(TokenLoss(0.1)(following, changed), TokenLoss(0.1)(following, logits))
