@@ -105,7 +105,9 @@ def _weigh(scores, value, mask, dropout, seed):
     if mask is not None:
         mask = ops.cast(mask, "bool")
         scores = ops.where(mask, scores, ops.cast(-1e9 if scores.dtype != "float16" else -6e4, scores.dtype))
-    weights = ops.cast(ops.softmax(ops.cast(scores, _at_least_float32(scores.dtype)), axis=-1), scores.dtype)
+    precise = ops.cast(scores, _at_least_float32(scores.dtype))
+    exponentials = ops.exp(precise - ops.stop_gradient(ops.max(precise, axis=-1, keepdims=True)))
+    weights = ops.cast(exponentials / ops.sum(exponentials, axis=-1, keepdims=True), scores.dtype)
     if mask is not None:
         weights = ops.where(mask, weights, ops.zeros_like(weights))
     dropped = keras.random.dropout(weights, dropout, seed=seed) if dropout else weights

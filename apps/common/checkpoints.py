@@ -58,6 +58,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.best, self.waited, self.finished = -np.inf, 0, False
         self.best_weights: list[np.ndarray] = []
         self.history: list[dict[str, float]] = []
+        self._last_weights: list[np.ndarray] = []
         self._restored_metrics: list[np.ndarray] | None = None
         self._saved_at = time.monotonic()
 
@@ -85,7 +86,13 @@ class Checkpoint(keras.callbacks.Callback):
                 self.best_weights = [np.array(w) for w in self.model.get_weights()]
         if self.patience is not None and self.waited >= self.patience:
             self.finished = self.model.stop_training = True
+        self._last_weights = [np.array(v) for v in self.model.trainable_variables]
         self.save()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """`fit` leaves the averaged weights in the model; the next part of a run goes on from the last ones."""
+        for variable, value in zip(self.model.trainable_variables, self._last_weights):
+            variable.assign(value)
 
     def begin(self, model: keras.Model) -> None:
         """Save a compiled model before its first step, so that what was done to it so far is not done again."""

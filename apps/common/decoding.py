@@ -7,8 +7,8 @@ A decoder is a function of one step for many hypotheses at once,
 with `attention` None where there is none. `state` is a nest of tensors (batch, width, …) that begins as (batch, …). All
 searches are loops of plain graph operations: they run in a `tf.function` and in an export.
 
-Token 0 is padding and is never chosen. A sequence ends with the token END, and has at most `max_length` tokens with it; at
-the last place only END may stand.
+Token 0 is padding and is never chosen. A sequence ends with the token END, and has at most `max_length` tokens with it (a
+number, or one for each row); at the last place only END may stand.
 """
 
 from collections.abc import Callable
@@ -92,29 +92,30 @@ def restrict(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
 
 
 def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
-    rows = tf.range(max_length)
+    longest = _longest(max_length)
+    places = tf.range(longest)
 
     def body(t, last, done, tokens, log_probability, state):
         logits, new, _ = step(last[:, None], state)
-        log_probabilities = tf.nn.log_softmax(tf.cast(logits[:, 0], tf.float32))
-        log_probabilities = _allowed(log_probabilities, t, max_length, end)
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+        log_probabilities = _allowed(log_probabilities, t, max_length, end)[:, 0]
         token = choose(log_probabilities, t)
         gained = tf.gather(log_probabilities, token, axis=1, batch_dims=1)
         log_probability += tf.where(done, 0.0, gained)
         done |= token == end
-        tokens = tf.where((rows == t) & ~done[:, None], token[:, None], tokens)
+        tokens = tf.where((places == t) & ~done[:, None], token[:, None], tokens)
         return t + 1, token, done, tokens, log_probability, _keep_shapes(new, state)
 
     first = (
         tf.constant(0),
         tf.fill([batch_size], start),
         tf.zeros([batch_size], tf.bool),
-        tf.zeros([batch_size, max_length], tf.int32),
+        tf.zeros([batch_size, longest], tf.int32),
         tf.zeros([batch_size]),
         tf.nest.map_structure(lambda s: s[:, None], state),
     )
     _, _, _, tokens, log_probability, _ = tf.while_loop(
-        lambda t, last, done, *_: (t < max_length) & ~tf.reduce_all(done), body, first, parallel_iterations=1
+        lambda t, last, done, *_: (t < longest) & ~tf.reduce_all(done), body, first, parallel_iterations=1
     )
     return _sequences(tokens[:, None], log_probability[:, None], log_probability[:, None])
 
@@ -163,7 +164,8 @@ def beam_search(
     ):
         if value < least:
             raise ValueError(f"beam_search: {name} is {value}; expected {least} or more. Pass a larger one.")
-    places = tf.range(max_length)
+    longest = _longest(max_length)
+    places = tf.range(longest)
 
     def penalty(length):
         return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** length_penalty
@@ -215,18 +217,18 @@ def beam_search(
     def goes_on(t, beam, found, state):
         bound = tf.reduce_max(beam["logp"], axis=1) / penalty(max_length)  # probability can only fall
         can_win = bound > tf.reduce_min(found["scores"], axis=1)
-        return (t < max_length) & tf.reduce_any(can_win & ~is_done(beam, found))
+        return (t < longest) & tf.reduce_any(can_win & ~is_done(beam, found))
 
     positions = tf.shape(source_mask)[1] if source_mask is not None else 0
     beam = {
         "last": tf.fill([batch_size, width], start),
-        "tokens": tf.zeros([batch_size, width, max_length], tf.int32),
+        "tokens": tf.zeros([batch_size, width, longest], tf.int32),
         "logp": tf.tile(tf.constant([[0.0] + [NEVER] * (width - 1)]), [batch_size, 1]),
         "greedy": tf.zeros([batch_size], tf.int32),  # its place in the beam, or -1 when it has ended
         "coverage": tf.zeros([batch_size, width, positions]),
     }
     found = {
-        "tokens": tf.zeros([batch_size, best, max_length], tf.int32),
+        "tokens": tf.zeros([batch_size, best, longest], tf.int32),
         "scores": tf.fill([batch_size, best], NEVER),
         "logp": tf.fill([batch_size, best], NEVER),
         "count": tf.zeros([batch_size], tf.int32),  # how many have ended
@@ -275,9 +277,14 @@ def _best_of(found, new, best):
 
 
 def _allowed(log_probabilities, t, max_length, end):
+    """(batch, width, vocabulary): no padding, and at the last place only END."""
     token = tf.range(tf.shape(log_probabilities)[-1])
-    allowed = (token == end) | ((t < max_length - 1) & (token != 0))
-    return tf.where(allowed, log_probabilities, NEVER)
+    last = tf.reshape(t >= max_length - 1, [-1, 1, 1])
+    return tf.where((token == end) | (~last & (token != 0)), log_probabilities, NEVER)
+
+
+def _longest(max_length):
+    return max_length if isinstance(max_length, int) else tf.maximum(1, tf.reduce_max(max_length))  # a batch may be empty
 
 
 def _without_repeats(log_probabilities, tokens, t, n):

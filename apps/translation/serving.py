@@ -25,7 +25,7 @@ def search(
     """Translate ids (batch, time): a target is at most ten tokens longer than twice its source."""
     memory, state = model.encode(source)
     settings: dict[str, Any] = {"batch_size": tf.shape(source)[0], "start": START, "end": END}
-    settings["max_length"] = 2 * tf.shape(source)[1] + 10
+    settings["max_length"] = 2 * tf.reduce_sum(tf.cast(source != PADDING, tf.int32), axis=1) + 10
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)

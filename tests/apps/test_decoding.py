@@ -146,6 +146,21 @@ def test_unfinished_places_are_told_by_their_score():
     assert there.tolist() == [[True, False, False]] * 3  # the empty sequence is the only one of one token
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_each_row_may_have_its_own_longest_length(width):
+    toy = Toy(3, batch=3)
+    settings = {**toy.settings, "max_length": tf.constant([1, 3, 6])}
+    search = greedy_search if width == 1 else beam_search
+    kwargs = {} if width == 1 else {"width": width, "length_penalty": 3.0}
+    found = search(toy.step, toy.initial, **kwargs, **settings)
+    for row, longest in enumerate([1, 3, 6]):
+        alone = Toy(3, batch=3)
+        limits = {**alone.settings, "batch_size": 1, "max_length": longest}
+        one = search(alone.step, alone.initial[row : row + 1], **kwargs, **limits)
+        assert words(one, 0) == words(found, row) and len(words(one, 0)) < longest
+        np.testing.assert_allclose(one.scores[0], found.scores[row], rtol=1e-5)
+
+
 @pytest.mark.parametrize("search", ["greedy", "beam", "sample"])
 def test_it_runs_in_an_exported_graph_with_a_free_batch_size(search, tmp_path):
     toy = Toy(2)

@@ -1,12 +1,6 @@
 """The application from its command line to a server that knows nothing of this project."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,15 +9,13 @@ import tensorflow as tf
 
 from apps.sentiment_classification.model import AttentionPooling, bag_of_words_classifier, recurrent_classifier
 from data_pipelines.embedded.reviews import embedded_reviews
+from tests.apps import helpers
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 SMALL = ["--quick", "--units", "16", "--embedding-size", "16"]
 
 
-def command(module, *arguments, cwd=ROOT, **kwargs):
-    line = [sys.executable, "-m", f"apps.sentiment_classification.{module}", *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, **kwargs)
+def command(module, *arguments, **kwargs):
+    return helpers.command("sentiment_classification", module, *arguments, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +77,10 @@ def test_predict_reads_arguments_and_standard_input(trained):
     assert "[good" in command("predict", export, "good").stdout
 
 
-def test_the_export_predicts_without_this_project(trained, tmp_path):
+def test_the_export_predicts_without_this_project(trained):
     _, export, _ = trained
     script = (
         "import sys, tensorflow as tf\n"
-        "try:\n    import layers\n    sys.exit('the project can be imported')\nexcept ImportError:\n    pass\n"
         "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
         "run = lambda *t: {k: v.numpy() for k, v in f(text=tf.constant(list(t), tf.string)).items()}\n"
         "alone, both = run('good food'), run('good food', 'bad ' * 3000, '', b'\\xff\\x00')\n"
@@ -97,43 +88,17 @@ def test_the_export_predicts_without_this_project(trained, tmp_path):
         "assert both['attention'].shape == both['tokens'].shape == (4, 400), both['tokens'].shape\n"
         "assert run('')['attention'].sum() == 0\n"
         "assert run()['label'].shape == (0,)\n"
-        "print('fine')"
     )
-    line = [sys.executable, "-I", "-c", script, str(export / "1")]
-    result = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
-    assert "fine" in result.stdout or "the project can be imported" in result.stderr, result.stderr[-3000:]
-    if "the project can be imported" in result.stderr:  # installed in editable form: hide it
-        line = [sys.executable, "-I", "-S", "-c", _hide() + script, str(export / "1")]
-        result = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
-        assert "fine" in result.stdout, result.stderr[-3000:]
-
-
-def _hide():
-    """Site packages on the path without the .pth file that makes this project importable."""
-    packages = [path for path in sys.path if path.endswith("site-packages")]
-    return f"import sys; sys.path += {packages!r}\n"
+    helpers.run_alone(script, export / "1")
 
 
 def test_the_graph_is_plain_and_warm_up_requests_run(trained):
-    from tensorflow.core.protobuf import saved_model_pb2
-    from tensorflow_serving.apis import prediction_log_pb2
-
     _, export, _ = trained
-    saved = (export / "1" / "saved_model.pb").read_bytes()
-    graph = saved_model_pb2.SavedModel.FromString(saved).meta_graphs[0].graph_def
-    for function in graph.library.function:
-        must_compile = function.attr.get("_XlaMustCompile")
-        assert not (must_compile and must_compile.b), function.signature.name
-        assert not {node.op for node in function.node_def} & {"PyFunc", "EagerPyFunc", "CudnnRNNV3"}
-    records = tf.data.TFRecordDataset(str(export / "1" / "assets.extra" / "tf_serving_warmup_requests"))
-    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
-    served = tf.saved_model.load(str(export / "1")).signatures
-    for log in logs:
-        request = log.predict_log.request
-        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-        outputs = served[request.model_spec.signature_name](**{k: tf.constant(v) for k, v in inputs.items()})
+    helpers.check_graph(export / "1")
+    results = helpers.run_warm_up(export / "1")
+    assert results
+    for outputs in results:
         assert set(outputs) == {"label", "probability", "tokens", "attention"}
-    assert logs
 
 
 def test_a_second_export_gets_the_next_version(trained, reviews, tmp_path):
@@ -155,42 +120,15 @@ def test_subwords_baseline_and_last_state_export_too(reviews, tmp_path):
     assert "good" in command("predict", tmp_path / "export", "good food").stdout
 
 
-def weights(run):
-    with np.load(max((run / "checkpoints").glob("step-*.npz"))) as file:
-        return {name: file[name] for name in file.files if name != "state"}
-
-
 def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):
     finished, _, _ = trained
-    line = [sys.executable, "-c", KILLABLE, "--data", reviews, "--run", tmp_path / "run", "--export-to", tmp_path / "export"]
-    line = list(map(str, [*line, "--epochs", "2", *SMALL]))
-    for checkpoints in (1, 2):
-        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = {path.name for path in (tmp_path / "run").glob("checkpoints/step-*")}
-        deadline = time.monotonic() + 120
-        while len({path.name for path in (tmp_path / "run").glob("checkpoints/step-*")} - before) < checkpoints:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        line = [argument for argument in line if argument != "--resume"] + ["--resume"]
+    flags = ["--data", reviews, "--run", tmp_path / "run", "--export-to", tmp_path / "export", "--epochs", "2", *SMALL]
+    helpers.kill_twice("sentiment_classification", tmp_path / "run", *flags)
     assert not (tmp_path / "export").exists()
     result = train(reviews, tmp_path, "--resume")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continued at step" in result.stdout
-    wanted, got = weights(finished), weights(tmp_path / "run")
-    assert wanted.keys() == got.keys()
-    for name in wanted:
-        np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
-
-
-KILLABLE = """
-import apps.common.checkpoints as c
-c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 100)  # save after every step
-from apps.sentiment_classification.train import main
-main()
-"""
+    helpers.assert_same_end(tmp_path / "run", finished)
 
 
 def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
@@ -220,9 +158,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    line = [sys.executable, "-m", "apps.sentiment_classification.train", *arguments]
-    result = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = command("train", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert message in result.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,100 @@
+"""What the tests of all applications share: run a command, kill it, load an export where this project is unknown."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def command(application, module, *arguments, cwd=ROOT, **kwargs):
+    """`python -m apps.<application>.<module> ARGUMENTS`, from another folder too."""
+    line = [sys.executable, "-m", f"apps.{application}.{module}", *map(str, arguments)]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, **kwargs)
+
+
+def run_alone(script, *arguments):
+    """Run a script in a process that can't import this project, with what pip installed; it must end by printing 'fine'."""
+    packages = [path for path in sys.path if path.endswith("site-packages")]  # without the .pth file of this project
+    before = f"import sys; sys.path += {packages!r}\n" + (
+        "try:\n    import layers\n    sys.exit('the project can be imported')\nexcept ImportError:\n    pass\n"
+    )
+    line = [sys.executable, "-I", "-S", "-c", before + script + "\nprint('fine')", *map(str, arguments)]
+    result = subprocess.run(line, cwd="/", env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.stdout.endswith("fine\n"), result.stderr[-3000:]
+
+
+def check_graph(version, text_ops=False):
+    """No Python, no compiled function, no cuDNN; and only TensorFlow's own operations, or TensorFlow Text's with `text_ops`."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = (version / "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(saved).meta_graphs[0].graph_def
+    for function in graph.library.function:
+        must_compile = function.attr.get("_XlaMustCompile")
+        assert not (must_compile and must_compile.b), function.signature.name
+        operations = {node.op for node in function.node_def}
+        assert not operations & {"PyFunc", "EagerPyFunc", "CudnnRNNV3"}
+        assert text_ops or not {op for op in operations if "Sentencepiece" in op}
+
+
+def run_warm_up(version):
+    """The outputs of each warm-up request of an export."""
+    import tensorflow_text  # noqa: F401
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    records = tf.data.TFRecordDataset(str(version / "assets.extra" / "tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
+    served = tf.saved_model.load(str(version)).signatures
+    results = []
+    for log in logs:
+        request = log.predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        results.append(served[request.model_spec.signature_name](**inputs))
+    return results
+
+
+def checkpoint_arrays(run):
+    """All that the last checkpoint of a run holds."""
+    with np.load(max((run / "checkpoints").glob("step-*.npz"))) as file:
+        return {name: file[name] for name in file.files if name != "state"}
+
+
+KILLABLE = """
+import apps.common.checkpoints as c
+c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 100)  # save after every step
+from apps.{application}.train import main
+main()
+"""
+
+
+def kill_twice(application, run, *arguments):
+    """Start a training run, kill it inside an epoch, continue it, and kill it again."""
+    line = [sys.executable, "-c", KILLABLE.format(application=application), *map(str, arguments)]
+    for checkpoints in (1, 2):
+        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = {path.name for path in run.glob("checkpoints/step-*")}
+        deadline = time.monotonic() + 180
+        while len({path.name for path in run.glob("checkpoints/step-*")} - before) < checkpoints:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        line = [argument for argument in line if argument != "--resume"] + ["--resume"]
+
+
+def assert_same_end(run, wanted):
+    """Two runs end with the same weights, optimizer and log, bit for bit."""
+    arrays, other = checkpoint_arrays(wanted), checkpoint_arrays(run)
+    assert arrays.keys() == other.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(other[name], arrays[name], err_msg=name)
+    assert (run / "metrics.jsonl").read_text() == (wanted / "metrics.jsonl").read_text()

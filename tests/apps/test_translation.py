@@ -1,0 +1,222 @@
+"""The translator from its command line to a server that knows nothing of this project."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common.metrics import translation_metrics
+from apps.translation.model import Translator
+from apps.translation.presets import SUTSKEVER
+from apps.translation.serving import search
+from apps.translation.train import MODEL_FLAGS, Config
+from data_pipelines.embedded.translations import embedded_translations
+from data_pipelines.vocabulary import END, START
+from tests.apps import helpers
+
+SMALL = ["--quick", "--units", "16", "--embedding-size", "16", "--vocabulary-size", "200", "--beam-width", "3"]
+
+
+def command(module, *arguments, **kwargs):
+    return helpers.command("translation", module, *arguments, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Own files: a part of the embedded pairs, as a user would bring them."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, pairs in embedded_translations("en", "de").items():
+        for language, sentences in zip(("en", "de"), zip(*pairs[:300])):
+            (folder / f"{name.replace('validation', 'val')}.{language}").write_text("\n".join(sentences) + "\n")
+    return folder
+
+
+def flags(files, folder, *arguments):
+    return ["--data", files, "--run", folder / "run", "--export-to", folder / "export", "--epochs", "2", *SMALL, *arguments]
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    """A run of two epochs: its folder, its export and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = command("train", *flags(files, folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "run", folder / "export", result.stdout
+
+
+def test_the_run_folder_is_complete_and_the_loss_falls(trained):
+    run, export, printed = trained
+    wanted = "config.json metrics.jsonl metrics.json history.png attention_1.png model.keras joint.model"
+    assert {*wanted.split(), "checkpoints", "tensorboard"} <= {path.name for path in run.iterdir()}
+    config = json.loads((run / "config.json").read_text())
+    assert config["data"]["train"]["examples"] == 300
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert log[1]["loss"] < log[0]["loss"] and log[1]["val_loss"] < log[0]["val_loss"]
+    assert log[1]["val_perplexity"] == pytest.approx(np.exp(log[1]["val_loss"]))
+    assert "BLEU signature nrefs:1|case:mixed|eff:no|tok:13a" in printed
+    assert (export / "1" / "languages.txt").read_text() == "en\nde\n"
+
+
+def test_evaluate_prints_json_that_equals_training(trained, files):
+    run, export, _ = trained
+    result = command("evaluate", export, "--data", files, "--split", "test")
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    assert metrics.pop("split") == "test"
+    assert metrics == json.loads((run / "metrics.json").read_text())["test"]
+
+
+def test_predict_reads_any_number_of_lines_in_order(trained, tmp_path):
+    _, export, _ = trained
+    sentences = [f"The town has {n} inhabitants." for n in range(70)]
+    result = command("predict", export, "-", "--json", input="\n".join(sentences) + "\n")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["text"] for row in rows] == sentences
+    alone = command("predict", export, sentences[3], "--n-best", "3", "--attention", tmp_path / "a.png")
+    lines = alone.stdout.strip().splitlines()
+    assert len(lines) == 3 and lines[0].endswith(rows[3]["translation"])
+    scores = [float(line.split()[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_export_translates_without_this_project(trained):
+    _, export, _ = trained
+    script = (
+        "import sys, numpy as np, tensorflow as tf, tensorflow_text\n"
+        "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "run = lambda *t: {k: v.numpy() for k, v in f(text=tf.constant(list(t), tf.string)).items()}\n"
+        "one = run('July 22, 2014')\n"
+        "four = run('July 22, 2014', '', '\\u6f22\\u5b57 \\u0395', b'\\xff\\x00 x')\n"
+        "assert four['translation'][0] == one['translation'][0] and four['translation'][1] == b''\n"
+        "assert abs(four['score'][0] - one['score'][0]) < 1e-4\n"
+        "assert four['alternatives'].shape == (4, 3) == four['alternative_scores'].shape\n"
+        "rows, columns = (one[k] != b'' for k in ('target_tokens', 'source_tokens'))\n"
+        "assert one['attention'].shape == (1, rows.size, columns.size)\n"
+        "assert np.allclose(one['attention'].sum(-1), rows, atol=1e-5)\n"
+        "assert run('word ' * 500)['translation'].shape == (1,)\n"
+        "assert run()['translation'].shape == (0,)\n"
+    )
+    helpers.run_alone(script, export / "1")
+
+
+def test_the_graph_is_plain_and_warm_up_requests_run(trained):
+    _, export, _ = trained
+    helpers.check_graph(export / "1", text_ops=True)
+    for outputs in helpers.run_warm_up(export / "1"):
+        assert {"translation", "score", "alternatives", "alternative_scores", "attention"} <= set(outputs)
+
+
+def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
+    finished, _, _ = trained
+    helpers.kill_twice("translation", tmp_path / "run", *flags(files, tmp_path))
+    assert not (tmp_path / "export").exists()
+    result = command("train", *flags(files, tmp_path, "--resume"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "continued at step" in result.stdout
+    helpers.assert_same_end(tmp_path / "run", finished)
+
+
+def test_the_other_parts_train_and_export_too(files, tmp_path):
+    other = ["--encoder", "self-attention", "--attention", "additive", "--vocabulary", "separate", "--tokens", "unigram"]
+    other += ["--scheduled-sampling", "0.2", "--average", "0", "--coverage-penalty", "0.1", "--block-ngrams", "3"]
+    result = command("train", *flags(files, tmp_path, *other, "--epochs", "1"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
+
+
+def test_wrong_use_is_one_line_and_leaves_nothing(files, tmp_path):
+    for arguments, message in (
+        (["--data", "none"], "none: no such file"),
+        (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
+        (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
+    ):
+        result = command("train", *arguments, cwd=tmp_path)
+        assert result.returncode == 2
+        assert message in result.stderr.strip().splitlines()[-1]
+        assert not list(tmp_path.iterdir())
+
+
+# -- the model
+
+VARIANTS = [
+    {},
+    {"encoder": "forward", "attention": "none", "reverse_source": True, "decoder_depth": 2, "encoder_depth": 2, "cell": "lstm"},
+    {"encoder": "self-attention", "joint": False, "attention": "additive"},
+    {"input_feeding": True, "encoder_depth": 2},
+]
+
+
+def translator(**options):
+    model = Translator(20, 20, embedding_size=8, units=8, **options)
+    model.build()
+    for weight in model.trainable_variables:
+        weight.assign(np.random.default_rng(len(weight.path)).normal(size=weight.shape) * 0.5)
+    return model
+
+
+def batch(seed=0):
+    ids = np.random.default_rng(seed).integers(4, 20, (3, 6)).astype("int32")
+    ids[1, 3:] = ids[2, 5:] = 0
+    return {"source": ids, "target": np.concatenate([np.full((3, 1), START, "int32"), ids[:, :4]], axis=1)}
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_the_search_scores_as_the_training_model_does(options):
+    model, source = translator(**options), batch()["source"]
+    found = search(model, source, width=3, best=3, length_penalty=0.0)
+    for row in range(3):
+        for n in range(3):
+            tokens = found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
+            logits = model({"source": source[row : row + 1], "target": np.array([[START, *tokens]])})
+            wanted = tf.gather(tf.nn.log_softmax(logits[0]), [*tokens, END], axis=1, batch_dims=1)
+            np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_padding_of_the_source_changes_nothing(options):
+    model, inputs = translator(**options), batch()
+    padded = {**inputs, "source": np.pad(inputs["source"], [(0, 0), (0, 4)])}
+    np.testing.assert_allclose(model(inputs), model(padded), atol=1e-5)
+    assert np.isfinite(model({**inputs, "source": np.zeros((3, 1), "int32")})).all()
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"scheduled_sampling": 0.5}])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_path):
+    from apps.common.losses import TokenLoss
+
+    model, inputs = translator(dropout=0.1, **options), batch()
+    before = model.get_weights()
+    model.compile(keras.optimizers.Adam(0.02), TokenLoss(0.1), jit_compile=jit_compile)
+    following = np.concatenate([inputs["target"][:, 1:], np.full((3, 1), END)], axis=1)
+    data = tf.data.Dataset.from_tensors((inputs, following))  # static lengths: XLA needs them for input feeding's loop
+    losses = model.fit(data, epochs=12, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    for old, new, variable in zip(before, model.get_weights(), model.weights):
+        if "seed" not in variable.path and "key_bias" not in variable.path:
+            assert np.abs(old - new).max() > 0, variable.path
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(inputs), model(inputs), atol=1e-6)
+
+
+def test_the_sutskever_preset_builds_and_takes_a_step():
+    from apps.common.losses import TokenLoss
+
+    values = {name: SUTSKEVER.get(name, getattr(Config, name)) for name in MODEL_FLAGS}
+    model = Translator(50, 60, joint=False, **values)
+    model.compile(keras.optimizers.SGD(0.7, global_clipnorm=5.0), TokenLoss())
+    inputs = batch()
+    loss, *_ = model.fit(inputs, inputs["target"], verbose=0).history["loss"]
+    assert np.isfinite(loss)
+    kernels = [w for w in model.weights if w.path.endswith("recurrent_kernel")]
+    assert len(kernels) == 8 and {tuple(k.shape) for k in kernels} == {(1000, 4000)}
+
+
+def test_metrics_of_sentences():
+    exact = translation_metrics(["a b c d e", "f"], ["a b c d e", "g"])
+    assert exact["exact"] == 0.5 and 0 < exact["bleu"] < 100
+    cased = translation_metrics(["The dog runs home now"], ["the dog runs home now"])
+    assert cased["bleu"] < cased["bleu_lowercase"] == 100.0
