@@ -20,15 +20,31 @@ def shorten(tokens: tf.RaggedTensor, max_length_tokens: int) -> tf.RaggedTensor:
 
 
 def bucket_boundaries(lengths: Sequence[int], max_length_tokens: int, buckets: int = 4, multiple: int = 8) -> list[int]:
-    """Few fixed lengths that waste little padding: quantiles of the lengths, rounded up to a multiple.
+    """The few fixed lengths, multiples of `multiple`, that waste the least padding. Longer rows count as cut.
 
-    >>> bucket_boundaries([5, 9, 14, 30, 31, 80], max_length_tokens=64, buckets=3)
-    [16, 32, 64]
+    >>> bucket_boundaries([5, 7, 9, 14, 15, 62, 80], max_length_tokens=64, buckets=3)
+    [8, 16, 64]
     """
-    ranked = sorted(min(length, max_length_tokens) for length in lengths)
-    last = len(ranked) - 1
-    quantiles = [ranked[round(last * (k + 1) / buckets)] for k in range(buckets)]
-    return sorted({min(max(multiple, -(-q // multiple) * multiple), max_length_tokens) for q in quantiles})
+    shortened = [min(length, max_length_tokens) for length in lengths]
+    largest = -(-max(shortened, default=1) // multiple) * multiple
+    counts = [0] * (largest // multiple + 1)  # rows by the multiple that they fill
+    for length in shortened:
+        counts[-(-length // multiple)] += 1
+    counts[1] += counts[0]  # empty rows
+    last = len(counts) - 1
+    before = [sum(counts[1 : i + 1]) for i in range(last + 1)]  # rows up to each multiple
+
+    # best[i]: (padded size, boundaries) of the rows up to multiple i, with at most so many buckets
+    best: list[tuple[float, list[int]]] = [(0.0, []) if i == 0 else (float("inf"), []) for i in range(last + 1)]
+    for _ in range(buckets):
+        best = [
+            min(
+                [best[i]] + [(best[k][0] + (before[i] - before[k]) * i, [*best[k][1], i]) for k in range(i)],
+                key=lambda found: found[0],
+            )
+            for i in range(last + 1)
+        ]
+    return [min(i * multiple, max_length_tokens) for i in best[last][1]]
 
 
 def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Sequence[int]) -> tf.data.Dataset:
