@@ -12,6 +12,9 @@ demo: .venv/demo
 	$(BIN)/python -m apps.sentiment_classification.train --quick --baseline bag-of-words --export-to saved_models/sentiment_bag_of_words
 	$(BIN)/python -m apps.sentiment_classification.predict saved_models/sentiment_classification \
 		"the food was good , not bad at all ." "the food was bad , not good at all ."
+	$(BIN)/python -m apps.translation.train --quick
+	$(BIN)/python -m apps.translation.predict saved_models/translation \
+		"The meeting begins on Friday, July 3, 2026 at 3:05 PM." "The town has 12,345 inhabitants."
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 tests layers data_pipelines apps

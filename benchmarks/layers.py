@@ -10,10 +10,7 @@ rate of a large sgemm in the same run.
 
 import argparse
 import json
-import math
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ import tensorflow as tf
 import torch
 
 import layers
+from benchmarks.timing import geometric_mean, milliseconds, sgemm_gflops
 
 SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512)]
 MASKED = (32, 100, 128, 128)  # once more with half of every second row masked
@@ -95,28 +93,6 @@ def torch_candidate(name: str, shape: tuple, x: tf.Tensor, d_y: tf.Tensor, train
     return step
 
 
-def milliseconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Medians of calls that take turns."""
-    for function in candidates.values():
-        for _ in range(3):
-            function()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, function in candidates.items():
-            start = time.perf_counter()
-            result = function()
-            if not isinstance(result, torch.Tensor):
-                keras.tree.flatten(result)[0].numpy()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def sgemm_gflops(size: int = 2048) -> float:
-    a = tf.random.normal((size, size))
-    best = min(milliseconds({"sgemm": lambda: tf.matmul(a, a)}, 9).values())
-    return 2 * size**3 / best / 1e6
-
-
 def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) -> list[dict[str, Any]]:
     batch, time_steps, features, units = shape
     rng = np.random.default_rng(0)
@@ -153,10 +129,6 @@ def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) 
             }
         )
     return rows
-
-
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def report(rows: list[dict[str, Any]], gflops: float) -> str:

@@ -124,7 +124,7 @@ class SubwordVocabulary(tf.Module):
                 model_type=model_type,
                 vocab_size=size,
                 hard_vocab_limit=False,
-                character_coverage=1.0 if model_type == "char" else 0.9995,
+                character_coverage=1.0,
                 split_digits=True,
                 pad_id=PADDING,
                 unk_id=UNKNOWN,

@@ -40,7 +40,7 @@ class AttentionDecoder(keras.layers.Layer):
         output_size: of o_t.
         cell: a key of `CELLS`.
         depth: levels.
-        attention: `dot` (scaled, on projected keys), `additive`, or `none`.
+        attention: `additive` (learns sooner), `dot` (scaled, on projected keys), or `none`.
         input_feeding: let the first level read o_{t-1}.
         own_start: make the first states from the mean of the memory; else the caller passes them.
         dropout: between levels and on o_t.
@@ -52,7 +52,7 @@ class AttentionDecoder(keras.layers.Layer):
         output_size: int,
         cell: str = "gru",
         depth: int = 2,
-        attention: str = "dot",
+        attention: str = "additive",
         input_feeding: bool = False,
         own_start: bool = True,
         dropout: float = 0.0,

@@ -176,12 +176,11 @@ def beam_search(
 
     def body(t, beam, found, state):
         logits, state_after, attention = step(beam["last"], state)
-        logp = tf.nn.log_softmax(tf.cast(logits, tf.float32))  # (batch, width, vocabulary)
-        logp = _allowed(logp, t, max_length, end)
+        logits = tf.cast(logits, tf.float32)  # (batch, width, vocabulary)
+        total = beam["logp"] - tf.reduce_logsumexp(logits, axis=-1)
         if block_ngrams:
-            logp = _without_repeats(logp, beam["tokens"], t, block_ngrams)
-        total = beam["logp"][:, :, None] + logp
-        parent, token, value, greedy = _candidates(total, beam["greedy"])  # (batch, 2 width + 1)
+            logits = _without_repeats(logits, beam["tokens"], t, block_ngrams)
+        parent, token, value, greedy = _candidates(logits, total, beam["greedy"], t >= max_length - 1, end)
         ends = token == end
 
         tokens = tf.gather(beam["tokens"], parent, axis=1, batch_dims=1)
@@ -238,24 +237,34 @@ def beam_search(
     return _sequences(found["tokens"], found["scores"], found["logp"])
 
 
-def _candidates(total, greedy):
-    """The best continuations of all beginnings, and last the greedy continuation of the greedy beginning.
+def _candidates(logits, total, greedy, last, end):
+    """The best continuations of all beginnings, and in the last column the greedy continuation of the greedy beginning.
 
-    Twice the width is enough: at most half of them end. Returns parents, tokens and values (batch, 2 width + 1), and at
-    which place the greedy one is (batch,), -1 if there is none any more.
+    Twice the width is enough: at most half of them end. Returns parents, tokens and values (batch, 2 width + 1), and in which
+    column the greedy one stands (batch,), -1 if there is none any more. Where it is the `last` place only END may follow.
     """
-    width, vocabulary = total.shape[1], tf.shape(total)[2]
-    flat = tf.reshape(total, [-1, width * vocabulary])
-    value, index = tf.math.top_k(flat, tf.minimum(2 * width, width * vocabulary))
-    row = tf.gather(total, tf.maximum(greedy, 0), axis=1, batch_dims=1)  # (batch, vocabulary)
-    greedy_index = tf.maximum(greedy, 0) * vocabulary + tf.argmax(row, axis=1, output_type=tf.int32)
-    same = index == greedy_index[:, None]
+    width = logits.shape[1]
+    few = tf.minimum(2 * width, tf.shape(logits)[2] - 1)
+    value, token = tf.math.top_k(logits[:, :, 1:], few)  # without padding; (batch, width, few)
+    token += 1
+    last = tf.reshape(last, [-1, 1, 1])
+    only_end = tf.where(tf.range(few) == 0, logits[:, :, end : end + 1], NEVER)
+    value = tf.where(last, only_end, value) + total[:, :, None]
+    token = tf.where(last, end, token)
+    slot = tf.maximum(greedy, 0)
+    greedy_value = tf.gather(value, slot, axis=1, batch_dims=1)[:, :1]  # (batch, 1)
+    greedy_token = tf.gather(token, slot, axis=1, batch_dims=1)[:, :1]
+
+    columns = width * few
+    value, index = tf.math.top_k(tf.reshape(value, [-1, columns]), tf.minimum(2 * width, columns))
+    same = index == (slot * few)[:, None]
     known = tf.reduce_any(same, axis=1)
     alone = (greedy >= 0) & ~known
-    value = tf.concat([value, tf.where(alone, tf.reduce_max(row, axis=1), NEVER)[:, None]], axis=1)
-    index = tf.concat([index, greedy_index[:, None]], axis=1)
-    place = tf.where(known, tf.argmax(same, axis=1, output_type=tf.int32), tf.shape(index)[1] - 1)
-    return index // vocabulary, index % vocabulary, value, tf.where(greedy >= 0, place, -1)
+    parent = tf.concat([index // few, slot[:, None]], axis=1)
+    token = tf.concat([tf.gather(tf.reshape(token, [-1, columns]), index, axis=1, batch_dims=1), greedy_token], axis=1)
+    value = tf.concat([value, tf.where(alone[:, None], greedy_value, NEVER)], axis=1)
+    column = tf.where(known, tf.argmax(same, axis=1, output_type=tf.int32), tf.shape(index)[1])
+    return parent, token, value, tf.where(greedy >= 0, column, -1)
 
 
 def _continue(value, greedy, ends, width):
@@ -287,7 +296,7 @@ def _longest(max_length):
     return max_length if isinstance(max_length, int) else tf.maximum(1, tf.reduce_max(max_length))  # a batch may be empty
 
 
-def _without_repeats(log_probabilities, tokens, t, n):
+def _without_repeats(logits, tokens, t, n):
     """Forbid each token that would complete a run of `n` tokens that stands already."""
     length = tf.shape(tokens)[2]
     places = tf.range(length)
@@ -299,7 +308,7 @@ def _without_repeats(log_probabilities, tokens, t, n):
         match &= then == now[:, :, None]
     where = tf.cast(tf.where(match), tf.int32)  # (runs, 3)
     forbidden = tf.concat([where[:, :2], tf.gather_nd(tokens, where)[:, None]], axis=1)
-    return tf.tensor_scatter_nd_update(log_probabilities, forbidden, tf.fill([tf.shape(where)[0]], NEVER))
+    return tf.tensor_scatter_nd_update(logits, forbidden, tf.fill([tf.shape(where)[0]], NEVER))
 
 
 def _keep_shapes(after, before):

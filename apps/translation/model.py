@@ -136,7 +136,7 @@ class Translator(keras.Model):
         encoder: str = "recurrent",
         encoder_depth: int = 1,
         decoder_depth: int = 2,
-        attention: str = "dot",
+        attention: str = "additive",
         input_feeding: bool = False,
         reverse_source: bool = False,
         heads: int = 4,
@@ -147,11 +147,14 @@ class Translator(keras.Model):
         super().__init__(**kwargs)
         self.settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         self.reverse_source, self.scheduled_sampling = reverse_source, scheduled_sampling
+        normal = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
         self.target_embedding = keras.layers.ReversibleEmbedding(
-            target_size, embedding_size, reverse_dtype="float32", name="target_embedding"
+            target_size, embedding_size, embeddings_initializer=normal, reverse_dtype="float32", name="target_embedding"
         )
         self.source_embedding = (
-            self.target_embedding if joint else keras.layers.Embedding(source_size, embedding_size, name="source_embedding")
+            self.target_embedding
+            if joint
+            else keras.layers.Embedding(source_size, embedding_size, normal, name="source_embedding")
         )
         if encoder == "self-attention":
             self.encoder: Any = SelfAttentionEncoder(units, encoder_depth, heads, dropout, name="encoder")

@@ -49,22 +49,22 @@ class Config:
     max_length_tokens: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use"] = 80
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
-    units: Annotated[int, "size of encoder and decoder states"] = 256
+    units: Annotated[int, "size of encoder and decoder states"] = 320
     embedding_size: Annotated[int, "size of a token's vector"] = 256
     encoder: Annotated[
         Literal["recurrent", "forward", "self-attention"], "both directions; one, whose final states start the decoder; none"
     ] = "recurrent"
     encoder_depth: Annotated[int, "levels"] = 1
     decoder_depth: Annotated[int, "levels"] = 2
-    attention: Annotated[Literal["dot", "additive", "none"], "of the decoder"] = "dot"
+    attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     input_feeding: Annotated[bool, "let the decoder read its last output, step by step"] = False
     reverse_source: Annotated[bool, "read the source backwards"] = False
-    dropout: Annotated[float, "between layers"] = 0.3
+    dropout: Annotated[float, "between layers"] = 0.4
     # training
     label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
     scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own"] = 0.0
-    epochs: Annotated[int, "passes over the training split"] = 20
-    tokens_per_batch: Annotated[int, "of the longer side, padding counted"] = 2_048
+    epochs: Annotated[int, "passes over the training split"] = 22
+    tokens_per_batch: Annotated[int, "of the longer side, padding counted"] = 1_536
     optimizer: Annotated[Literal["adam", "sgd"], ""] = "adam"
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0

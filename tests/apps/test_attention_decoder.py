@@ -11,11 +11,11 @@ from tests.layers.helpers import close, gradients, numpy, random_weights, sequen
 
 OPTIONS = [
     {},
-    {"cell": "lstm", "depth": 3},
-    {"cell": "simple_rnn", "depth": 1, "attention": "additive"},
+    {"cell": "lstm", "depth": 3, "attention": "dot"},
+    {"cell": "simple_rnn", "depth": 1},
     {"cell": "gated_rnn", "attention": "none"},
-    {"input_feeding": True},
-    {"cell": "lstm", "input_feeding": True, "attention": "additive"},
+    {"input_feeding": True, "attention": "dot"},
+    {"cell": "lstm", "input_feeding": True},
     {"input_feeding": True, "attention": "none"},
 ]
 MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)

@@ -120,7 +120,7 @@ def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
 
 
 def test_the_other_parts_train_and_export_too(files, tmp_path):
-    other = ["--encoder", "self-attention", "--attention", "additive", "--vocabulary", "separate", "--tokens", "unigram"]
+    other = ["--encoder", "self-attention", "--attention", "dot", "--vocabulary", "separate", "--tokens", "unigram"]
     other += ["--scheduled-sampling", "0.2", "--average", "0", "--coverage-penalty", "0.1", "--block-ngrams", "3"]
     result = command("train", *flags(files, tmp_path, *other, "--epochs", "1"))
     assert result.returncode == 0, result.stderr[-3000:]
@@ -144,7 +144,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(files, tmp_path):
 VARIANTS = [
     {},
     {"encoder": "forward", "attention": "none", "reverse_source": True, "decoder_depth": 2, "encoder_depth": 2, "cell": "lstm"},
-    {"encoder": "self-attention", "joint": False, "attention": "additive"},
+    {"encoder": "self-attention", "joint": False, "attention": "dot"},
     {"input_feeding": True, "encoder_depth": 2},
 ]
 

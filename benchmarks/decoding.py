@@ -1,0 +1,198 @@
+"""Beam search in the graph against the usual Python loop, and training against the same network of `keras.layers`.
+
+    python -m benchmarks.decoding [--repeats 5] [--save benchmarks/results/decoding]
+
+Search: batch 32, beam 4, 8,000 subwords, 30 steps, the translator of `apps.translation` with random weights that never ends
+a sentence. The Python loop keeps the beam in NumPy and calls the decoder for one step at a time, once by `model.predict`, as
+tutorials do, and once directly as a compiled function. All three must find the same sequences.
+
+Training: one step of the same network, once of our layers and our loss, once of `keras.layers` and Keras' loss, the latter
+as a plain graph and under XLA; the better one counts.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from apps.common.losses import TokenLoss
+from apps.translation.model import Translator
+from apps.translation.serving import search
+from benchmarks.timing import milliseconds
+from data_pipelines.vocabulary import END, START
+
+BATCH, WIDTH, VOCABULARY, STEPS, SOURCE = 32, 4, 8_000, 30, 10  # 2 x 10 source tokens + 10 = 30 steps
+SIZE = 256
+TRAINING_SHAPE = (102, 20)  # sentences, tokens: 2,040 tokens on either side
+
+
+def translator() -> Translator:
+    model = Translator(VOCABULARY, VOCABULARY, embedding_size=SIZE, units=SIZE, dropout=0.3)
+    model.build()
+    bias = np.zeros(VOCABULARY)
+    bias[END] = bias[0] = -1e4
+    model.bias.assign(bias)
+    return model
+
+
+# -- search
+
+
+def python_loop(model: Translator, by_predict: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Beam search in NumPy that asks a Keras model for the logits of one step at a time."""
+    ids = keras.Input((None,), dtype="int32")
+    memory, state = model.encode(ids)
+    encoder = keras.Model(ids, [memory.values, memory.keys, *keras.tree.flatten(state)])
+    structure = state
+    token = keras.Input((1,), dtype="int32")
+    values, keys = keras.Input((None, SIZE)), keras.Input((None, SIZE))
+    states = [keras.Input((1, SIZE)) for _ in keras.tree.flatten(structure)]
+    logits, after, _ = model.step(
+        token, keras.tree.pack_sequence_as(structure, states), memory._replace(values=values, keys=keys, mask=None)
+    )
+    decoder = keras.Model([token, values, keys, *states], [logits, *keras.tree.flatten(after)])
+    compiled = {m: tf.function(m, reduce_retracing=True) for m in (encoder, decoder)}
+
+    def ask(part: keras.Model, inputs: Any) -> list[np.ndarray]:
+        outputs = part.predict(inputs, batch_size=BATCH * WIDTH, verbose=0) if by_predict else compiled[part](inputs)
+        return [np.asarray(o) for o in outputs]
+
+    def run(source: np.ndarray) -> np.ndarray:
+        values, keys, *states = ask(encoder, source)
+        values, keys = np.repeat(values, WIDTH, axis=0), np.repeat(keys, WIDTH, axis=0)
+        states = [np.repeat(s, WIDTH, axis=0)[:, None] for s in states]
+        scores = np.tile([0.0] + [-1e9] * (WIDTH - 1), (BATCH, 1))
+        tokens = np.full((BATCH, WIDTH, 1), START, "int32")
+        for _ in range(STEPS - 1):
+            logits, *states = ask(decoder, [tokens[:, :, -1].reshape(-1, 1), values, keys, *states])
+            logits = logits.reshape(BATCH, WIDTH, -1)
+            largest = logits.max(-1, keepdims=True)
+            logp = logits - largest - np.log(np.exp(logits - largest).sum(-1, keepdims=True))
+            total = (scores[:, :, None] + logp).reshape(BATCH, -1)
+            best = np.argpartition(-total, WIDTH, axis=1)[:, :WIDTH]
+            best = np.take_along_axis(best, np.argsort(-np.take_along_axis(total, best, 1), axis=1), 1)
+            scores = np.take_along_axis(total, best, 1)
+            parent, token = best // VOCABULARY, best % VOCABULARY
+            tokens = np.concatenate([np.take_along_axis(tokens, parent[:, :, None], 1), token[:, :, None].astype("int32")], -1)
+            rows = (np.arange(BATCH)[:, None] * WIDTH + parent).reshape(-1)
+            states = [s[rows] for s in states]
+        return tokens[:, :, 1:]
+
+    return run
+
+
+def measure_search(repeats: int) -> dict[str, Any]:
+    model = translator()
+    source = np.random.default_rng(0).integers(4, VOCABULARY, (BATCH, SOURCE)).astype("int32")
+    graph = tf.function(lambda ids: search(model, ids, width=WIDTH, best=WIDTH, length_penalty=0.0).tokens, autograph=False)
+    loops = {"model.predict": python_loop(model, True), "direct": python_loop(model, False)}
+    candidates: dict[str, Callable[[], Any]] = {"ours": lambda: graph(tf.constant(source))}
+    candidates |= {name: lambda run=run: run(source) for name, run in loops.items()}  # type: ignore[misc]
+    wanted = _sets(graph(tf.constant(source)).numpy()[:, :, : STEPS - 1])
+    same = {name: sum(a == b for a, b in zip(_sets(run(source)), wanted)) / BATCH for name, run in loops.items()}
+    ms = milliseconds(candidates, repeats)
+    return {"ms": ms, "over": {name: ms[name] / ms["ours"] for name in loops}, "same_sequences": same}
+
+
+def _sets(tokens: np.ndarray) -> list[set]:
+    """The beam of each sentence; END, which is never likely here, blurs the order in it."""
+    return [{tuple(hypothesis) for hypothesis in beam.tolist()} for beam in tokens]
+
+
+# -- training
+
+
+def keras_network() -> keras.Model:
+    """The default translator, layer by layer, of `keras.layers`."""
+    layers = keras.layers
+    source, target = (keras.Input((None,), dtype="int32", name=name) for name in ("source", "target"))
+    embedding, drop = layers.ReversibleEmbedding(VOCABULARY, SIZE), layers.Dropout(0.3)
+    mask = ops.not_equal(source, 0)
+    read = layers.Bidirectional(layers.GRU(SIZE // 2, return_sequences=True))(drop(embedding(source)), mask=mask)
+    kept = ops.cast(mask, "float32")[..., None]
+    mean = ops.sum(read * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1)
+    tokens = drop(embedding(target))
+    first = layers.GRU(SIZE, return_sequences=True)(tokens, initial_state=layers.Dense(SIZE, "tanh")(mean))
+    query = layers.Dense(SIZE)(first) * SIZE**-0.5
+    context = layers.Attention()([query, read, layers.Dense(SIZE, use_bias=False)(read)], mask=[None, mask])
+    below = drop(ops.concatenate([first, context], axis=-1))
+    second = layers.GRU(SIZE, return_sequences=True)(below, initial_state=layers.Dense(SIZE, "tanh")(mean))
+    outputs = drop(layers.Dense(SIZE, "tanh")(ops.concatenate([second, context, tokens], axis=-1)))
+    logits = Bias()(embedding(outputs, reverse=True))
+    return keras.Model({"source": source, "target": target}, logits)
+
+
+class Bias(keras.layers.Layer):
+    def build(self, shape: tuple) -> None:
+        self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros")
+
+    def call(self, x: Any) -> Any:
+        return x + self.bias
+
+
+def measure_training(repeats: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, VOCABULARY, TRAINING_SHAPE).astype("int32")
+    ids[::3, 15:] = 0
+    inputs, following = {"source": tf.constant(ids), "target": tf.constant(ids)}, tf.constant(ids)
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    ours = Translator(VOCABULARY, VOCABULARY, embedding_size=SIZE, units=SIZE, dropout=0.3)
+    models = {"ours": (ours, TokenLoss(), False)}
+    for name, jit in (("keras", False), ("keras xla", True)):
+        models[name] = (keras_network(), keras_loss, jit)
+    candidates = {}
+    for name, (model, loss, jit) in models.items():
+        model.compile(keras.optimizers.Adam(global_clipnorm=1.0), loss, jit_compile=jit)
+        candidates[name] = lambda model=model: [np.float32(model.train_on_batch(inputs, following))]
+    ms = milliseconds(candidates, repeats)
+    parameters = {name: model.count_params() for name, (model, _, _) in models.items()}
+    tokens = int(np.count_nonzero(ids))
+    return {
+        "ms": ms,
+        "parameters": parameters,
+        "tokens_per_second": {name: 1e3 * tokens / value for name, value in ms.items()},
+        "over_keras": min(ms["keras"], ms["keras xla"]) / ms["ours"],
+    }
+
+
+def report(found: dict[str, Any], training: dict[str, Any]) -> str:
+    lines = [f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}", ""]
+    lines += ["| beam search, batch 32, beam 4, 8,000 subwords, 30 steps | ms | ours is faster by |", "|---|--:|--:|"]
+    lines += [f"| ours, one graph | {found['ms']['ours']:.0f} | |"]
+    for name, label in (
+        ("model.predict", "Python loop, `model.predict`"),
+        ("direct", "Python loop, compiled step called directly"),
+    ):
+        lines.append(f"| {label} | {found['ms'][name]:.0f} | {found['over'][name]:.1f} |")
+    lines += ["", "| training step, 2,040 tokens a side | ms | target tokens a second |", "|---|--:|--:|"]
+    for name, label in (("ours", "ours"), ("keras", "`keras.layers`"), ("keras xla", "`keras.layers`, XLA")):
+        lines.append(f"| {label} | {training['ms'][name]:.0f} | {training['tokens_per_second'][name]:,.0f} |")
+    lines += ["", f"Training over Keras' best: {training['over_keras']:.2f}."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.decoding", allow_abbrev=False)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--save", default="benchmarks/results/decoding", help="writes .json and .md")
+    arguments = parser.parse_args()
+    found, training = measure_search(arguments.repeats), measure_training(arguments.repeats)
+    text = report(found, training)
+    print(text + f"\n\nsame sequences as ours: {found['same_sequences']}; parameters: {training['parameters']}")
+    target = Path(arguments.save)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").write_text(json.dumps({"search": found, "training": training}, indent=1))
+    target.with_suffix(".md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

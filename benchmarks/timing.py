@@ -1,0 +1,36 @@
+"""Timing side by side: candidates take turns, medians count."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def milliseconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Medians of calls that take turns."""
+    for function in candidates.values():
+        for _ in range(3):
+            function()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, function in candidates.items():
+            start = time.perf_counter()
+            result = keras.tree.flatten(function())[0]
+            if tf.is_tensor(result):
+                result.numpy()  # wait for it
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def sgemm_gflops(size: int = 2048) -> float:
+    a = tf.random.normal((size, size))
+    best = min(milliseconds({"sgemm": lambda: tf.matmul(a, a)}, 9).values())
+    return 2 * size**3 / best / 1e6
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
