@@ -28,7 +28,9 @@ class SearchValidation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self._graph is None:
-            self._graph = tf.function(lambda x, y: token_cross_entropy(y, self.model(x, training=False)), reduce_retracing=True)
+            self._graph = tf.function(
+                lambda x, y: token_cross_entropy(y, self.model(x, training=False)), reduce_retracing=True, autograph=False
+            )
         with averaged_weights(self.model):
             sums = [self._graph(inputs, following) for inputs, following in self.batches]
             loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))

@@ -59,7 +59,7 @@ def search_translations(
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))  # texts of one length pad least
     blocks = [[pairs[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def translate(text: tf.Tensor) -> tf.Tensor:
         source = vocabularies.source.ids(vocabularies.source.tokenize(text)).to_tensor(PADDING)
         return texts(vocabularies, search(model, source, width=width))[:, 0]
