@@ -174,12 +174,12 @@ class RecurrentCell(keras.layers.Layer):
     def recurrent_bias(self) -> Tensor | None:
         return None
 
-    def project(self, inputs: Tensor) -> list[Tensor]:
+    def project(self, inputs: Tensor, add_bias: bool = True) -> list[Tensor]:
         """`x W + b` for inputs of any leading shape: (…, features) -> for each gate (…, units)."""
         kernels = ops.split(ops.cast(self.kernel, inputs.dtype), self.gates, axis=-1)
         projected = [ops.matmul(inputs, kernel) for kernel in kernels]
         bias = self.input_bias()
-        if bias is None:
+        if bias is None or not add_bias:
             return projected
         return [x + b for x, b in zip(projected, ops.split(ops.cast(bias, inputs.dtype), self.gates))]
 

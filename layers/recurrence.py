@@ -69,11 +69,12 @@ def unfold(
 
 
 def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training):
-    projected = cell.project(inputs)  # for each gate (time, batch, units)
+    projected = cell.project(inputs, add_bias=False)  # for each gate (time, batch, units)
     gates = len(projected)
     dtype = projected[0].dtype
     kernel = ops.cast(cell.recurrent_kernel, dtype)
-    optional = {"bias": cell.recurrent_bias(), "mask": mask, "dropout_mask": dropout_mask}
+    biases = {"input_bias": cell.input_bias(), "bias": cell.recurrent_bias()}  # added in the loop, where it costs no pass
+    optional = {**biases, "mask": mask, "dropout_mask": dropout_mask}
     optional = {k: ops.cast(v, dtype) for k, v in optional.items() if v is not None}
     count = len(initial_state)
     forward_lean = _loop(training, _forward, cell.pointwise, reverse, False, sequences)
@@ -98,8 +99,9 @@ def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, se
             rows = ops.transpose(_rows(left))  # (units, time x batch)
             d_kernel = ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1)
             d_options = {k: ops.zeros_like(v) for k, v in options.items()}
-            if "bias" in options:
-                d_options["bias"] = ops.concatenate([ops.sum(_rows(d), axis=0) for d in d_recurrent], axis=0)
+            for name, d_products in (("input_bias", d_projected), ("bias", d_recurrent)):
+                if name in options:
+                    d_options[name] = ops.concatenate([ops.sum(_rows(d), axis=0) for d in d_products], axis=0)
             return [d_kernel, *d_projected, *d_initial, *d_options.values()]
 
         return ((saved[0], *final) if sequences else tuple(final)), gradient
@@ -115,6 +117,8 @@ def _forward(pointwise, reverse, keep, sequences, projected, kernel, states, opt
 
     def step(states, elements):
         x, m = elements[:gates], elements[gates:]
+        if "input_bias" in options:
+            x = [a + b for a, b in zip(x, ops.split(options["input_bias"], gates))]
         hidden = states[0]
         if "dropout_mask" in options:
             hidden = hidden * options["dropout_mask"]

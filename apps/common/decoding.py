@@ -177,7 +177,8 @@ def beam_search(
     def body(t, beam, found, state):
         logits, state_after, attention = step(beam["last"], state)
         logits = tf.cast(logits, tf.float32)  # (batch, width, vocabulary)
-        total = beam["logp"] - tf.reduce_logsumexp(logits, axis=-1)
+        largest = tf.reduce_max(logits, axis=-1, keepdims=True)
+        total = beam["logp"] - tf.squeeze(largest, -1) - tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1))
         if block_ngrams:
             logits = _without_repeats(logits, beam["tokens"], t, block_ngrams)
         parent, token, value, greedy = _candidates(logits, total, beam["greedy"], t >= max_length - 1, end)
@@ -244,20 +245,22 @@ def _candidates(logits, total, greedy, last, end):
     column the greedy one stands (batch,), -1 if there is none any more. Where it is the `last` place only END may follow.
     """
     width = logits.shape[1]
-    few = tf.minimum(2 * width, tf.shape(logits)[2] - 1)
-    value, token = tf.math.top_k(logits[:, :, 1:], few)  # without padding; (batch, width, few)
-    token += 1
+    few = min(2 * width + 1, logits.shape[2])  # one more, as padding may be among them
+    value, token = _top(logits, few)  # (batch, width, few)
+    value = tf.where(token == 0, NEVER, value)
     last = tf.reshape(last, [-1, 1, 1])
     only_end = tf.where(tf.range(few) == 0, logits[:, :, end : end + 1], NEVER)
     value = tf.where(last, only_end, value) + total[:, :, None]
     token = tf.where(last, end, token)
     slot = tf.maximum(greedy, 0)
-    greedy_value = tf.gather(value, slot, axis=1, batch_dims=1)[:, :1]  # (batch, 1)
-    greedy_token = tf.gather(token, slot, axis=1, batch_dims=1)[:, :1]
+    greedy_values = tf.gather(value, slot, axis=1, batch_dims=1)  # (batch, few)
+    greedy_place = tf.argmax(greedy_values, axis=1, output_type=tf.int32)[:, None]
+    greedy_value = tf.reduce_max(greedy_values, axis=1, keepdims=True)
+    greedy_token = tf.gather(tf.gather(token, slot, axis=1, batch_dims=1), greedy_place, axis=1, batch_dims=1)
 
     columns = width * few
-    value, index = tf.math.top_k(tf.reshape(value, [-1, columns]), tf.minimum(2 * width, columns))
-    same = index == (slot * few)[:, None]
+    value, index = tf.math.top_k(tf.reshape(value, [-1, columns]), min(2 * width, columns))
+    same = index == slot[:, None] * few + greedy_place
     known = tf.reduce_any(same, axis=1)
     alone = (greedy >= 0) & ~known
     parent = tf.concat([index // few, slot[:, None]], axis=1)
@@ -265,6 +268,25 @@ def _candidates(logits, total, greedy, last, end):
     value = tf.concat([value, tf.where(alone[:, None], greedy_value, NEVER)], axis=1)
     column = tf.where(known, tf.argmax(same, axis=1, output_type=tf.int32), tf.shape(index)[1])
     return parent, token, value, tf.where(greedy >= 0, column, -1)
+
+
+def _top(x, k, chunk=128):
+    """`tf.math.top_k`, over long rows faster: the k largest lie in the k chunks with the largest maxima."""
+    size = x.shape[-1]
+    if size // chunk < max(8, 2 * k):
+        return tf.math.top_k(x, k)
+    whole = size // chunk * chunk
+    rows = tf.concat([tf.shape(x)[:-1], [whole // chunk, chunk]], axis=0)
+    chunks = tf.reshape(x[..., :whole], rows)
+    _, best = tf.math.top_k(tf.reduce_max(chunks, axis=-1), k)
+    values = tf.gather(chunks, best, axis=-2, batch_dims=x.shape.rank - 1)  # (…, k, chunk)
+    places = best[..., None] * chunk + tf.range(chunk)
+    flat = tf.concat([tf.shape(x)[:-1], [-1]], axis=0)
+    values = tf.concat([tf.reshape(values, flat), x[..., whole:]], axis=-1)
+    rest = tf.broadcast_to(tf.range(whole, size), tf.concat([tf.shape(x)[:-1], [size - whole]], axis=0))
+    places = tf.concat([tf.reshape(places, flat), rest], axis=-1)
+    value, index = tf.math.top_k(values, k)
+    return value, tf.gather(places, index, axis=-1, batch_dims=x.shape.rank - 1)
 
 
 def _continue(value, greedy, ends, width):

@@ -203,7 +203,9 @@ class Translator(keras.Model):
         return values, mask, (states if self.settings["encoder"] == "forward" else None)
 
     def logits(self, outputs: Tensor) -> Tensor:
-        return self.target_embedding(outputs, reverse=True) + self.bias
+        rows = ops.reshape(outputs, (-1, outputs.shape[-1]))  # one large product is faster than one for each row of a batch
+        logits = self.target_embedding(rows, reverse=True) + self.bias
+        return ops.reshape(logits, (-1, ops.shape(outputs)[1], logits.shape[-1]))
 
     def write(self, target: Tensor, read: tuple, training: bool = False) -> tuple[Tensor, Any]:
         """The logits of what follows each token of the target, and the attention (batch, time, source time)."""

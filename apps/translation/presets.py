@@ -4,9 +4,10 @@ QUICK = {
     "units": 128,
     "embedding_size": 128,
     "vocabulary_size": 600,
-    "epochs": 14,
+    "epochs": 16,
     "learning_rate": 4e-3,
     "dropout": 0.1,
+    "label_smoothing": 0.0,
     "average": 0.98,
     "tokens_per_batch": 1_024,
 }

@@ -65,3 +65,30 @@ def test_several_classes():
     probabilities = rng.dirichlet(np.ones(3), 60)
     metrics = classification_metrics(truth, probabilities)
     assert 0.2 < metrics["roc_auc"] < 0.8 and metrics["examples"] == 60
+
+
+def test_the_averaged_weights_are_kept_and_the_last_ones_go_on(tmp_path):
+    import keras
+
+    from apps.common.checkpoints import Checkpoint, averaged_weights
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    checkpoint = Checkpoint(tmp_path, monitor="loss")
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            last = model.get_weights()
+            with averaged_weights(model):
+                seen.append((last, model.get_weights()))
+            np.testing.assert_array_equal(model.get_weights()[0], last[0])
+
+    x = np.random.default_rng(0).normal(size=(32, 2))
+    model.fit(x, x[:, :1], verbose=0, epochs=2, callbacks=[Watch(), checkpoint])
+    last, averaged = seen[-1]
+    assert np.abs(last[0] - averaged[0]).max() > 1e-4
+    np.testing.assert_array_equal(model.get_weights()[0], last[0])  # not the averages, which fit leaves
+    checkpoint.best_weights = averaged
+    checkpoint.restore_best()
+    np.testing.assert_array_equal(model.get_weights()[0], averaged[0])
