@@ -35,6 +35,14 @@ class Translations:
             for name, pairs in self.splits.items()
         }
 
+    def summary(self, too_long: int, max_length_tokens: int) -> dict[str, str]:
+        """How many pairs there are, and what is left out, for a person to read."""
+        out = [f"{count:,} pair(s) with an empty side in {name}" for name, count in self.empty_pairs.items() if count]
+        if too_long:
+            out.append(f"{too_long:,} training pair(s) beyond {max_length_tokens} tokens")
+        counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
+        return {"examples": counts, **({"left out": "; ".join(out)} if out else {})}
+
 
 def load_translations(source: str, source_lang: str, target_lang: str, seed: int = 0) -> Translations:
     """Pairs from `embedded`, `tfds:NAME[/config]` or a path.

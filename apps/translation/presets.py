@@ -4,12 +4,14 @@ QUICK = {
     "units": 128,
     "embedding_size": 128,
     "vocabulary_size": 600,
-    "epochs": 16,
+    "epochs": 12,
     "learning_rate": 4e-3,
     "dropout": 0.1,
     "label_smoothing": 0.0,
     "average": 0.98,
     "tokens_per_batch": 1_024,
+    "buckets": 3,
+    "beam_width": 3,
 }
 
 # Sutskever et al. 2014, https://arxiv.org/abs/1409.3215: 160,000 source and 80,000 target words, beam 12 there

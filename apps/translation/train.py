@@ -65,7 +65,8 @@ class Config:
     scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own"] = 0.0
     epochs: Annotated[int, "passes over the training split"] = 22
     tokens_per_batch: Annotated[int, "of the longer side, padding counted"] = 1_536
-    optimizer: Annotated[Literal["adam", "sgd"], ""] = "adam"
+    buckets: Annotated[int, "lengths that batches may have; each is compiled once"] = 6
+    optimizer: Annotated[Literal["adam", "sgd"], "adam, or plain gradient descent"] = "adam"
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
     average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.998
@@ -106,16 +107,11 @@ def train(config: Config) -> dict[str, float | str]:
     )
     vocabularies.save(folder)
     encoded, encoded_held_out = (encode(p, vocabularies, config.max_length_tokens) for p in (pairs, held_out))
-    boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, buckets=6, multiple=4)
+    boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, config.buckets, multiple=4)
 
     def batches(start_step: int) -> Batches:
-        return translation_batches(
-            encoded,
-            tokens_per_batch=config.tokens_per_batch,
-            boundaries=boundaries,
-            shuffle_seed=config.seed,
-            start_step=start_step,
-        )
+        order = {"shuffle_seed": config.seed, "start_step": start_step}
+        return translation_batches(encoded, tokens_per_batch=config.tokens_per_batch, boundaries=boundaries, **order)
 
     steps = batches(0).steps_per_epoch
     validation = translation_batches(encoded_held_out, tokens_per_batch=4_096, boundaries=[*boundaries, config.max_length_tokens])
@@ -158,20 +154,13 @@ def train(config: Config) -> dict[str, float | str]:
     model.save(folder / "model.keras")
 
     # -- export
+    search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "block_ngrams")}
+    search |= {"width": config.beam_width, "best": config.beam_width}
     export = export_model(
         Path(config.export_to),
         model,
         [vocabularies.source, vocabularies.target],
-        serving_signatures(
-            model,
-            vocabularies,
-            config.max_length_tokens,
-            width=config.beam_width,
-            best=config.beam_width,
-            length_penalty=config.length_penalty,
-            coverage_penalty=config.coverage_penalty,
-            block_ngrams=config.block_ngrams,
-        ),
+        serving_signatures(model, vocabularies, config.max_length_tokens, **search),
         warm_up={"text": np.array([held_out[0].source.encode(), b""])},
         files={"languages.txt": f"{config.source_lang}\n{config.target_lang}\n"},
     )
@@ -195,15 +184,11 @@ def train(config: Config) -> dict[str, float | str]:
 
 
 def _facts(config, data, left_out, vocabularies, model, device, folder, start_step) -> dict[str, str]:
-    counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in data.splits.items())
-    out = [f"{n:,} pair(s) with an empty side in {split}" for split, n in data.empty_pairs.items() if n]
-    if left_out:
-        out.append(f"{len(left_out):,} training pair(s) beyond {config.max_length_tokens} tokens")
     size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
     return {
         "device": f"{device}, {config.precision}",
-        "examples": f"{counts}; {config.source_lang} to {config.target_lang}",
-        **({"left out": "; ".join(out)} if out else {}),
+        **data.summary(len(left_out), config.max_length_tokens),
+        "languages": f"{config.source_lang} to {config.target_lang}",
         "vocabulary": f"{size} {config.tokens}, {config.vocabulary}",
         "parameters": f"{model.count_params():,}",
         "run": f"{folder}" + (f", continued at step {start_step:,}" if start_step else ""),

@@ -122,8 +122,10 @@ def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
 def test_the_other_parts_train_and_export_too(files, tmp_path):
     other = ["--encoder", "self-attention", "--attention", "dot", "--vocabulary", "separate", "--tokens", "unigram"]
     other += ["--scheduled-sampling", "0.2", "--average", "0", "--coverage-penalty", "0.1", "--block-ngrams", "3"]
+    other += ["--max-length-tokens", "25"]
     result = command("train", *flags(files, tmp_path, *other, "--epochs", "1"))
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "training pair(s) beyond 25 tokens" in result.stdout
     assert command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
 
 
