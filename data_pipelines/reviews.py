@@ -11,7 +11,8 @@ import tensorflow as tf
 from data_pipelines import steps
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
-from data_pipelines.vocabulary import SubwordVocabulary, Vocabulary, WordVocabulary
+from data_pipelines.steps import Batches
+from data_pipelines.vocabulary import Vocabulary
 
 
 class Review(NamedTuple):
@@ -134,14 +135,6 @@ def _numbers_first(label: str) -> tuple[int, int, str]:
     return (0, int(label), label) if label.isdigit() else (1, 0, label)
 
 
-@dataclass(frozen=True)
-class Batches:
-    """A tf.data of `(ids (batch, length), label (batch,))` that knows how many batches an epoch has."""
-
-    dataset: tf.data.Dataset
-    steps_per_epoch: int
-
-
 def review_batches(
     reviews: Sequence[Review],
     labels: Sequence[str],
@@ -174,13 +167,6 @@ def review_batches(
     if shuffle_seed is not None:
         dataset = dataset.repeat().skip(start_step)
     return Batches(dataset.prefetch(4), steps.count_batches(lengths, boundaries, batch_size))
-
-
-def learn_vocabulary(kind: str, texts: Sequence[str], size: int, min_count: int = 1) -> Vocabulary:
-    """A vocabulary of `kind` (`words` or `subwords`) from the texts of the training split."""
-    if kind == "words":
-        return WordVocabulary.learn(texts, size, min_count)
-    return SubwordVocabulary.learn(texts, size, lowercase=True, drop_tags=True)
 
 
 def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length_tokens: int) -> tf.RaggedTensor:

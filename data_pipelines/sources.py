@@ -131,12 +131,13 @@ def split_off(
     return {**cut, **{name: examples for name, examples in splits.items() if name != "train"}}
 
 
-def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any]) -> dict[str, list[Any]]:
+def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any], undecoded: Sequence[str] = ()) -> dict[str, list[Any]]:
     """The splits of a TFDS data set that is prepared on this machine, or can be downloaded.
 
     Args:
         name: `NAME` or `NAME/config`, as in `tfds.load`.
         to_example: makes an example from a row of NumPy values and the data set's features.
+        undecoded: fields that stay the bytes of a file, images for instance.
     """
     try:
         import tensorflow_datasets as tfds
@@ -153,7 +154,8 @@ def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any]) -> di
     splits = {}
     for split in builder.info.splits:
         if split in known:
-            rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+            decoders = {field: tfds.decode.SkipDecoding() for field in undecoded if field in builder.info.features}
+            rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, decoders=decoders or None))
             splits[known[split]] = [to_example(row, builder.info.features) for row in rows]
     return splits
 

@@ -1,8 +1,17 @@
 """Steps of a tf.data pipeline that applications share: shorten, bucket and pad."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A tf.data of `(inputs, what is wanted)` that knows the steps of an epoch."""
+
+    dataset: tf.data.Dataset
+    steps_per_epoch: int
 
 
 def shorten(tokens: tf.RaggedTensor, max_length_tokens: int) -> tf.RaggedTensor:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from data_pipelines import steps
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
+from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, SubwordVocabulary, load_vocabulary
 
 MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
@@ -170,14 +171,6 @@ def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length_tokens:
     fits = longest <= max_length_tokens
     left_out = np.flatnonzero(~fits.numpy()).tolist()
     return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), left_out)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """A tf.data of `({"source": (n, t), "target": (n, t)}, following (n, t))` that knows the steps of an epoch."""
-
-    dataset: tf.data.Dataset
-    steps_per_epoch: int
 
 
 def translation_batches(

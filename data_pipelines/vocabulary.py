@@ -6,7 +6,7 @@ padding, id 1 an unknown token; where a decoder writes, id 2 opens a sequence an
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
 class WordVocabulary(tf.Module):
     """The most frequent words of the training split.
 
+    Args:
+        words: the most frequent first.
+        markers: have `START` and `END`.
+
     >>> vocabulary = WordVocabulary.learn(["good food", "good service"], size=4)
     >>> vocabulary.ids(vocabulary.tokenize(tf.constant(["good weather"])))
     <tf.RaggedTensor [[2, 1]]>
@@ -41,26 +45,29 @@ class WordVocabulary(tf.Module):
 
     kind = "words"
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], markers: bool = False) -> None:
         super().__init__()
-        self.words = words
+        self.words, self.markers = words, markers
+        self.first = 4 if markers else 2
         keys = tf.constant(words or [""], tf.string)
-        values = tf.range(2, 2 + max(1, len(words)), dtype=tf.int64)
+        values = tf.range(self.first, self.first + max(1, len(words)), dtype=tf.int64)
         self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), UNKNOWN)
+        self.strings = tf.constant(["", "[?]", "", ""][: self.first] + words)
 
     @classmethod
-    def learn(cls, texts: Iterable[str], size: int, min_count: int = 1) -> "WordVocabulary":
-        """`size` counts padding and the unknown token. Ties go by spelling, so the order is always the same."""
+    def learn(cls, texts: Iterable[str], size: int, min_count: int = 1, markers: bool = False) -> "WordVocabulary":
+        """`size` counts padding, the unknown token and the markers. Ties go by spelling, so the order is always the same."""
         counts: Counter[bytes] = Counter()
         texts = list(texts)
         for start in range(0, len(texts), 1024):
             counts.update(split_words(tf.constant(texts[start : start + 1024])).flat_values.numpy().tolist())
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return cls([word.decode() for word, count in ranked[: size - 2] if count >= min_count])
+        most = size - (4 if markers else 2)
+        return cls([word.decode() for word, count in ranked[:most] if count >= min_count], markers)
 
     @property
     def size(self) -> int:
-        return len(self.words) + 2
+        return len(self.words) + self.first
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         return split_words(texts)
@@ -68,8 +75,23 @@ class WordVocabulary(tf.Module):
     def ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
         return tf.cast(tf.ragged.map_flat_values(self.table.lookup, tokens), tf.int32)
 
+    def join(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """The texts of ragged ids, without markers; no space before punctuation.
+
+        >>> vocabulary = WordVocabulary(["a", "dog", "."], markers=True)
+        >>> print(vocabulary.join(tf.ragged.constant([[4, 5, 6]])).numpy())
+        [b'a dog.']
+        """
+        words = tf.ragged.map_flat_values(self.pieces, ids)
+        return tf.strings.regex_replace(tf.strings.reduce_join(words, axis=-1, separator=" "), r" ([.,;:!?])", r"\1")
+
+    def pieces(self, ids: tf.Tensor) -> tf.Tensor:
+        """The words of ids of any shape, as strings."""
+        return tf.gather(self.strings, ids)
+
     def save(self, folder: Path, name: str = "vocabulary") -> None:
-        (folder / f"{name}.json").write_text(json.dumps({"kind": self.kind, "words": self.words}, ensure_ascii=False))
+        saved = {"kind": self.kind, "words": self.words, "markers": self.markers}
+        (folder / f"{name}.json").write_text(json.dumps(saved, ensure_ascii=False))
 
 
 class SubwordVocabulary(tf.Module):
@@ -180,9 +202,16 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
 Vocabulary = WordVocabulary | SubwordVocabulary
 
 
+def learn_vocabulary(kind: str, texts: Sequence[str], size: int, min_count: int = 1, markers: bool = False) -> Vocabulary:
+    """A lower-cased vocabulary of `kind` (`words` or `subwords`) from the texts of the training split."""
+    if kind == "words":
+        return WordVocabulary.learn(texts, size, min_count, markers)
+    return SubwordVocabulary.learn(texts, size, lowercase=True, drop_tags=True, markers=markers)
+
+
 def load_vocabulary(folder: Path, name: str = "vocabulary") -> Any:
     """What `save` wrote."""
     saved = json.loads((folder / f"{name}.json").read_text())
     if saved["kind"] == "words":
-        return WordVocabulary(saved["words"])
+        return WordVocabulary(saved["words"], saved["markers"])
     return SubwordVocabulary((folder / f"{name}.model").read_bytes(), saved["drop_tags"])

@@ -78,7 +78,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        self.history.append({"epoch": epoch + 1, **logs})
+        self.history.append({"epoch": len(self.history) + 1, **logs})
         self.waited += 1
         if logs[self.monitor] > self.best:
             self.best, self.waited = logs[self.monitor], 0
@@ -99,6 +99,11 @@ class Checkpoint(keras.callbacks.Callback):
         self.set_model(model)
         model.optimizer.build(model.trainable_variables)
         self.save()
+
+    def go_on_from(self, before: "Checkpoint | None") -> None:
+        """Begin a second phase of a run: its log goes on, and what was best remains so until something is better."""
+        if before is not None:
+            self.history, self.best, self.best_weights = list(before.history), before.best, list(before.best_weights)
 
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch."""

@@ -36,6 +36,21 @@ class Sequences(NamedTuple):
     log_probabilities: tf.Tensor
 
 
+def find(step: Step, state: Any, *, width: int, best: int = 1, block_ngrams: int = 0, **settings: Any) -> Sequences:
+    """`beam_search`, or `greedy_search` where that is the same; `settings` are theirs."""
+    if width == 1 and best == 1 and not block_ngrams:
+        names = ("batch_size", "start", "end", "max_length")
+        return greedy_search(step, state, **{name: settings[name] for name in names})
+    return beam_search(step, state, width=width, best=best, block_ngrams=block_ngrams, **settings)
+
+
+def texts(vocabulary: Any, found: Sequences) -> tf.Tensor:
+    """What a search found as strings (batch, n)."""
+    batch, n = tf.unstack(tf.shape(found.lengths))
+    ragged = tf.RaggedTensor.from_tensor(tf.reshape(found.tokens, [batch * n, -1]), lengths=tf.reshape(found.lengths, [-1]))
+    return tf.reshape(vocabulary.join(ragged), [batch, n])
+
+
 def greedy_search(step: Step, state: Any, *, batch_size: Any, start: int, end: int, max_length: Any) -> Sequences:
     """The most probable token at each step."""
 

@@ -112,14 +112,17 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, folder: Path, checkpoint: Checkpoint, names: Sequence[str]) -> None:
         super().__init__()
         self.folder, self.checkpoint, self.names = folder, checkpoint, names
-        self._step, self._since = 0, 0.0
+        self._epoch, self._step, self._since = 0, 0, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._step += 1
         if self._step == 10:  # the first steps compile
             self._since = time.monotonic()
         if self._step == 60:
-            epochs, steps = self.params["epochs"] - len(self.checkpoint.history), self.params["steps"]
+            epochs, steps = self.params["epochs"] - self._epoch, self.params["steps"]
             minutes = (time.monotonic() - self._since) / 50 * epochs * steps / 60
             print(f"\nabout {max(1, round(minutes))} minute(s) for {epochs} epochs of {steps} steps", flush=True)
 

@@ -21,9 +21,9 @@ from apps.sentiment_classification.evaluate import evaluate_export
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier, serving_signatures
 from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
-from data_pipelines.reviews import Batches, Review, encode, learn_vocabulary, load_reviews, load_texts, review_batches
-from data_pipelines.steps import bucket_boundaries
-from data_pipelines.vocabulary import load_vocabulary
+from data_pipelines.reviews import Review, encode, load_reviews, load_texts, review_batches
+from data_pipelines.steps import Batches, bucket_boundaries
+from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
 
 APPLICATION = "sentiment_classification"
 

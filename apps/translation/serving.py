@@ -5,51 +5,31 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.decoding import Sequences, beam_search, greedy_search
+from apps.common.decoding import Sequences, find, texts
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, PADDING, START
 
 
-def search(
-    model: Translator,
-    source: tf.Tensor,
-    *,
-    width: int,
-    best: int = 1,
-    length_penalty: float = 1.0,
-    coverage_penalty: float = 0.0,
-    block_ngrams: int = 0,
-) -> Sequences:
-    """Translate ids (batch, time): a target is at most ten tokens longer than twice its source."""
+def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
+    """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
+    `apps.common.decoding.find`."""
     memory, state = model.encode(source)
-    settings: dict[str, Any] = {"batch_size": tf.shape(source)[0], "start": START, "end": END}
-    settings["max_length"] = 2 * tf.reduce_sum(tf.cast(source != PADDING, tf.int32), axis=1) + 10
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    if width == 1 and best == 1 and not block_ngrams:
-        return greedy_search(step, state, **settings)
-    return beam_search(
+    return find(
         step,
         state,
-        width=width,
-        best=best,
-        length_penalty=length_penalty,
-        coverage_penalty=coverage_penalty,
+        batch_size=tf.shape(source)[0],
+        start=START,
+        end=END,
+        max_length=2 * tf.reduce_sum(tf.cast(source != PADDING, tf.int32), axis=1) + 10,
         source_mask=memory.mask,
-        block_ngrams=block_ngrams,
         **settings,
     )
-
-
-def texts(vocabularies: Vocabularies, found: Sequences) -> tf.Tensor:
-    """What a search found as strings (batch, n)."""
-    batch, n = tf.unstack(tf.shape(found.lengths))
-    ragged = tf.RaggedTensor.from_tensor(tf.reshape(found.tokens, [batch * n, -1]), lengths=tf.reshape(found.lengths, [-1]))
-    return tf.reshape(vocabularies.target.join(ragged), [batch, n])
 
 
 def search_translations(
@@ -62,7 +42,7 @@ def search_translations(
     @tf.function(reduce_retracing=True, autograph=False)
     def translate(text: tf.Tensor) -> tf.Tensor:
         source = vocabularies.source.ids(vocabularies.source.tokenize(text)).to_tensor(PADDING)
-        return texts(vocabularies, search(model, source, width=width))[:, 0]
+        return texts(vocabularies.target, search(model, source, width=width, length_penalty=1.0))[:, 0]
 
     def measure() -> dict[str, float]:
         outputs = [t.decode() for block in blocks for t in translate(tf.constant([pair.source for pair in block])).numpy()]
@@ -85,7 +65,7 @@ def serving_signatures(
         source = tf.pad(source, [[0, 0], [0, missing]])
         found = search(model, source, **settings)
         found = found._replace(lengths=tf.where(tf.reduce_any(source != PADDING, axis=1)[:, None], found.lengths, 0))
-        strings = texts(vocabularies, found)
+        strings = texts(vocabularies.target, found)
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
         so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], START), best[:, :-1]], axis=1)

@@ -24,8 +24,8 @@ from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.presets import QUICK, SUTSKEVER
 from apps.translation.serving import search_translations, serving_signatures
-from data_pipelines.steps import bucket_boundaries
-from data_pipelines.translations import Batches, Vocabularies, encode, load_translations, translation_batches
+from data_pipelines.steps import Batches, bucket_boundaries
+from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 
 APPLICATION = "translation"
 

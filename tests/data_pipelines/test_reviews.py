@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from data_pipelines import steps
 from data_pipelines.embedded.reviews import embedded_reviews, make_reviews
-from data_pipelines.reviews import Review, encode, learn_vocabulary, review_batches
-from data_pipelines.vocabulary import WordVocabulary, load_vocabulary, split_words
+from data_pipelines.reviews import Review, encode, review_batches
+from data_pipelines.vocabulary import WordVocabulary, learn_vocabulary, load_vocabulary, split_words
 
 
 def test_words():

@@ -1,0 +1,172 @@
+"""Image encoders: a front, computed once for each image and kept, and a tail, which trains with the decoder.
+
+A backbone with ImageNet weights is all front; with `fine_tune_blocks` its last blocks are the tail. What learns from nothing is
+all tail, and its front are the pixels.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from data_pipelines.image_store import weights_key
+from data_pipelines.sources import DataError
+
+Tensor = Any
+
+# name -> what ends a block, in the names of its layers
+BLOCK_ENDS = {
+    "mobilenet": r"conv_pw_\d+_relu",
+    "mobilenet_v2": r"(block_\d+)_(?:add|project_BN)|out_relu",
+    "efficientnet_b0": r"(block\d\w)_(?:add|project_bn)|top_activation",
+}
+
+
+class ImageEncoder(NamedTuple):
+    """The two parts, and a key that names what the front computes; a part that does nothing is None."""
+
+    front: keras.Model | None
+    tail: keras.layers.Layer | None
+    key: str
+    is_pretrained: bool
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class SmallCNN(keras.layers.Layer):
+    """A convolutional network that halves the picture until at most 8 x 8 regions are left; each stage ends with a residual
+
+        x' = x + relu(norm(conv(x)))        (He et al. 2016, https://arxiv.org/abs/1512.03385)
+
+    Pixels (batch, size, size, 3), 0 to 255 -> (batch, rows, columns, channels).
+    """
+
+    def __init__(self, size: int, channels: int = 24, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size, self.channels = size, channels
+        self.stages = []
+        while size > 8:
+            filters = min(channels * 2 ** len(self.stages), 128)
+            options = {"padding": "same", "kernel_initializer": "he_normal", "dtype": self.dtype_policy}
+            halve = keras.layers.Conv2D(filters, 3, strides=2, **options)
+            again = keras.layers.Conv2D(filters, 3, **options)
+            norms = [keras.layers.LayerNormalization(dtype=self.dtype_policy) for _ in range(2)]
+            self.stages.append([halve, norms[0], again, norms[1]])
+            size = -(-size // 2)
+
+    def build(self, shape: tuple) -> None:
+        for halve, norm_1, again, norm_2 in self.stages:
+            for layer in (halve, norm_1, again, norm_2):
+                if not layer.built:
+                    layer.build(shape)
+                shape = layer.compute_output_shape(shape)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        for halve, _, again, _ in self.stages:
+            shape = again.compute_output_shape(halve.compute_output_shape(shape))
+        return shape
+
+    def call(self, pixels: Tensor, training: bool = False) -> Tensor:
+        x = ops.cast(pixels, self.compute_dtype) / 127.5 - 1.0
+        for halve, norm_1, again, norm_2 in self.stages:
+            x = ops.relu(norm_1(halve(x)))
+            x = x + ops.relu(norm_2(again(x)))
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size, "channels": self.channels}
+
+
+def image_encoder(name: str, size: int, weights: str, alpha: float = 1.0, layer: str = "", tail_blocks: int = 0) -> ImageEncoder:
+    """Build an encoder.
+
+    Args:
+        name: `small-cnn`, or a key of `BLOCK_ENDS`: a network of `keras.applications`.
+        size: of the pictures, in pixels.
+        weights: `imagenet`, `none`, or a path of weights that Keras saved.
+        alpha: width of the MobileNets.
+        layer: take the output of this layer; "": of the last block.
+        tail_blocks: how many of the last blocks may be trained.
+
+    Raises:
+        DataError: weights that can't be had, a layer that isn't there.
+    """
+    if name == "small-cnn":
+        if weights not in ("imagenet", "none"):
+            raise DataError(f"--backbone-weights is {weights!r}; small-cnn always learns from nothing. Leave the flag out.")
+        return ImageEncoder(None, SmallCNN(size), "pixels", False)
+    base = _application(name, size, alpha, "imagenet" if weights == "imagenet" else None)
+    ends = _block_ends(name, base, layer)
+    whole = keras.Model(base.input, base.get_layer(ends[-1]).output, name=name)
+    if weights not in ("imagenet", "none"):
+        _load_weights(whole, base, weights)
+    if weights == "none":
+        return ImageEncoder(None, _with_scaling(whole, name), "pixels", False)
+    if tail_blocks >= len(ends):
+        raise DataError(f"--fine-tune-blocks is {tail_blocks}; {name} has {len(ends)} blocks. Pass a smaller number.")
+    cut = base.get_layer(ends[-1 - tail_blocks]).output
+    front = _with_scaling(keras.Model(base.input, cut), name)
+    front.trainable = False
+    tail = keras.Model(cut, whole.output, name="tail") if tail_blocks else None
+    key = f"{name}-{ends[-1 - tail_blocks]}-{weights_key(front)}"
+    return ImageEncoder(front, tail, key, True)
+
+
+def _application(name: str, size: int, alpha: float, weights: str | None) -> keras.Model:
+    options: dict[str, Any] = {"input_shape": (size, size, 3), "include_top": False, "weights": weights}
+    try:
+        if name == "mobilenet":
+            return keras.applications.MobileNet(alpha=alpha, **options)
+        if name == "mobilenet_v2":
+            return keras.applications.MobileNetV2(alpha=alpha, **options)
+        return keras.applications.EfficientNetB0(**options)
+    except ValueError as error:
+        raise DataError(f"{name}: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # keras.utils.get_file raises a plain Exception
+        raise DataError(
+            f"{name}: the ImageNet weights can't be had ({error}). Put the file into {Path(keras.config.keras_home()) / 'models'}, "
+            "or pass --backbone-weights PATH or none."
+        ) from None
+
+
+def _block_ends(name: str, base: keras.Model, layer: str) -> list[str]:
+    """The last layer of each block, in order, up to `layer`."""
+    ends: dict[str, str] = {}
+    for candidate in base.layers:
+        match = re.fullmatch(BLOCK_ENDS[name], candidate.name)
+        if match:
+            ends[(match.lastindex and match[1]) or candidate.name] = candidate.name  # an addition comes after its projection
+    names = list(ends.values())
+    if not layer:
+        return names
+    if layer not in names:
+        raise DataError(f"--backbone-layer is {layer!r}; {name} has the block ends {', '.join(names)}. Name one of them.")
+    return names[: names.index(layer) + 1]
+
+
+def _load_weights(whole: keras.Model, base: keras.Model, path: str) -> None:
+    """The file may hold the weights up to the chosen layer, or of the complete network without its top."""
+    if not Path(path).is_file():
+        raise DataError(
+            f"--backbone-weights is {path!r}; there is no such file. Pass imagenet, none or the path of a weights file."
+        )
+    problems = []
+    for model in (whole, base):
+        try:
+            model.load_weights(path)
+            return
+        except Exception as error:  # h5py and Keras raise many kinds
+            problems.append(str(error).strip().splitlines()[0])
+    raise DataError(
+        f"{path}: doesn't fit ({problems[0]}). Check --backbone, --alpha and --backbone-layer: the file must hold the network "
+        "without its top, or all up to that layer."
+    )
+
+
+def _with_scaling(model: keras.Model, name: str) -> keras.Model:
+    """Take pixels from 0 to 255; EfficientNet scales them itself."""
+    if name == "efficientnet_b0":
+        return model
+    pixels = keras.Input(model.input_shape[1:], name="pixels")
+    return keras.Model(pixels, model(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(pixels)), name=f"{model.name}_of_pixels")

@@ -1,0 +1,77 @@
+"""Measure an export on pictures with captions. The last line printed is one JSON object.
+
+python -m apps.image_captioning.evaluate saved_models/image_captioning --data folder/ --split test
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.export import load_export
+from apps.common.metrics import caption_metrics
+from data_pipelines.captions import Example, load_captions
+from data_pipelines.embedded.scenes import embedded_scenes, is_true
+from data_pipelines.image_store import ImageFile
+from data_pipelines.sources import DataError
+
+BATCH_SIZE = 32
+
+
+def in_batches(served: Any, images: Sequence[ImageFile], progress: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The place of the first image of a batch and the export's outputs for the batch, as arrays."""
+    for start in range(0, len(images), BATCH_SIZE):
+        data = [image.read() for image in images[start : start + BATCH_SIZE]]
+        outputs = served.signatures["serving_default"](image_bytes=tf.constant(data, tf.string))
+        yield start, {name: value.numpy() for name, value in outputs.items()}
+        if progress:
+            print(f"\r{start + len(data):,} of {len(images):,}", end="", file=sys.stderr, flush=True)
+    if progress:
+        print(file=sys.stderr)
+
+
+def describe_all(served: Any, examples: Sequence[Example], progress: bool = False) -> list[str]:
+    """The best caption of each image; "" where it can't be decoded."""
+    batches = in_batches(served, [example.image for example in examples], progress)
+    return [caption.decode("utf-8", "replace") for _, outputs in batches for caption in outputs["caption"]]
+
+
+def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    """Metrics against the references; of drawn scenes also the share of captions that are true, with all scenes and with those
+    that hold a pair of colour and shape never seen in training."""
+    metrics = caption_metrics(captions, [example.captions for example in examples])
+    if source == "embedded":
+        scenes = {scene.name: scene for part in embedded_scenes().values() for scene in part}
+        true = np.array([is_true(c, scenes[e.image.name]) for c, e in zip(captions, examples)])
+        unseen = np.array([scenes[e.image.name].is_unseen for e in examples])
+        metrics |= {"true": float(true.mean())}
+        if unseen.any():
+            metrics |= {"true_of_unseen_pairs": float(true[unseen].mean())}
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.image_captioning.evaluate", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("--data", required=True, help="as in training")
+    parser.add_argument("--split", default=None, help="train, validation or test; default test where there is one")
+    parser.add_argument("--seed", type=int, default=0, help="as in training, for splits made by seed")
+    arguments = parser.parse_args()
+    data = load_captions(arguments.data, arguments.seed)
+    split = arguments.split or ("test" if "test" in data.splits else "validation")
+    if split not in data.splits:
+        raise DataError(f"{arguments.data}: no split {split!r}; there are {sorted(data.splits)}. Name one with --split.")
+    served = load_export(arguments.export)
+    captions = describe_all(served, data.splits[split], progress=sys.stderr.isatty())
+    metrics = measure(arguments.data, captions, data.splits[split])
+    print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    print(json.dumps({"split": split, **metrics}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,79 @@
+"""Pictures of what a captioner does: where each word looked, and its best and worst captions."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.common.metrics import cider_scores
+from apps.common.runs import new_figure, save_figure
+from data_pipelines.captions import Example
+from data_pipelines.sources import DataError
+
+
+def open_image(data: bytes) -> Any:
+    """A picture for drawing, upright and in RGB."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image.thumbnail((448, 448))
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def draw_attention(served: Any, data: bytes, path: Path) -> str:
+    """The picture, and for each word of its caption where it looked; returns the caption.
+
+    Raises:
+        DataError: the picture has no caption.
+    """
+    from PIL import Image
+
+    outputs = served.signatures["serving_default"](image_bytes=tf.constant([data], tf.string))
+    outputs = {name: value.numpy()[0] for name, value in outputs.items()}
+    words = [word.decode("utf-8", "replace").replace("▁", " ") for word in outputs["words"] if word]
+    if not words:
+        raise DataError(f"attention: no caption to draw ({outputs['error'].decode() or 'it is empty'}). Give another image.")
+    image = open_image(data)
+    columns = min(6, len(words) + 1)
+    rows = -(-(len(words) + 1) // columns)
+    figure, axes = new_figure(rows, columns, width=2.0, height=2.0 * image.height / image.width + 0.3)
+    axes = np.atleast_1d(axes).ravel()
+    for axis in axes:
+        axis.axis("off")
+    axes[0].imshow(image)
+    caption = outputs["caption"].decode("utf-8", "replace")
+    for axis, word, weights in zip(axes[1:], words, outputs["attention"]):
+        light = Image.fromarray(weights / max(weights.max(), 1e-9)).resize(image.size, Image.Resampling.BICUBIC)
+        shade = 0.25 + 0.75 * np.clip(np.asarray(light), 0, 1)[..., None]
+        axis.imshow((np.asarray(image) * shade).astype("uint8"))
+        axis.set_title(word, fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(caption, 30 * columns)), fontsize=11)
+    save_figure(figure, path)
+    return caption
+
+
+def contact_sheet(examples: Sequence[Example], captions: Sequence[str], path: Path, count: int = 8) -> None:
+    """The captions with the highest and the lowest CIDEr, each under its picture with one reference."""
+    scores = cider_scores(captions, [example.captions for example in examples])
+    order = np.argsort(-scores, kind="stable")
+    count = max(1, min(count, len(order) // 2))
+    columns = min(4, count)
+    rows = 2 * -(-count // columns)
+    figure, axes = new_figure(rows, columns, width=2.6, height=3.2)
+    axes = np.reshape(axes, (rows, columns))
+    for axis in axes.ravel():
+        axis.axis("off")
+    halves = (("best", order[:count], axes[: rows // 2]), ("worst", order[::-1][:count], axes[rows // 2 :]))
+    for title, places, part in halves:
+        for axis, place in zip(part.ravel(), places):
+            axis.imshow(open_image(examples[place].image.read()))
+            text = textwrap.fill(captions[place] or "(no caption)", 34)
+            reference = textwrap.fill(f"({examples[place].captions[0]})", 38)
+            axis.set_title(f"{title}, CIDEr {scores[place]:.2f}\n{text}", fontsize=8)
+            axis.text(0.5, -0.02, reference, transform=axis.transAxes, ha="center", va="top", fontsize=6.5, color="dimgrey")
+    save_figure(figure, path)

@@ -1,0 +1,86 @@
+"""Describe pictures with an export.
+
+python -m apps.image_captioning.predict saved_models/image_captioning photo.jpg folder/ [--json] [--attention out.png]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apps.common import cli
+from apps.common.export import load_export
+from apps.image_captioning.evaluate import in_batches
+from apps.image_captioning.pictures import draw_attention
+from data_pipelines.captions import SUFFIXES
+from data_pipelines.image_store import ImageFile
+from data_pipelines.sources import DataError
+
+
+def find_images(inputs: Sequence[str]) -> list[ImageFile]:
+    """The named files, and all images of the named folders.
+
+    Raises:
+        DataError: there is no such file, or no image in a folder.
+    """
+    images: list[ImageFile] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not found:
+                raise DataError(f"{name}: no image in this folder; expected {', '.join(SUFFIXES)}. Name the files.")
+            images += [ImageFile(str(p), str(p)) for p in found]
+        elif path.is_file():
+            images.append(ImageFile(name, name))
+        else:
+            raise DataError(f"{name}: no such file. Check the path.")
+    return images
+
+
+def predictions(served: Any, images: Sequence[ImageFile], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
+    """For each image its `caption`, `score` and the `n_best` `alternatives`, best first; or an `error`."""
+    results: list[dict[str, Any]] = []
+    for start, outputs in in_batches(served, images, progress):
+        for row, error in enumerate(outputs["error"]):
+            name = images[start + row].name
+            if error:
+                results.append({"image": name, "error": error.decode().split(": ", 1)[1]})
+                continue
+            alternatives = [
+                {"caption": text.decode("utf-8", "replace"), "score": round(float(score), 4)}
+                for text, score in zip(outputs["alternatives"][row], outputs["alternative_scores"][row])
+                if score > -1e8  # a search may find fewer than it was asked for
+            ]
+            results.append({"image": name, **alternatives[0], "alternatives": alternatives[:n_best]})
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.image_captioning.predict", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("input", nargs="+", help="images, or folders of images; '-' reads names from standard input")
+    parser.add_argument("--n-best", type=int, default=1, help="captions an image, at most the beam width of the export")
+    parser.add_argument("--attention", type=Path, help="draw where each word looked in the first image into this .png")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    arguments = parser.parse_args()
+    if arguments.n_best < 1:
+        raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
+    images = find_images(cli.read_inputs(arguments.input))
+    served = load_export(arguments.export)
+    results = predictions(served, images, arguments.n_best, progress=sys.stderr.isatty() and len(images) > 32)
+    for result in results:
+        if arguments.json:
+            print(json.dumps(result, ensure_ascii=False))
+        elif "error" in result:
+            print(f"{result['image']}  error: {result['error']}")
+        else:
+            print("\n".join(f"{result['image']}  {a['caption']}  ({a['score']:.2f})" for a in result["alternatives"]))
+    if arguments.attention:
+        draw_attention(served, images[0].read(), arguments.attention)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,92 @@
+"""The captioner in use: search, from the bytes of pictures to captions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common.decoding import NEVER, Sequences, find, texts
+from apps.common.metrics import caption_metrics
+from apps.image_captioning.model import Captioner
+from data_pipelines.captions import Example
+from data_pipelines.image_store import ImageStore
+from data_pipelines.images import decode_images
+from data_pipelines.vocabulary import END, PADDING, START, Vocabulary
+
+
+def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
+    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.find`."""
+    memory, state = model.encode(images)
+
+    def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
+        return model.step(tokens, state, memory)
+
+    return find(step, state, batch_size=tf.shape(images)[0], start=START, end=END, max_length=max_length, **settings)
+
+
+def search_captions(
+    model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], store: ImageStore, max_length: int, width: int
+) -> Callable[[], dict[str, float]]:
+    """A function that describes the images by search with the model as it is then, and returns what the captions are worth."""
+    paths = tf.data.Dataset.from_tensor_slices([store.paths[e.image] for e in examples])
+    images = paths.map(store.load, num_parallel_calls=2).batch(64).prefetch(2)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def describe(images: tf.Tensor) -> tf.Tensor:
+        return texts(vocabulary, search(model, images, max_length, width=width, length_penalty=1.0))[:, 0]
+
+    def measure() -> dict[str, float]:
+        captions = [text.decode() for batch in images for text in describe(batch).numpy()]
+        metrics = caption_metrics(captions, [e.captions for e in examples], meteor=False)
+        return {name: metrics[name] for name in ("bleu_4", "cider")}
+
+    return measure
+
+
+def serving_signatures(
+    front: keras.Model | None,
+    model: Captioner,
+    vocabulary: Vocabulary,
+    size: int,
+    max_pixels: int,
+    max_length: int,
+    **settings: Any,
+) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
+    """Bytes of pictures in, captions out: `caption` and `score`; `alternatives` with their scores, best first; the `words` of the
+    caption and, for each, how much `attention` it paid to each region; `error`, "" or why there is no caption."""
+
+    def describe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels, problems = decode_images(image_bytes, size, max_pixels)
+        good = problems == ""
+        images = tf.cast(front(tf.cast(pixels, tf.float32), training=False), tf.float16) if front else pixels  # as in the store
+        found = search(model, images, max_length, **settings)
+        lengths = tf.where(good[:, None], found.lengths, 0)
+        scores = tf.where(good[:, None], found.scores, NEVER)
+        strings = texts(vocabulary, found._replace(lengths=lengths))
+        longest = tf.maximum(1, tf.reduce_max(lengths[:, 0]))
+        best = tf.where(tf.range(longest) < lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
+        so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], START), best[:, :-1]], axis=1)
+        _, attention = model.write(so_far, model.see(images))
+        rows, columns = model.grid
+        if attention is None:
+            attention = tf.zeros([tf.shape(best)[0], longest, rows * columns])
+        attention = tf.where((best != PADDING)[:, :, None], tf.cast(attention, tf.float32), 0.0)
+        places = tf.strings.as_string(tf.range(tf.shape(image_bytes)[0]))
+        return {
+            "caption": strings[:, 0],
+            "score": scores[:, 0],
+            "alternatives": strings,
+            "alternative_scores": scores,
+            "words": tf.where(best != PADDING, vocabulary.pieces(best), ""),
+            "attention": tf.reshape(attention, [-1, longest, rows, columns]),
+            "error": tf.where(good, "", tf.strings.join(["image_bytes[", places, "]: ", problems])),
+        }
+
+    return {"serving_default": (describe, [tf.TensorSpec((None,), tf.string, name="image_bytes")])}
+
+
+def example_image(size: int = 32) -> bytes:
+    """A plain picture, for warm-up requests."""
+    return tf.io.encode_jpeg(np.full((size, size, 3), 127, "uint8")).numpy()

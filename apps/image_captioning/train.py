@@ -1,0 +1,244 @@
+"""Train a captioner on pictures with captions, measure it by beam search, and export it.
+
+    python -m apps.image_captioning.train --data folder/
+
+Read `train` from top to bottom: data, model, training, export, metrics, pictures.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common import cli, runs
+from apps.common.checkpoints import Checkpoint
+from apps.common.export import export_model, load_export
+from apps.common.losses import TokenLoss
+from apps.common.validation import SearchValidation
+from apps.image_captioning.encoders import image_encoder
+from apps.image_captioning.evaluate import describe_all, measure
+from apps.image_captioning.model import Captioner
+from apps.image_captioning.pictures import contact_sheet, draw_attention
+from apps.image_captioning.presets import QUICK
+from apps.image_captioning.serving import example_image, search_captions, serving_signatures
+from data_pipelines.captions import caption_batches, load_captions
+from data_pipelines.image_store import store_images
+from data_pipelines.sources import DataError
+from data_pipelines.steps import bucket_boundaries
+from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
+
+APPLICATION = "image_captioning"
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Annotated[str, "embedded, tfds:NAME[/config], a table (image, caption), or a folder with tables and images"] = (
+        "embedded"
+    )
+    run: Annotated[str | None, "folder of the run; default runs/image_captioning/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
+    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    # pictures
+    image_size: Annotated[int, "pictures become squares of so many pixels a side"] = 224
+    max_pixels: Annotated[int, "pictures with more are left out, and refused by the export"] = 50_000_000
+    strict: Annotated[bool, "stop if anything must be left out"] = False
+    store: Annotated[str, "folder where decoded pictures and features are kept for the next run"] = "runs/image_store"
+    augment: Annotated[bool, "shift pictures and change their brightness; where the whole encoder learns"] = False
+    flip: Annotated[bool, "mirror every second picture; not where captions tell left from right"] = False
+    # encoder
+    backbone: Annotated[
+        Literal["auto", "small-cnn", "mobilenet", "mobilenet_v2", "efficientnet_b0"],
+        "auto: small-cnn for the embedded scenes, else mobilenet",
+    ] = "auto"
+    backbone_weights: Annotated[str, "imagenet, none, or the path of a weights file"] = "imagenet"
+    backbone_layer: Annotated[str, "take the output of this block end; default: of the last one"] = ""
+    alpha: Annotated[float, "width of the MobileNets"] = 1.0
+    fine_tune: Annotated[int, "epochs, after the others, in which the last blocks train too"] = 0
+    fine_tune_blocks: Annotated[int, "how many blocks"] = 2
+    fine_tune_learning_rate: Annotated[float, "peak of the schedule of these epochs"] = 2e-4
+    # text
+    tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
+    vocabulary_size: Annotated[int, "tokens at most"] = 10_000
+    min_count: Annotated[int, "rarer words are unknown, and never written"] = 4
+    max_length_tokens: Annotated[int, "longer captions are cut in training; none longer is written"] = 30
+    # decoder
+    cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "lstm"
+    units: Annotated[int, "size of the decoder's states"] = 512
+    embedding_size: Annotated[int, "size of a word's vector"] = 256
+    memory_size: Annotated[int, "size of a region's vector"] = 512
+    depth: Annotated[int, "levels"] = 2
+    attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
+    attention_penalty: Annotated[float, "doubly stochastic: every region should be looked at some time"] = 0.5
+    dropout: Annotated[float, "between layers"] = 0.4
+    word_dropout: Annotated[float, "share of the words read that training hides"] = 0.0
+    # training
+    label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
+    epochs: Annotated[int, "passes over the captions of the training split"] = 12
+    batch_size: Annotated[int, "captions"] = 64
+    buckets: Annotated[int, "lengths that batches may have; each is compiled once"] = 4
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 1e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
+    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.998
+    patience: Annotated[int, "epochs without better validation CIDEr before stopping"] = 4
+    # search
+    validation_beam_width: Annotated[int, "in training; 1 is greedy search"] = 1
+    beam_width: Annotated[int, "in the export"] = 5
+    length_penalty: Annotated[float, "0: probability decides, which favours short captions; 1: nearly its mean"] = 1.0
+    block_ngrams: Annotated[int, "never repeat so many words in a row; 0: allow it"] = 0
+
+
+MODEL_FLAGS = "embedding_size units memory_size cell depth attention dropout word_dropout attention_penalty".split()
+
+
+def main() -> None:
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
+    if config.backbone == "auto":
+        config = cli.with_preset(config, {"backbone": "small-cnn" if config.data == "embedded" else "mobilenet"})
+    if config.quick:
+        config = cli.with_preset(config, QUICK)
+    train(config)
+
+
+def train(config: Config) -> dict[str, float]:
+    """Train, export and evaluate; return the validation metrics of the export."""
+    device = runs.prepare_device(config.seed, config.precision)
+
+    # -- data
+    data = load_captions(config.data, config.seed)
+    encoder = image_encoder(
+        config.backbone,
+        config.image_size,
+        config.backbone_weights,
+        config.alpha,
+        config.backbone_layer,
+        config.fine_tune_blocks if config.fine_tune else 0,
+    )
+    store = store_images(
+        [example.image for examples in data.splits.values() for example in examples],
+        Path(config.store),
+        encoder.key,
+        encoder.front and (lambda pixels: encoder.front(pixels, training=False)),
+        size=config.image_size,
+        max_pixels=config.max_pixels,
+        progress=runs.verbosity() == 1,
+    )
+    data = data.without(store.problems)
+    if config.strict and any(data.left_out.values()):
+        raise DataError(f"--strict: {data.summary()['left out']}. Mend the images or the table, or leave the flag out.")
+    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": data.describe()})
+    data.write_left_out(folder / "left_out.tsv")
+    examples, held_out = data.splits["train"], data.splits["validation"]
+    texts = [caption for example in examples for caption in example.captions]
+    if (folder / "vocabulary.json").exists():
+        vocabulary = load_vocabulary(folder)
+    else:
+        vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count, markers=True)
+        vocabulary.save(folder)
+    lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # END
+    boundaries = bucket_boundaries(lengths.tolist(), config.max_length_tokens, config.buckets, multiple=2)
+    batches = partial(caption_batches, store=store, vocabulary=vocabulary, batch_size=config.batch_size, boundaries=boundaries)
+
+    # -- model
+    settings = {name: getattr(config, name) for name in MODEL_FLAGS}
+    model = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **settings)
+    model.build()
+    runs.announce(_facts(config, data, vocabulary, model, device, folder))
+
+    # -- training
+    score = search_captions(model, vocabulary, held_out, store, config.max_length_tokens, config.validation_beam_width)
+    training = partial(batches, examples, augment=config.augment, flip=config.flip)
+    phases = {
+        "checkpoints": (config.epochs, config.learning_rate),
+        "fine_tuning": (config.fine_tune, config.fine_tune_learning_rate),
+    }
+    checkpoint = None
+    for number, (name, (epochs, rate)) in enumerate(phases.items()):
+        if not epochs:
+            continue
+        if encoder.is_pretrained and encoder.tail:
+            encoder.tail.trainable = name == "fine_tuning"
+        phase = Checkpoint(folder / name, monitor="val_cider", patience=config.patience)
+        steps = batches(examples, shuffle_seed=config.seed).steps_per_epoch
+        compile_model(model, config, rate, epochs * steps)
+        phase.go_on_from(checkpoint)
+        start_step = (phase.restore(model, batches(held_out).dataset) if config.resume else None) or 0
+        if start_step:
+            print(f"{name} continued at step {start_step:,}")
+        for first_step, arguments in phase.parts(start_step, steps, epochs):
+            model.fit(
+                training(shuffle_seed=config.seed + number, start_step=first_step).dataset,
+                shuffle=False,
+                verbose=runs.verbosity(),
+                callbacks=[
+                    SearchValidation(batches(held_out).dataset, score),
+                    phase,
+                    runs.Progress(folder, phase, ["loss", "cider"]),
+                    keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                ],
+                **arguments,
+            )
+        phase.restore_best()
+        checkpoint = phase
+    model.save(folder / "model.keras")
+
+    # -- export
+    search = {"width": config.beam_width, "best": config.beam_width}
+    search |= {"length_penalty": config.length_penalty, "block_ngrams": config.block_ngrams}
+    limits = (config.image_size, config.max_pixels, config.max_length_tokens)
+    export = export_model(
+        Path(config.export_to),
+        model,
+        [vocabulary, *([encoder.front] if encoder.front else [])],
+        serving_signatures(encoder.front, model, vocabulary, *limits, **search),
+        warm_up={"image_bytes": np.array([example_image()])},
+        files={},
+    )
+
+    # -- metrics of what was exported, plots, pictures
+    served = load_export(str(export))
+    metrics = {}
+    for split in data.splits:
+        if split != "train":
+            captions = describe_all(served, data.splits[split])
+            metrics[split] = measure(config.data, captions, data.splits[split])
+            contact_sheet(data.splits[split], captions, folder / f"contact_sheet_{split}.png")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
+    print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
+    for n, example in enumerate(held_out[:3], start=1):
+        print(f"{example.image.name}  {draw_attention(served, example.image.read(), folder / f'attention_{n}.png')}")
+    print(f"\nrun     {folder}\nexport  {export}")
+    return metrics["validation"]
+
+
+def compile_model(model: Captioner, config: Config, learning_rate: float, steps: int) -> None:
+    optimizer = keras.optimizers.Adam(
+        runs.warm_up_and_decay(learning_rate, steps),
+        global_clipnorm=config.clip_norm,
+        use_ema=config.average > 0,
+        ema_momentum=config.average,
+    )
+    model.compile(optimizer, TokenLoss(config.label_smoothing))
+
+
+def _facts(config, data, vocabulary, model, device, folder) -> dict[str, str]:
+    return {
+        "device": f"{device}, {config.precision}",
+        **data.summary(),
+        "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions",
+        "vocabulary": f"{vocabulary.size:,} {config.tokens}",
+        "parameters": f"{model.count_params():,}",
+        "run": str(folder),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)

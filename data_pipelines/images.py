@@ -1,0 +1,154 @@
+"""Photographs as bytes to pixels, inside the graph: what training reads and what an export is sent go the same way.
+
+JPEG (grey, colour, CMYK; turned as its EXIF orientation says), PNG (any depth, palette, transparency on white), the first
+frame of a GIF, BMP. Headers are read first: what is too large is never decoded.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP")
+_JPEG, _PNG, _GIF, _BMP = range(4)
+_SIGNATURES = {_JPEG: b"\xff\xd8\xff", _PNG: b"\x89PNG\r\n\x1a\n", _GIF: b"GIF8", _BMP: b"BM"}
+
+UNKNOWN_FORMAT = "not a JPEG, PNG, GIF or BMP image"
+BROKEN = "broken: its pixels can't be decoded"
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image say; `format` is a place in `FORMATS`, or -1; `orientation` is 1 to 8, as in EXIF."""
+
+    format: tf.Tensor
+    height: tf.Tensor
+    width: tf.Tensor
+    orientation: tf.Tensor
+
+
+def read_header(data: tf.Tensor) -> Header:
+    """Format, size in pixels and orientation of an image, from its bytes (a scalar string); nothing is decoded."""
+    octets = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros([1], tf.uint8)], axis=0)
+    is_format = [tf.strings.substr(data, 0, len(start)) == start for start in _SIGNATURES.values()]
+    found = tf.where(tf.reduce_any(is_format), tf.argmax(is_format, output_type=tf.int32), -1)
+    jpeg_height, jpeg_width, orientation = tf.cond(
+        found == _JPEG,
+        lambda: _jpeg_header(octets),
+        lambda: (tf.zeros([], tf.int64), tf.zeros([], tf.int64), tf.ones([], tf.int64)),
+    )
+    heights = [jpeg_height, _number(octets, 20, 4), _number(octets, 8, 2, little=True), _number(octets, 22, 4, little=True)]
+    widths = [jpeg_width, _number(octets, 16, 4), _number(octets, 6, 2, little=True), _number(octets, 18, 4, little=True)]
+    heights[_BMP] = tf.minimum(heights[_BMP], 2**32 - heights[_BMP])  # negative: the rows begin at the top
+    place = tf.maximum(found, 0)
+    return Header(found, tf.stack(heights)[place], tf.stack(widths)[place], orientation)
+
+
+def _number(octets: tf.Tensor, place: tf.Tensor | int, count: int, little: tf.Tensor | bool = False) -> tf.Tensor:
+    """The unsigned number in `count` bytes from `place` on; beyond the end there are zeros."""
+    last = tf.size(octets, tf.int64) - 1  # a zero
+    digits = tf.gather(octets, tf.clip_by_value(place + tf.range(count, dtype=tf.int64), 0, last))
+    worth = [256**i for i in range(count)]
+    return tf.reduce_sum(
+        tf.cast(digits, tf.int64) * tf.where(little, tf.constant(worth, tf.int64), tf.constant(worth[::-1], tf.int64))
+    )
+
+
+def _jpeg_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Walk over the segments up to the frame header: height, width, orientation."""
+
+    def body(place: tf.Tensor, height: tf.Tensor, width: tf.Tensor, orientation: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        marker = _number(octets, place + 1, 1)
+        is_frame = (marker >= 0xC0) & (marker <= 0xCF) & (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
+        is_exif = (marker == 0xE1) & (_number(octets, place + 4, 4) == 0x45786966)
+        return (
+            place + 2 + _number(octets, place + 2, 2),
+            tf.where(is_frame, _number(octets, place + 5, 2), height),
+            tf.where(is_frame, _number(octets, place + 7, 2), width),
+            tf.cond(is_exif, lambda: _exif_orientation(octets, place + 10), lambda: orientation),
+        )
+
+    def goes_on(place: tf.Tensor, height: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        return (_number(octets, place, 1) == 0xFF) & (_number(octets, place + 1, 1) != 0xDA) & (height == 0)
+
+    zero = tf.zeros([], tf.int64)
+    _, height, width, orientation = tf.while_loop(goes_on, body, (zero + 2, zero, zero, zero + 1))
+    return height, width, orientation
+
+
+def _exif_orientation(octets: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Tag 0x0112 of the first directory of the TIFF structure at `start`; 1 if there is none."""
+    little = _number(octets, start, 1) == 0x49
+    directory = start + _number(octets, start + 4, 4, little)
+    entries = tf.range(tf.minimum(_number(octets, directory, 2, little), 100), dtype=tf.int64)
+    places = directory + 2 + 12 * entries
+    tags = tf.map_fn(lambda place: _number(octets, place, 2, little), places)
+    values = tf.map_fn(lambda place: _number(octets, place + 8, 2, little), places)
+    value = tf.reduce_max(tf.concat([tf.where(tags == 0x0112, values, 0), [0]], axis=0))
+    return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def header_problem(header: Header, max_pixels: int) -> tf.Tensor:
+    """Why an image can't be used, as far as its header tells; "" if it can."""
+    size = tf.strings.format("{} x {} pixels, more than the limit of ", [header.width, header.height]) + f"{max_pixels:,}"
+    problem = tf.where(header.height * header.width > max_pixels, size, "")
+    problem = tf.where(header.height * header.width == 0, BROKEN, problem)
+    return tf.where(header.format < 0, UNKNOWN_FORMAT, problem)
+
+
+def decode(data: tf.Tensor, header: Header, size: int) -> tf.Tensor:
+    """The pixels (size, size, 3), uint8: nothing is cut off, the sides are squeezed to a square."""
+
+    def png() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
+        opaque = pixels[..., 3:] / 255.0
+        return pixels[..., :3] * opaque + 255.0 * (1.0 - opaque)
+
+    branches = {
+        _JPEG: lambda: tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32),
+        _PNG: png,
+        _GIF: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
+        _BMP: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
+    }
+    pixels = tf.ensure_shape(tf.switch_case(header.format, branches), [None, None, 3])
+    pixels = tf.image.resize(pixels, [size, size], antialias=True)
+    turn = header.orientation
+    pixels = tf.cond(turn >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    pixels = tf.cond(_among(turn, 2, 3, 6, 7), lambda: pixels[:, ::-1], lambda: pixels)
+    pixels = tf.cond(_among(turn, 3, 4, 7, 8), lambda: pixels[::-1], lambda: pixels)
+    return tf.cast(tf.clip_by_value(tf.round(pixels), 0.0, 255.0), tf.uint8)
+
+
+def _among(value: tf.Tensor, *choices: int) -> tf.Tensor:
+    return tf.reduce_any(value == tf.constant(choices, tf.int64))
+
+
+def decode_images(data: tf.Tensor, size: int, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decode what can be decoded, and say what is wrong with the rest.
+
+    Args:
+        data: the bytes of images, strings (n,).
+        size: of the square that all become, in pixels.
+        max_pixels: the largest width x height that is decoded.
+
+    Returns:
+        Pixels (n, size, size, 3), uint8, black where there is a problem; problems (n,), strings, "" where there is none.
+
+    >>> pixels, problems = decode_images(tf.constant([b"no image"]), size=4, max_pixels=100)
+    >>> print(problems[0].numpy().decode())
+    not a JPEG, PNG, GIF or BMP image
+    """
+    count = tf.shape(data)[0]
+    black = tf.zeros([size, size, 3], tf.uint8)
+
+    def one(place: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        header = read_header(data)
+        problem = header_problem(header, max_pixels)
+        return place, problem, tf.cond(problem == "", lambda: decode(data, header, size), lambda: black)
+
+    # an operation that fails would end the whole request; a dataset can leave it out
+    rows = tf.data.Dataset.from_tensor_slices((tf.range(count), data))
+    rows = rows.map(one, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    rows = rows.concatenate(tf.data.Dataset.from_tensors((count, tf.constant(""), black)))  # never empty
+    places, problems, pixels = rows.batch(tf.cast(count, tf.int64) + 1).get_single_element()
+    places = places[:, None]
+    pixels = tf.scatter_nd(places, pixels, [count + 1, size, size, 3])[:-1]
+    return pixels, tf.tensor_scatter_nd_update(tf.fill([count + 1], BROKEN), places, problems)[:-1]
