@@ -18,7 +18,7 @@ from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfd
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, Vocabulary
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif")
 
 
 class Example(NamedTuple):
@@ -41,11 +41,11 @@ class Captions:
         Raises:
             DataError: nothing is left of a split.
         """
-        bad = {
-            name: [(e.image.name, problems[e.image]) for e in part if e.image in problems] for name, part in self.splits.items()
-        }
-        left_out = {name: [*self.left_out.get(name, []), *bad[name]] for name in self.splits}
-        splits = {name: [e for e in examples if e.image not in problems] for name, examples in self.splits.items()}
+        splits, left_out = {}, {}
+        for name, examples in self.splits.items():
+            splits[name] = [e for e in examples if e.image not in problems]
+            bad = [(e.image.name, problems[e.image]) for e in examples if e.image in problems]
+            left_out[name] = [*self.left_out.get(name, []), *bad]
         _check_not_empty("images", splits, left_out)
         return Captions(splits, left_out)
 
@@ -87,9 +87,9 @@ def load_captions(source: str, seed: int = 0, download_folder: Path = Path("runs
 
     Args:
         source: a path is a table `.tsv` or `.csv` with the columns `image` and `caption`, several rows an image, or a folder
-            that holds `captions.tsv`, or one such table a split: `train_captions.tsv`, `val_captions.tsv`, `test_captions.tsv`. The images
-            lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or beside the table. Without a
-            validation split it is cut off the training split by the seed.
+            that holds `captions.tsv`, or one such table a split: `train_captions.tsv`, `val_captions.tsv`,
+            `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or beside
+            the table. Without a validation split it is cut off the training split by the seed.
         seed: for that cut.
         download_folder: where the images of a TFDS set are written as files.
 
@@ -178,7 +178,7 @@ def _images_in(place: Path) -> dict[str, ImageFile]:
 
 
 def _from_tfds(name: str, folder: Path) -> dict[str, list[Example]]:
-    """Rows with `image` and `captions`, as in `coco_captions`; the images are written as files, as a set may not fit into memory."""
+    """Rows with `image` and `captions`, as in `coco_captions`; images are written as files: a set may not fit into memory."""
 
     def to_example(row: dict[str, Any], features: Any) -> Example:
         if "captions" not in row or "image" not in row:

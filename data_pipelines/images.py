@@ -1,18 +1,18 @@
 """Photographs as bytes to pixels, inside the graph: what training reads and what an export is sent go the same way.
 
 JPEG (grey, colour, CMYK; turned as its EXIF orientation says), PNG (any depth, palette, transparency on white), the first
-frame of a GIF, BMP. Headers are read first: what is too large is never decoded.
+frame of a GIF. Headers are read first: what is too large is never decoded.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-_JPEG, _PNG, _GIF, _BMP = range(4)
-_SIGNATURES = {_JPEG: b"\xff\xd8\xff", _PNG: b"\x89PNG\r\n\x1a\n", _GIF: b"GIF8", _BMP: b"BM"}
+FORMATS = ("JPEG", "PNG", "GIF")
+_JPEG, _PNG, _GIF = range(3)
+_SIGNATURES = {_JPEG: b"\xff\xd8\xff", _PNG: b"\x89PNG\r\n\x1a\n", _GIF: b"GIF8"}
 
-UNKNOWN_FORMAT = "not a JPEG, PNG, GIF or BMP image"
+UNKNOWN_FORMAT = "not a JPEG, PNG or GIF image"
 BROKEN = "broken: its pixels can't be decoded"
 
 
@@ -35,9 +35,8 @@ def read_header(data: tf.Tensor) -> Header:
         lambda: _jpeg_header(octets),
         lambda: (tf.zeros([], tf.int64), tf.zeros([], tf.int64), tf.ones([], tf.int64)),
     )
-    heights = [jpeg_height, _number(octets, 20, 4), _number(octets, 8, 2, little=True), _number(octets, 22, 4, little=True)]
-    widths = [jpeg_width, _number(octets, 16, 4), _number(octets, 6, 2, little=True), _number(octets, 18, 4, little=True)]
-    heights[_BMP] = tf.minimum(heights[_BMP], 2**32 - heights[_BMP])  # negative: the rows begin at the top
+    heights = [jpeg_height, _number(octets, 20, 4), _number(octets, 8, 2, little=True)]
+    widths = [jpeg_width, _number(octets, 16, 4), _number(octets, 6, 2, little=True)]
     place = tf.maximum(found, 0)
     return Header(found, tf.stack(heights)[place], tf.stack(widths)[place], orientation)
 
@@ -46,10 +45,8 @@ def _number(octets: tf.Tensor, place: tf.Tensor | int, count: int, little: tf.Te
     """The unsigned number in `count` bytes from `place` on; beyond the end there are zeros."""
     last = tf.size(octets, tf.int64) - 1  # a zero
     digits = tf.gather(octets, tf.clip_by_value(place + tf.range(count, dtype=tf.int64), 0, last))
-    worth = [256**i for i in range(count)]
-    return tf.reduce_sum(
-        tf.cast(digits, tf.int64) * tf.where(little, tf.constant(worth, tf.int64), tf.constant(worth[::-1], tf.int64))
-    )
+    worth = tf.constant([256**i for i in range(count)], tf.int64)
+    return tf.reduce_sum(tf.cast(digits, tf.int64) * tf.where(little, worth, tf.reverse(worth, [0])))
 
 
 def _jpeg_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -106,7 +103,6 @@ def decode(data: tf.Tensor, header: Header, size: int) -> tf.Tensor:
         _JPEG: lambda: tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32),
         _PNG: png,
         _GIF: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
-        _BMP: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
     }
     pixels = tf.ensure_shape(tf.switch_case(header.format, branches), [None, None, 3])
     pixels = tf.image.resize(pixels, [size, size], antialias=True)
@@ -134,7 +130,7 @@ def decode_images(data: tf.Tensor, size: int, max_pixels: int) -> tuple[tf.Tenso
 
     >>> pixels, problems = decode_images(tf.constant([b"no image"]), size=4, max_pixels=100)
     >>> print(problems[0].numpy().decode())
-    not a JPEG, PNG, GIF or BMP image
+    not a JPEG, PNG or GIF image
     """
     count = tf.shape(data)[0]
     black = tf.zeros([size, size, 3], tf.uint8)

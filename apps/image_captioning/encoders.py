@@ -125,8 +125,8 @@ def _application(name: str, size: int, alpha: float, weights: str | None) -> ker
         raise DataError(f"{name}: {str(error).strip().splitlines()[0]}") from None
     except Exception as error:  # keras.utils.get_file raises a plain Exception
         raise DataError(
-            f"{name}: the ImageNet weights can't be had ({error}). Put the file into {Path(keras.config.keras_home()) / 'models'}, "
-            "or pass --backbone-weights PATH or none."
+            f"{name}: the ImageNet weights can't be had ({error}). Put the file into "
+            f"{Path(keras.config.keras_home()) / 'models'}, or pass --backbone-weights PATH or none."
         ) from None
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from data_pipelines.reviews import load_reviews
 from data_pipelines.sources import DataError, read_table
+from tests.data_pipelines.helpers import prepare_tfds
 
 GOOD = "text\tlabel\n" + "".join(f"text {i}\t{'yes' if i % 2 else 'no'}\n" for i in range(40))
 
@@ -97,27 +98,10 @@ def test_tfds_prepared_offline(tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     import numpy as np
 
-    features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["neg", "pos"])})
     rows = [{"text": f"review {i}", "label": np.int64(i % 2)} for i in range(20)]
-
-    class TinyReviews(tfds.core.GeneratorBasedBuilder):
-        """A data set with the features of imdb_reviews."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            return self.dataset_info_from_configs(features=features, supervised_keys=("text", "label"))
-
-        def _split_generators(self, dl_manager):
-            return {"train": enumerate(rows), "test": enumerate(rows[:6])}
-
-        def _generate_examples(self):
-            raise NotImplementedError
-
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    TinyReviews(data_dir=tmp_path).download_and_prepare()
-    monkeypatch.setattr(tfds, "builder", lambda name: tfds.builder_from_directory(tmp_path / name / "1.0.0"))
-    reviews = load_reviews("tfds:tiny_reviews")
+    features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=["neg", "pos"])}
+    prepare_tfds(tmp_path, monkeypatch, features, {"train": rows, "test": rows[:6]})
+    reviews = load_reviews("tfds:tiny")
     assert {k: len(v) for k, v in reviews.splits.items()} == {"train": 18, "validation": 2, "test": 6}
     assert reviews.labels == ["neg", "pos"]
     assert set(reviews.splits["test"]) == {(f"review {i}", "pos" if i % 2 else "neg") for i in range(6)}

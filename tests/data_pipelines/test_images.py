@@ -1,0 +1,181 @@
+"""Images as bytes: every format as Pillow reads it, every orientation, and what can't be used."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from data_pipelines.captions import vary
+from data_pipelines.image_store import BATCH_SIZE, ImageFile, store_images, weights_key
+from data_pipelines.images import BROKEN, UNKNOWN_FORMAT, decode_images, read_header
+
+LIMIT = 10_000
+
+
+def picture(height=24, width=32, seed=0):
+    """Smooth blocks of random colours: no two corners are alike."""
+    colours = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3))
+    return Image.fromarray(np.kron(colours, np.ones((8, 8, 1))).astype("uint8"))
+
+
+def encoded(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def decoded(*data, size=16):
+    pixels, problems = decode_images(tf.constant(data), size, LIMIT)
+    return pixels.numpy().astype(int), [p.decode() for p in problems.numpy()]
+
+
+def squeezed(image, size=16):
+    return tf.image.resize(np.asarray(image, "float32"), [size, size], antialias=True).numpy()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "CMYK", "LA", "RGBA", "I;16"])
+def test_every_format_and_mode_as_pillow_shows_it(form, mode):
+    image = picture().convert("L").convert("I").convert("I;16") if mode == "I;16" else picture().convert(mode)
+    try:
+        data = encoded(image, form, **({"quality": 95} if form == "JPEG" else {}))
+    except OSError:
+        pytest.skip(f"{form} has no {mode}")
+    shown = Image.open(io.BytesIO(data))
+    wanted = Image.fromarray((np.asarray(shown) // 256).astype("uint8")) if mode == "I;16" else shown
+    pixels, problems = decoded(data)
+    assert problems == [""]
+    assert np.abs(pixels[0] - squeezed(wanted.convert("RGB"))).max() < 4
+
+
+def test_what_is_transparent_is_white():
+    image = picture().convert("RGBA")
+    image.putalpha(0)
+    assert (decoded(encoded(image, "PNG"))[0] == 255).all()
+    palette = picture().convert("P")
+    assert (decoded(encoded(palette, "PNG", transparency=bytes(256)))[0] == 255).all()
+
+
+def test_the_first_frame_of_a_gif():
+    frames = [picture(seed=n).convert("P") for n in range(3)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.abs(decoded(data)[0][0] - squeezed(frames[0].convert("RGB"))).max() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", [b"II*\0", b"MM\0*"])
+def test_the_orientation_is_obeyed(orientation, order):
+    exif = Image.Exif()
+    exif.endian = "<" if order[:1] == b"I" else ">"
+    exif[0x010E], exif[0x0112], exif[0x0131] = "a description", orientation, "software"
+    data = encoded(picture(), "JPEG", exif=exif, quality=95, comment=b"before the frame")
+    assert b"Exif\0\0" + order in data
+    assert int(read_header(tf.constant(data)).orientation) == orientation
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.abs(decoded(data)[0][0] - squeezed(upright)).max() < 4
+
+
+def test_a_damaged_orientation_changes_nothing():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), "JPEG", exif=exif, quality=95)
+    place = data.index(b"Exif\0\0") + 6
+    for damaged in (data[: place + 4] + b"\xff\xff\xff\x7f" + data[place + 8 :], data.replace(b"Exif\0\0", b"Exiv\0\0")):
+        assert int(read_header(tf.constant(damaged)).orientation) == 1
+        assert np.abs(decoded(damaged)[0][0] - squeezed(picture())).max() < 12
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_headers_tell_the_size(form, progressive):
+    options = {"progressive": progressive} if form == "JPEG" else {}
+    header = read_header(tf.constant(encoded(picture(40, 24), form, **options)))
+    assert (int(header.height), int(header.width)) == (40, 24)
+
+
+def test_each_image_is_judged_alone():
+    good, jpeg = encoded(picture(), "PNG"), encoded(picture(seed=1), "JPEG")
+    large = encoded(Image.new("L", (101, 100)), "PNG")
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (2**31 - 1).to_bytes(4, "big") * 2 + bytes(20)
+    data = [good, b"", b"no image", jpeg[: len(jpeg) // 2], large, bomb, b"\xff\xd8\xff", b"GIF89a", good[:40], jpeg]
+    pixels, problems = decoded(*data)
+    assert problems[0] == problems[-1] == ""
+    assert problems[1] == problems[2] == UNKNOWN_FORMAT
+    assert problems[3] == problems[8] == BROKEN
+    assert problems[4] == "101 x 100 pixels, more than the limit of 10,000"
+    assert problems[5].startswith("2147483647 x 2147483647 pixels")
+    assert problems[6] == problems[7] == BROKEN
+    np.testing.assert_array_equal(pixels[0], decoded(good)[0][0])
+    np.testing.assert_array_equal(pixels[-1], decoded(jpeg)[0][0])
+    assert not pixels[1:-1].any()
+    assert decode_images(tf.constant([], tf.string), 16, LIMIT)[0].shape == (0, 16, 16, 3)
+
+
+# -- the store
+
+
+@pytest.fixture
+def files(tmp_path):
+    images = []
+    for n in range(BATCH_SIZE + 3):
+        path = tmp_path / f"{n}.png"
+        path.write_bytes(encoded(picture(seed=n), "PNG"))
+        images.append(ImageFile(path.name, str(path)))
+    return images
+
+
+def test_a_second_run_computes_only_what_changed(files, tmp_path):
+    calls = []
+
+    def compute(pixels):
+        tf.py_function(lambda: calls.append(1), [], [])
+        return tf.reduce_mean(pixels, axis=[1, 2])[:, None, None]
+
+    def stored():
+        calls.clear()
+        return store_images(files, tmp_path / "store", "mean", compute, size=16, max_pixels=LIMIT)
+
+    store = stored()
+    assert len(calls) == 1 + 2 and not store.problems and store.shape == (1, 1, 3)  # one call tells the shape
+    wanted = decoded((tmp_path / "5.png").read_bytes())[0].mean(axis=(1, 2))
+    np.testing.assert_allclose(store.load(store.paths[files[5]]).numpy()[0], wanted, rtol=1e-3)
+    assert store == stored() and len(calls) == 1
+    (tmp_path / "5.png").write_bytes(encoded(picture(seed=99), "PNG"))
+    (tmp_path / "6.png").unlink()
+    (tmp_path / "7.png").write_bytes(b"no image")
+    changed = stored()
+    assert len(calls) == 1 + 1
+    assert changed.paths[files[5]] != store.paths[files[5]]
+    assert "can't be read" in changed.problems[files[6]] and changed.problems[files[7]] == UNKNOWN_FORMAT
+    assert set(files) == {*changed.paths, *changed.problems}
+    assert not list((tmp_path / "store").rglob(".*"))
+
+
+def test_pixels_are_kept_as_they_are(files, tmp_path):
+    store = store_images(files, tmp_path / "store", "pixels", None, size=16, max_pixels=LIMIT)
+    for file in files:
+        np.testing.assert_array_equal(store.load(store.paths[file]), decoded(file.read())[0][0])
+
+
+def test_the_key_follows_the_weights():
+    import keras
+
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    key = weights_key(layer)
+    layer.kernel.assign_add(np.full((3, 2), 1e-6))
+    assert weights_key(layer) != key
+
+
+def test_pictures_vary_by_seed_only():
+    images = np.stack([np.asarray(picture(32, 32, seed=n)) for n in range(6)])
+    seed = tf.constant([1, 2], tf.int64)
+    one, again = (vary(images, seed, augment=True, flip=True).numpy() for _ in range(2))
+    np.testing.assert_array_equal(one, again)
+    assert (one != vary(images, seed + 1, augment=True, flip=True)).numpy().any()
+    assert one.shape == images.shape and one.dtype == images.dtype
+    mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(vary(images, seed, augment=False, flip=True).numpy(), images)]
+    assert 0 < sum(mirrored) < 6
+    np.testing.assert_array_equal(vary(images, seed, augment=False, flip=False), images)
