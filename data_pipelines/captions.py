@@ -132,14 +132,14 @@ def _from_tables(source: str) -> tuple[dict[str, list[Example]], dict[str, list[
     pools: dict[Path, dict[str, ImageFile]] = {}
     spare: dict[Path, dict[str, str]] = {}  # images without caption: name -> split; several tables may share a folder
     for name, table in tables.items():
+        grouped: dict[str, list[str]] = {}
+        for _, (image, caption) in read_table(table, ("image", "caption")):
+            grouped.setdefault(image.strip(), []).extend([caption.strip()] if caption.strip() else [])
         place = _image_place(table, name)
         if place not in pools:
             pools[place] = _images_in(place)
             spare[place] = dict.fromkeys(pools[place], name)
         pool = pools[place]
-        grouped: dict[str, list[str]] = {}
-        for _, (image, caption) in read_table(table, ("image", "caption")):
-            grouped.setdefault(image.strip(), []).extend([caption.strip()] if caption.strip() else [])
         left_out[name] = [(image, "a caption without its image") for image in grouped if image not in pool]
         left_out[name] += [(image, "an empty caption") for image, captions in grouped.items() if image in pool and not captions]
         splits[name] = [

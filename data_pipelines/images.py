@@ -96,7 +96,10 @@ def decode(data: tf.Tensor, header: Header, size: int) -> tf.Tensor:
 
     def png() -> tf.Tensor:
         pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
-        opaque = pixels[..., 3:] / 255.0
+        depth = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 1), tf.uint8)[0], tf.float32)
+        largest = 2.0**depth - 1.0  # what TensorFlow fills in for opaque, where it should be 255
+        filled = (depth < 8) & (tf.reduce_max(pixels[..., 3]) == largest)
+        opaque = tf.where(filled, 1.0, pixels[..., 3:] / 255.0)
         return pixels[..., :3] * opaque + 255.0 * (1.0 - opaque)
 
     branches = {

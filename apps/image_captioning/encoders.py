@@ -35,43 +35,44 @@ class ImageEncoder(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class SmallCNN(keras.layers.Layer):
-    """A convolutional network that halves the picture until at most 8 x 8 regions are left; each stage ends with a residual
+    """A convolutional network that halves the picture until at most 8 x 8 regions are left:
 
-        x' = x + relu(norm(conv(x)))        (He et al. 2016, https://arxiv.org/abs/1512.03385)
+        x = relu(conv(pixels))
+        x = relu(conv(x), stride 2), x = x + relu(conv(x))      for each stage
 
-    Pixels (batch, size, size, 3), 0 to 255 -> (batch, rows, columns, channels).
+    Residual as in He et al. 2016, https://arxiv.org/abs/1512.03385. Pixels (batch, size, size, 3), 0 to 255 -> (batch, rows,
+    columns, channels).
     """
 
-    def __init__(self, size: int, channels: int = 24, **kwargs: Any) -> None:
+    def __init__(self, size: int, channels: int = 24, grid: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size, self.channels = size, channels
+        options = {"padding": "same", "kernel_initializer": "he_normal", "activation": "relu", "dtype": self.dtype_policy}
+        self.stem = keras.layers.Conv2D(16, 3, **options)
         self.stages = []
-        while size > 8:
-            filters = min(channels * 2 ** len(self.stages), 128)
-            options = {"padding": "same", "kernel_initializer": "he_normal", "dtype": self.dtype_policy}
-            halve = keras.layers.Conv2D(filters, 3, strides=2, **options)
-            again = keras.layers.Conv2D(filters, 3, **options)
-            norms = [keras.layers.LayerNormalization(dtype=self.dtype_policy) for _ in range(2)]
-            self.stages.append([halve, norms[0], again, norms[1]])
+        while size > grid:
+            filters = min(channels * 2 ** len(self.stages), 96)
+            self.stages.append(
+                [keras.layers.Conv2D(filters, 3, strides=2, **options), keras.layers.Conv2D(filters, 3, **options)]
+            )
             size = -(-size // 2)
 
     def build(self, shape: tuple) -> None:
-        for halve, norm_1, again, norm_2 in self.stages:
-            for layer in (halve, norm_1, again, norm_2):
-                if not layer.built:
-                    layer.build(shape)
-                shape = layer.compute_output_shape(shape)
+        for layer in (self.stem, *(layer for stage in self.stages for layer in stage)):
+            if not layer.built:
+                layer.build(shape)
+            shape = layer.compute_output_shape(shape)
 
     def compute_output_shape(self, shape: tuple) -> tuple:
-        for halve, _, again, _ in self.stages:
-            shape = again.compute_output_shape(halve.compute_output_shape(shape))
+        for layer in (self.stem, *(layer for stage in self.stages for layer in stage)):
+            shape = layer.compute_output_shape(shape)
         return shape
 
     def call(self, pixels: Tensor, training: bool = False) -> Tensor:
-        x = ops.cast(pixels, self.compute_dtype) / 127.5 - 1.0
-        for halve, norm_1, again, norm_2 in self.stages:
-            x = ops.relu(norm_1(halve(x)))
-            x = x + ops.relu(norm_2(again(x)))
+        x = self.stem(ops.cast(pixels, self.compute_dtype) / 127.5 - 1.0)
+        for halve, again in self.stages:
+            x = halve(x)
+            x = x + again(x)
         return x
 
     def get_config(self) -> dict[str, Any]:

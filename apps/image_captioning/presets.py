@@ -5,7 +5,6 @@ QUICK = {
     "units": 128,
     "embedding_size": 64,
     "memory_size": 128,
-    "depth": 1,
     "min_count": 1,
     "epochs": 12,
     "batch_size": 32,

@@ -135,11 +135,11 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     write_table(tmp_path / "captions.tsv", [("a.jpg", "one")])
     with pytest.raises(DataError, match=r"the train split has no image to use \(a.jpg: a caption without its image\)"):
         load_captions(str(tmp_path))
-    (tmp_path / "images.zip").write_bytes(b"no zip")
-    with pytest.raises(DataError, match="not a readable zip file"):
-        load_captions(str(tmp_path))
     (tmp_path / "captions.tsv").write_text("picture\ttext\n")
     with pytest.raises(DataError, match="no column 'image' and 'caption' in the header"):
+        load_captions(str(tmp_path))
+    (tmp_path / "images.zip").write_bytes(b"no zip")
+    with pytest.raises(DataError, match="not a readable zip file"):
         load_captions(str(tmp_path))
     with pytest.raises(DataError, match="no such file"):
         load_captions(str(tmp_path / "none.tsv"))
@@ -175,7 +175,11 @@ def batches(tmp_path):
     examples = [e for part in load_captions(str(tmp_path)).splits.values() for e in part]
     store = store_images([e.image for e in examples], tmp_path / "s", "k", None, size=8, max_pixels=9999)
     vocabulary = WordVocabulary.learn([c for e in examples for c in e.captions], size=100, markers=True)
-    return lambda **options: caption_batches(examples, store, vocabulary, batch_size=4, boundaries=[4, 6], **options), examples, store
+    return (
+        lambda **options: caption_batches(examples, store, vocabulary, batch_size=4, boundaries=[4, 6], **options),
+        examples,
+        store,
+    )
 
 
 def as_rows(dataset, vocabulary_offset=4):
