@@ -14,6 +14,7 @@ import tensorflow as tf
 from data_pipelines import steps
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.image_store import ImageFile, ImageStore
+from data_pipelines.images import vary
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, Vocabulary
@@ -48,6 +49,11 @@ class Captions:
             left_out[name] = [*self.left_out.get(name, []), *bad]
         _check_not_empty("images", splits, left_out)
         return Captions(splits, left_out)
+
+    @property
+    def images(self) -> list[ImageFile]:
+        """Those of all splits."""
+        return [example.image for examples in self.splits.values() for example in examples]
 
     def describe(self) -> dict[str, Any]:
         """What was loaded, counted and hashed, for the run's config."""
@@ -102,7 +108,8 @@ def load_captions(source: str, seed: int = 0, download_folder: Path = Path("runs
             {name: [Example(ImageFile(s.name, data=s.png()), s.captions) for s in part] for name, part in scenes.items()}
         )
     if source.startswith("tfds:"):
-        splits, left_out = _from_tfds(source.removeprefix("tfds:"), download_folder / source.removeprefix("tfds:")), {}
+        name = source.removeprefix("tfds:")
+        splits, left_out = _from_tfds(name, download_folder / name), dict[str, list[tuple[str, str]]]()
     else:
         splits, left_out = _from_tables(source)
     if "train" not in splits:
@@ -245,26 +252,3 @@ def caption_batches(
     counts = np.bincount(np.searchsorted(boundaries, ids.row_lengths().numpy()), minlength=len(boundaries)) / batch_size
     per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())
     return Batches(dataset.prefetch(4), max(1, round(per_epoch)))
-
-
-def vary(images: tf.Tensor, seed: tf.Tensor, augment: bool, flip: bool) -> tf.Tensor:
-    """Images (n, rows, columns, channels) as a seed alters them: shifted by up to an eighth, brighter or darker, mirrored."""
-    count, rows, columns, channels = tf.shape(images)[0], *images.shape[1:]
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-    if flip:
-        mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seeds[0]) < 0.5
-        images = tf.where(mirrored, tf.reverse(images, [2]), images)
-    if augment:
-        dtype, edge = images.dtype, rows // 8
-        images = tf.pad(tf.cast(images, tf.float32), [[0, 0], [edge, edge], [edge, edge], [0, 0]], "SYMMETRIC")
-        corners = tf.random.stateless_uniform([count, 2], seeds[1], 0, 2 * edge + 1, tf.int32)
-        images = tf.map_fn(
-            lambda pair: tf.slice(pair[0], [pair[1][0], pair[1][1], 0], [rows, columns, channels]),
-            (images, corners),
-            fn_output_signature=tf.TensorSpec([rows, columns, channels], tf.float32),
-        )
-        contrast = tf.random.stateless_uniform([count, 1, 1, 1], seeds[2], 0.8, 1.25)
-        brightness = tf.random.stateless_uniform([count, 1, 1, 1], seeds[3], -25.0, 25.0)
-        mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
-        images = tf.cast(tf.clip_by_value((images - mean) * contrast + mean + brightness, 0.0, 255.0), dtype)
-    return images

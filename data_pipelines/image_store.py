@@ -70,7 +70,7 @@ def store_images(
     images: Sequence[ImageFile],
     folder: Path,
     key: str,
-    compute: Callable[[tf.Tensor], tf.Tensor] | None,
+    compute: Callable[[tf.Tensor], tf.Tensor],
     *,
     size: int,
     max_pixels: int,
@@ -82,7 +82,7 @@ def store_images(
         images: an image may occur twice.
         folder: of the store; it may be used by many data sets.
         key: names what `compute` does, with which weights; the size is added.
-        compute: pixels (n, size, size, 3), 0 to 255, float32 -> arrays, kept as float16; None: keep the pixels, as uint8.
+        compute: pixels (n, size, size, 3), uint8 -> arrays (n, …), kept in their own type.
         size: the square to which images are squeezed, in pixels.
         max_pixels: images with a larger width x height are not decoded.
         progress: draw a progress bar.
@@ -93,21 +93,19 @@ def store_images(
     decoder = tf.function(
         lambda data: decode_images(data, size, max_pixels), input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     )
-    computer = tf.function(compute, reduce_retracing=True, autograph=False) if compute else None
-    blank = tf.zeros([1, size, size, 3])
-    shape = (size, size, 3) if computer is None else tuple(computer(blank).shape[1:])
-    dtype = "uint8" if computer is None else "float16"
+    computer = tf.function(compute, input_signature=[tf.TensorSpec([BATCH_SIZE, size, size, 3], tf.uint8)], autograph=False)
+    kind = computer.get_concrete_function().structured_outputs
     bar = keras.utils.Progbar(len(images), unit_name="image") if progress else None
     for block in _missing(images, folder, paths, problems, bar):
         pixels, reasons = decoder(tf.constant([data for _, _, data in block]))
-        arrays = pixels if computer is None else computer(_padded(tf.cast(pixels, tf.float32)))
+        arrays = computer(_padded(pixels))
         for (image, path, _), array, reason in zip(block, arrays.numpy(), reasons.numpy()):
             if reason:
                 problems[image] = reason.decode()
             else:
                 paths[image] = str(path)
-                _write(path, np.asarray(array, dtype))
-    return ImageStore(paths, problems, shape, dtype)
+                _write(path, array)
+    return ImageStore(paths, problems, tuple(kind.shape[1:]), kind.dtype.name)
 
 
 def _padded(pixels: tf.Tensor) -> tf.Tensor:

@@ -151,3 +151,27 @@ def decode_images(data: tf.Tensor, size: int, max_pixels: int) -> tuple[tf.Tenso
     places = places[:, None]
     pixels = tf.scatter_nd(places, pixels, [count + 1, size, size, 3])[:-1]
     return pixels, tf.tensor_scatter_nd_update(tf.fill([count + 1], BROKEN), places, problems)[:-1]
+
+
+def vary(images: tf.Tensor, seed: tf.Tensor, augment: bool, flip: bool) -> tf.Tensor:
+    """Images (n, rows, columns, channels) as a seed alters them: shifted by up to an eighth, brighter or darker, mirrored."""
+    count = tf.shape(images)[0]
+    rows, columns, channels = images.shape[1:]
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+    if flip:
+        mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seeds[0]) < 0.5
+        images = tf.where(mirrored, tf.reverse(images, [2]), images)
+    if augment:
+        dtype, edge = images.dtype, rows // 8
+        images = tf.pad(tf.cast(images, tf.float32), [[0, 0], [edge, edge], [edge, edge], [0, 0]], "SYMMETRIC")
+        corners = tf.random.stateless_uniform([count, 2], seeds[1], 0, 2 * edge + 1, tf.int32)
+        images = tf.map_fn(
+            lambda pair: tf.slice(pair[0], [pair[1][0], pair[1][1], 0], [rows, columns, channels]),
+            (images, corners),
+            fn_output_signature=tf.TensorSpec([rows, columns, channels], tf.float32),
+        )
+        contrast = tf.random.stateless_uniform([count, 1, 1, 1], seeds[2], 0.8, 1.25)
+        brightness = tf.random.stateless_uniform([count, 1, 1, 1], seeds[3], -25.0, 25.0)
+        mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
+        images = tf.cast(tf.clip_by_value((images - mean) * contrast + mean + brightness, 0.0, 255.0), dtype)
+    return images

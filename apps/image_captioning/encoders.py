@@ -32,6 +32,12 @@ class ImageEncoder(NamedTuple):
     key: str
     is_pretrained: bool
 
+    def see(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, size, size, 3), uint8, to what the captioner reads: features as float16, or the same pixels."""
+        if self.front is None:
+            return pixels
+        return ops.cast(self.front(ops.cast(pixels, "float32"), training=False), "float16")
+
 
 @keras.saving.register_keras_serializable(package="unfold")
 class SmallCNN(keras.layers.Layer):
@@ -49,7 +55,7 @@ class SmallCNN(keras.layers.Layer):
         self.size, self.channels = size, channels
         options = {"padding": "same", "kernel_initializer": "he_normal", "activation": "relu", "dtype": self.dtype_policy}
         self.stem = keras.layers.Conv2D(16, 3, **options)
-        self.stages = []
+        self.stages: list[list[keras.layers.Layer]] = []
         while size > grid:
             filters = min(channels * 2 ** len(self.stages), 96)
             self.stages.append(

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.export import load_export
 from apps.common.metrics import caption_metrics
-from data_pipelines.captions import Example, load_captions
+from apps.image_captioning.pictures import contact_sheet, draw_attention
+from data_pipelines.captions import Captions, Example, load_captions
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 from data_pipelines.image_store import ImageFile
 from data_pipelines.sources import DataError
@@ -42,8 +44,8 @@ def describe_all(served: Any, examples: Sequence[Example], progress: bool = Fals
 
 
 def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Metrics against the references; of drawn scenes also the share of captions that are true, with all scenes and with those
-    that hold a pair of colour and shape never seen in training."""
+    """Metrics against the references; of drawn scenes also the share of captions that are true, of all scenes and of those that
+    show two shapes together which training never shows together."""
     metrics = caption_metrics(captions, [example.captions for example in examples])
     if source == "embedded":
         scenes = {scene.name: scene for part in embedded_scenes().values() for scene in part}
@@ -52,6 +54,22 @@ def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -
         metrics |= {"true": float(true.mean())}
         if unseen.any():
             metrics |= {"true_of_unseen_pairs": float(true[unseen].mean())}
+    return metrics
+
+
+def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, dict[str, float]]:
+    """Measure an export on all splits but the training split; print and write the metrics; draw contact sheets and attention."""
+    metrics = {}
+    for split, examples in data.splits.items():
+        if split != "train":
+            captions = describe_all(served, examples)
+            metrics[split] = measure(source, captions, examples)
+            contact_sheet(examples, captions, folder / f"contact_sheet_{split}.png")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
+    print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
+    for n, example in enumerate(data.splits["validation"][:3], start=1):
+        print(f"{example.image.name}  {draw_attention(served, example.image.read(), folder / f'attention_{n}.png')}")
     return metrics
 
 

@@ -38,7 +38,7 @@ class Captioner(keras.Model):
     def __init__(
         self,
         vocabulary_size: int,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         encoder: keras.layers.Layer | None = None,
         encoder_in_inference: bool = False,
         *,
@@ -54,8 +54,8 @@ class Captioner(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        names = ("self", "kwargs", "__class__", "encoder")
-        self.settings = {name: value for name, value in locals().items() if name not in names}
+        apart = ("self", "kwargs", "__class__", "encoder", "apart")
+        self.settings = {name: value for name, value in locals().items() if name not in apart}
         self.image_shape, self.encoder, self.encoder_in_inference = tuple(image_shape), encoder, encoder_in_inference
         self.word_dropout, self.attention_penalty = word_dropout, attention_penalty
         normal = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
@@ -71,12 +71,12 @@ class Captioner(keras.Model):
         self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, shapes: Any = None) -> None:
-        grid = (None, *self.image_shape)
+        grid: tuple[Any, ...] = (None, *self.image_shape)
         if self.encoder is not None:
             if not self.encoder.built:
                 self.encoder.build(grid)
             grid = tuple(self.encoder.compute_output_shape(grid))
-        self.grid = grid[1:3]
+        self.grid: tuple[int, int] = grid[1:3]
         positions, size = self.grid[0] * self.grid[1], self.settings["memory_size"]
         for layer, shape in (
             (self.embedding, ((None, None),)),

@@ -1,18 +1,25 @@
 """Values of flags that belong together."""
 
 QUICK = {
-    "image_size": 64,
     "units": 128,
     "embedding_size": 64,
     "memory_size": 128,
+    "epochs": 5,
+    "learning_rate": 4e-3,
     "min_count": 1,
+    "average": 0.98,
+    "buckets": 2,
+    "beam_width": 3,
+}
+
+# for the drawn scenes
+SCENES = {
+    **QUICK,
+    "backbone": "small-cnn",
+    "image_size": 64,
     "epochs": 12,
     "batch_size": 32,
-    "learning_rate": 3e-3,
-    "dropout": 0.0,
-    "word_dropout": 0.0,
+    "dropout": 0.1,
     "label_smoothing": 0.0,
-    "average": 0.98,
     "attention_penalty": 0.0,
-    "beam_width": 3,
 }

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from apps.common.decoding import NEVER, Sequences, find, texts
 from apps.common.metrics import caption_metrics
+from apps.image_captioning.encoders import ImageEncoder
 from apps.image_captioning.model import Captioner
 from data_pipelines.captions import Example
 from data_pipelines.image_store import ImageStore
@@ -46,9 +46,10 @@ def search_captions(
 
 
 def serving_signatures(
-    front: keras.Model | None,
+    encoder: ImageEncoder,
     model: Captioner,
     vocabulary: Vocabulary,
+    *,
     size: int,
     max_pixels: int,
     max_length: int,
@@ -60,7 +61,7 @@ def serving_signatures(
     def describe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels, problems = decode_images(image_bytes, size, max_pixels)
         good = problems == ""
-        images = tf.cast(front(tf.cast(pixels, tf.float32), training=False), tf.float16) if front else pixels  # as in the store
+        images = encoder.see(pixels)
         found = search(model, images, max_length, **settings)
         lengths = tf.where(good[:, None], found.lengths, 0)
         scores = tf.where(good[:, None], found.scores, NEVER)

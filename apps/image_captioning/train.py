@@ -5,11 +5,10 @@
 Read `train` from top to bottom: data, model, training, export, metrics, pictures.
 """
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
@@ -21,16 +20,15 @@ from apps.common.export import export_model, load_export
 from apps.common.losses import TokenLoss
 from apps.common.validation import SearchValidation
 from apps.image_captioning.encoders import image_encoder
-from apps.image_captioning.evaluate import describe_all, measure
+from apps.image_captioning.evaluate import report
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.pictures import contact_sheet, draw_attention
-from apps.image_captioning.presets import QUICK
+from apps.image_captioning.presets import QUICK, SCENES
 from apps.image_captioning.serving import example_image, search_captions, serving_signatures
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
 from data_pipelines.sources import DataError
 from data_pipelines.steps import bucket_boundaries
-from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
+from data_pipelines.vocabulary import learn_vocabulary
 
 APPLICATION = "image_captioning"
 
@@ -100,10 +98,9 @@ MODEL_FLAGS = "embedding_size units memory_size cell depth attention dropout wor
 
 def main() -> None:
     config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
-    if config.backbone == "auto":
-        config = cli.with_preset(config, {"backbone": "small-cnn" if config.data == "embedded" else "mobilenet"})
     if config.quick:
         config = cli.with_preset(config, QUICK)
+    config = cli.with_preset(config, SCENES if config.data == "embedded" else {"backbone": "mobilenet"})
     train(config)
 
 
@@ -113,23 +110,12 @@ def train(config: Config) -> dict[str, float]:
 
     # -- data
     data = load_captions(config.data, config.seed)
-    encoder = image_encoder(
-        config.backbone,
-        config.image_size,
-        config.backbone_weights,
-        config.alpha,
-        config.backbone_layer,
-        config.fine_tune_blocks if config.fine_tune else 0,
-    )
-    store = store_images(
-        [example.image for examples in data.splits.values() for example in examples],
-        Path(config.store),
-        encoder.key,
-        encoder.front and (lambda pixels: encoder.front(pixels, training=False)),
-        size=config.image_size,
-        max_pixels=config.max_pixels,
-        progress=runs.verbosity() == 1,
-    )
+    tail_blocks = config.fine_tune_blocks if config.fine_tune else 0
+    weights = (config.backbone_weights, config.alpha, config.backbone_layer)
+    encoder = image_encoder(config.backbone, config.image_size, *weights, tail_blocks)
+    limits = {"size": config.image_size, "max_pixels": config.max_pixels}
+    progress = runs.verbosity() == 1
+    store = store_images(data.images, Path(config.store), encoder.key, encoder.see, **limits, progress=progress)
     data = data.without(store.problems)
     if config.strict and any(data.left_out.values()):
         raise DataError(f"--strict: {data.summary()['left out']}. Mend the images or the table, or leave the flag out.")
@@ -137,11 +123,8 @@ def train(config: Config) -> dict[str, float]:
     data.write_left_out(folder / "left_out.tsv")
     examples, held_out = data.splits["train"], data.splits["validation"]
     texts = [caption for example in examples for caption in example.captions]
-    if (folder / "vocabulary.json").exists():
-        vocabulary = load_vocabulary(folder)
-    else:
-        vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count, markers=True)
-        vocabulary.save(folder)
+    vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count, markers=True)
+    vocabulary.save(folder)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # END
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length_tokens, config.buckets, multiple=2)
     batches = partial(caption_batches, store=store, vocabulary=vocabulary, batch_size=config.batch_size, boundaries=boundaries)
@@ -155,77 +138,60 @@ def train(config: Config) -> dict[str, float]:
     # -- training
     score = search_captions(model, vocabulary, held_out, store, config.max_length_tokens, config.validation_beam_width)
     training = partial(batches, examples, augment=config.augment, flip=config.flip)
-    phases = {
-        "checkpoints": (config.epochs, config.learning_rate),
-        "fine_tuning": (config.fine_tune, config.fine_tune_learning_rate),
-    }
-    checkpoint = None
-    for number, (name, (epochs, rate)) in enumerate(phases.items()):
+    steps = training(shuffle_seed=config.seed).steps_per_epoch
+    before = None
+    for name, seed, epochs, learning_rate in (
+        ("checkpoints", config.seed, config.epochs, config.learning_rate),
+        ("fine_tuning", config.seed + 1, config.fine_tune, config.fine_tune_learning_rate),
+    ):
         if not epochs:
             continue
         if encoder.is_pretrained and encoder.tail:
             encoder.tail.trainable = name == "fine_tuning"
-        phase = Checkpoint(folder / name, monitor="val_cider", patience=config.patience)
-        steps = batches(examples, shuffle_seed=config.seed).steps_per_epoch
-        compile_model(model, config, rate, epochs * steps)
-        phase.go_on_from(checkpoint)
-        start_step = (phase.restore(model, batches(held_out).dataset) if config.resume else None) or 0
+        compile_model(model, config, learning_rate, epochs * steps)
+        checkpoint = Checkpoint(folder / name, monitor="val_cider", patience=config.patience)
+        checkpoint.go_on_from(before)
+        start_step = (checkpoint.restore(model, batches(held_out).dataset) if config.resume else None) or 0
         if start_step:
             print(f"{name} continued at step {start_step:,}")
-        for first_step, arguments in phase.parts(start_step, steps, epochs):
+        for first_step, arguments in checkpoint.parts(start_step, steps, epochs):
             model.fit(
-                training(shuffle_seed=config.seed + number, start_step=first_step).dataset,
+                training(shuffle_seed=seed, start_step=first_step).dataset,
                 shuffle=False,
                 verbose=runs.verbosity(),
                 callbacks=[
                     SearchValidation(batches(held_out).dataset, score),
-                    phase,
-                    runs.Progress(folder, phase, ["loss", "cider"]),
+                    checkpoint,
+                    runs.Progress(folder, checkpoint, ["loss", "cider"]),
                     keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
                 ],
                 **arguments,
             )
-        phase.restore_best()
-        checkpoint = phase
+        checkpoint.restore_best()
+        before = checkpoint
     model.save(folder / "model.keras")
 
     # -- export
-    search = {"width": config.beam_width, "best": config.beam_width}
+    search: dict[str, Any] = {"width": config.beam_width, "best": config.beam_width}
     search |= {"length_penalty": config.length_penalty, "block_ngrams": config.block_ngrams}
-    limits = (config.image_size, config.max_pixels, config.max_length_tokens)
     export = export_model(
         Path(config.export_to),
         model,
         [vocabulary, *([encoder.front] if encoder.front else [])],
-        serving_signatures(encoder.front, model, vocabulary, *limits, **search),
+        serving_signatures(encoder, model, vocabulary, max_length=config.max_length_tokens, **limits, **search),
         warm_up={"image_bytes": np.array([example_image()])},
         files={},
     )
 
     # -- metrics of what was exported, plots, pictures
-    served = load_export(str(export))
-    metrics = {}
-    for split in data.splits:
-        if split != "train":
-            captions = describe_all(served, data.splits[split])
-            metrics[split] = measure(config.data, captions, data.splits[split])
-            contact_sheet(data.splits[split], captions, folder / f"contact_sheet_{split}.png")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
-    print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
-    for n, example in enumerate(held_out[:3], start=1):
-        print(f"{example.image.name}  {draw_attention(served, example.image.read(), folder / f'attention_{n}.png')}")
+    metrics = report(load_export(str(export)), config.data, data, folder)
     print(f"\nrun     {folder}\nexport  {export}")
     return metrics["validation"]
 
 
 def compile_model(model: Captioner, config: Config, learning_rate: float, steps: int) -> None:
-    optimizer = keras.optimizers.Adam(
-        runs.warm_up_and_decay(learning_rate, steps),
-        global_clipnorm=config.clip_norm,
-        use_ema=config.average > 0,
-        ema_momentum=config.average,
-    )
+    options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
+    optimizer = keras.optimizers.Adam(runs.warm_up_and_decay(learning_rate, steps), **options)
     model.compile(optimizer, TokenLoss(config.label_smoothing))
 
 

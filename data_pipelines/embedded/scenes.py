@@ -67,7 +67,7 @@ class Scene:
         """The drawing as the bytes of a PNG file."""
         from PIL import Image, ImageDraw
 
-        scale = 3  # drawn large and made small: smooth edges
+        scale = 2  # drawn large and made small: smooth edges
         image = Image.new("RGB", (SIZE * scale, SIZE * scale), self.background)
         pen = ImageDraw.Draw(image)
         for thing in self.things:
@@ -97,8 +97,9 @@ def _draw(pen, thing: Thing, scale: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def embedded_scenes(train: int = 4_000, held_out: int = 400) -> dict[str, list[Scene]]:
-    """`train`, without the pairs of `UNSEEN`, and `validation` and `test`, where every second scene shows one of them."""
+def embedded_scenes(train: int = 8_000, held_out: int = 400) -> dict[str, list[Scene]]:
+    """`train`, without the pairs of `UNSEEN`, one caption a scene; `validation` and `test`, where every second scene shows one
+    of these pairs, two captions a scene."""
     generator = random.Random(0)
     splits: dict[str, list[Scene]] = {}
     for split, count in (("train", train), ("validation", held_out), ("test", held_out)):
@@ -144,7 +145,7 @@ def _scene(generator: random.Random, name: str, unseen: bool) -> Scene:
         bodies = [" and ".join(groups), f"there {verb} {' and '.join(groups)}"]
         if len(groups) == 2:
             bodies.append(f"{groups[1]} and {groups[0]}")
-    captions = tuple(f"{body}." for body in generator.sample(bodies, 2))
+    captions = tuple(f"{body}." for body in generator.sample(bodies, 1 if name.startswith("train") else 2))
     return Scene(name, tuple(things), captions, background)
 
 

@@ -62,9 +62,9 @@ def run_warm_up(version):
     return results
 
 
-def checkpoint_arrays(run):
+def checkpoint_arrays(run, folder="checkpoints"):
     """All that the last checkpoint of a run holds."""
-    with np.load(max((run / "checkpoints").glob("step-*.npz"))) as file:
+    with np.load(max((run / folder).glob("step-*.npz"))) as file:
         return {name: file[name] for name in file.files if name != "state"}
 
 

@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.embedded.scenes import NUMBERS, UNSEEN, Scene, Thing, embedded_scenes, is_true
@@ -104,7 +105,7 @@ def test_splits_in_zips_and_folders(tmp_path, kind):
     data = load_captions(str(tmp_path))
     assert [len(data.splits[name]) for name in ("train", "validation")] == [2, 1]
     assert not any(data.left_out.values())
-    store = store_images([e.image for e in data.splits["train"]], tmp_path / "s", "k", None, size=8, max_pixels=9999)
+    store = store_images([e.image for e in data.splits["train"]], tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999)
     assert len(store.paths) == 2 and not store.problems
 
 
@@ -116,7 +117,7 @@ def test_what_is_left_out_is_named(tmp_path):
     write_table(tmp_path / "val_captions.tsv", [("shared.jpg", "five")])
     data = load_captions(str(tmp_path))
     images = [e.image for examples in data.splits.values() for e in examples]
-    data = data.without(store_images(images, tmp_path / "s", "k", None, size=8, max_pixels=9999).problems)
+    data = data.without(store_images(images, tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999).problems)
     assert [(e.image.name, e.captions) for e in data.splits["train"]] == [("a.jpg", ("one",)), ("c.jpg", ("three",))]
     assert data.left_out["train"] == [
         ("missing.jpg", "a caption without its image"),
@@ -135,11 +136,11 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     write_table(tmp_path / "captions.tsv", [("a.jpg", "one")])
     with pytest.raises(DataError, match=r"the train split has no image to use \(a.jpg: a caption without its image\)"):
         load_captions(str(tmp_path))
-    (tmp_path / "captions.tsv").write_text("picture\ttext\n")
-    with pytest.raises(DataError, match="no column 'image' and 'caption' in the header"):
-        load_captions(str(tmp_path))
     (tmp_path / "images.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="not a readable zip file"):
+        load_captions(str(tmp_path))
+    (tmp_path / "captions.tsv").write_text("picture\ttext\n")
+    with pytest.raises(DataError, match="no column 'image' and 'caption' in the header"):
         load_captions(str(tmp_path))
     with pytest.raises(DataError, match="no such file"):
         load_captions(str(tmp_path / "none.tsv"))
@@ -159,7 +160,7 @@ def test_tfds_sets_with_captions_are_read(tmp_path, monkeypatch):
     assert {name: len(e) for name, e in data.splits.items()} == {"train": 4, "validation": 2}
     images = sorted(e.image for e in data.splits["train"])
     assert images[3].name == "3.png" and data.splits["train"][0].captions == ("one", "two")
-    store = store_images(images, tmp_path / "s", "k", None, size=8, max_pixels=9999)
+    store = store_images(images, tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999)
     np.testing.assert_array_equal(store.load(store.paths[images[3]]), decoded(encoded(picture(seed=3), "PNG"), size=8)[0][0])
 
 
@@ -173,7 +174,7 @@ def batches(tmp_path):
     rows = [(name, "a " * (i + 1) + name[:-4]) for name in names for i in range(3)]
     write_table(tmp_path / "captions.tsv", rows)
     examples = [e for part in load_captions(str(tmp_path)).splits.values() for e in part]
-    store = store_images([e.image for e in examples], tmp_path / "s", "k", None, size=8, max_pixels=9999)
+    store = store_images([e.image for e in examples], tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999)
     vocabulary = WordVocabulary.learn([c for e in examples for c in e.captions], size=100, markers=True)
     return (
         lambda **options: caption_batches(examples, store, vocabulary, batch_size=4, boundaries=[4, 6], **options),

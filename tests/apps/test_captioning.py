@@ -1,0 +1,293 @@
+"""The captioner from its command line to a server that knows nothing of this project."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common.losses import TokenLoss
+from apps.common.metrics import caption_metrics, cider_scores
+from apps.image_captioning.encoders import SmallCNN, image_encoder
+from apps.image_captioning.model import Captioner
+from apps.image_captioning.serving import search
+from data_pipelines.embedded.scenes import embedded_scenes
+from data_pipelines.sources import DataError
+from data_pipelines.vocabulary import END, START, UNKNOWN
+from tests.apps import helpers
+from tests.data_pipelines.test_images import encoded, picture
+
+SMALL = ["--quick", "--backbone", "small-cnn", "--image-size", "32", "--units", "16", "--embedding-size", "16"]
+SMALL += ["--memory-size", "16", "--batch-size", "16", "--learning-rate", "0.01"]
+
+
+def command(module, *arguments, **kwargs):
+    return helpers.command("image_captioning", module, *arguments, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Own photographs and a table: a part of the drawn scenes, one of them broken."""
+    folder = tmp_path_factory.mktemp("files")
+    rows = []
+    for name, scenes in embedded_scenes().items():
+        for scene in scenes[: 120 if name == "train" else 20]:
+            path = folder / "images" / scene.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(scene.png())
+            rows += [f"images/{scene.name}\t{caption}" for caption in scene.captions]
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    rows.append("images/broken.png\ta broken picture")
+    (folder / "table.tsv").write_text("\n".join(["image\tcaption", *(row.replace("images/", "") for row in rows)]) + "\n")
+    return folder
+
+
+def flags(files, folder, *arguments):
+    places = ["--run", folder / "run", "--export-to", folder / "export", "--store", folder / "store"]
+    return ["--data", files / "table.tsv", *places, "--epochs", "2", *SMALL, *arguments]
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    """A run of two epochs: its folder, its export and what it printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = command("train", *flags(files, folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "run", folder / "export", result.stdout
+
+
+def test_the_run_folder_is_complete_and_the_loss_falls(trained):
+    run, _, printed = trained
+    wanted = "config.json metrics.jsonl metrics.json history.png attention_1.png contact_sheet_validation.png model.keras"
+    assert {*wanted.split(), "left_out.tsv", "vocabulary.json", "checkpoints"} <= {path.name for path in run.iterdir()}
+    assert "broken.png: broken: its pixels can't be decoded" in printed
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert log[1]["loss"] < log[0]["loss"] and log[1]["val_loss"] < log[0]["val_loss"]
+    metrics = json.loads((run / "metrics.json").read_text())["validation"]
+    assert {"bleu_1", "bleu_4", "cider", "rouge_l", "examples"} <= set(metrics)
+
+
+def test_evaluate_prints_json_that_equals_training(trained, files):
+    run, export, _ = trained
+    result = command("evaluate", export, "--data", files / "table.tsv", "--split", "test")
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    assert metrics.pop("split") == "test"
+    assert metrics == json.loads((run / "metrics.json").read_text())["test"]
+
+
+def test_predict_takes_files_and_folders(trained, files, tmp_path):
+    _, export, _ = trained
+    result = command("predict", export, files / "images", "--json", "--attention", tmp_path / "a.png")
+    rows = {row["image"]: row for row in map(json.loads, result.stdout.splitlines())}
+    assert len(rows) == 161
+    broken = rows.pop(str(files / "images" / "broken.png"))
+    assert broken["error"] == "broken: its pixels can't be decoded" and "caption" not in broken
+    assert all("caption" in row for row in rows.values())
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    one = sorted(rows)[3]
+    alone = command("predict", export, one, "--n-best", "2")
+    lines = alone.stdout.strip().splitlines()
+    assert len(lines) == 2 and lines[0].startswith(f"{one}  {rows[one]['caption']}  (")
+
+
+def test_the_export_describes_without_this_project(trained, tmp_path):
+    _, export, _ = trained
+    names = {"a.png": encoded(picture(64, 64), "PNG"), "b.jpg": encoded(picture(40, 88), "JPEG"), "c.gif": b"GIF89a broken"}
+    for name, data in names.items():
+        (tmp_path / name).write_bytes(data)
+    script = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "run = lambda *b: {k: v.numpy() for k, v in f(image_bytes=tf.constant(list(b), tf.string)).items()}\n"
+        "a, b, c = (open(f'{sys.argv[2]}/{n}', 'rb').read() for n in ('a.png', 'b.jpg', 'c.gif'))\n"
+        "five = run(a, c, b, b'', b'text')\n"
+        "assert list(five['caption'][[1, 3, 4]]) == [b''] * 3\n"
+        "for row, data in ((0, a), (2, b)):\n"
+        "    one = run(data)\n"
+        "    assert one['error'][0] == five['error'][row] == b''\n"
+        "    assert one['caption'][0] == five['caption'][row] != b''\n"
+        "    assert abs(one['score'][0] - five['score'][row]) < 1e-4\n"
+        "    words = one['words'][0] != b''\n"
+        "    assert one['attention'].shape == (1, words.size, 8, 8)\n"
+        "    assert np.allclose(one['attention'].sum((2, 3)), words, atol=1e-5)\n"
+        "assert five['error'][1] == b\"image_bytes[1]: broken: its pixels can't be decoded\", five['error'][1]\n"
+        "assert five['error'][4] == b'image_bytes[4]: not a JPEG, PNG or GIF image'\n"
+        "assert five['alternatives'].shape == five['alternative_scores'].shape == (5, 3)\n"
+        "assert run()['caption'].shape == (0,)\n"
+    )
+    helpers.run_alone(script, export / "1", tmp_path)
+
+
+def test_the_graph_is_plain_and_warm_up_requests_run(trained):
+    _, export, _ = trained
+    helpers.check_graph(export / "1")
+    for outputs in helpers.run_warm_up(export / "1"):
+        assert outputs["error"][0] == b"" and outputs["caption"].shape == (1,)
+
+
+def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
+    finished, _, _ = trained
+    helpers.kill_twice("image_captioning", tmp_path / "run", *flags(files, tmp_path))
+    assert not (tmp_path / "export").exists()
+    result = command("train", *flags(files, tmp_path, "--store", finished.parent / "store", "--resume"))
+    assert result.returncode == 2 and "Resume with the same flags" in result.stderr
+    result = command("train", *flags(files, tmp_path, "--resume"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "checkpoints continued at step" in result.stdout
+    helpers.assert_same_end(tmp_path / "run", finished)
+
+
+@pytest.fixture(scope="module")
+def backbone_weights(tmp_path_factory):
+    """Weights of a narrow MobileNet, as a user may have them in a file."""
+    keras.utils.set_random_seed(1)
+    base = keras.applications.MobileNet(input_shape=(64, 64, 3), alpha=0.25, include_top=False, weights=None)
+    for layer in base.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(layer.gamma * 1.5)  # else all fades to nothing on the way up
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    base.save_weights(path)
+    return path
+
+
+def test_a_frozen_backbone_and_then_its_last_blocks_train(files, backbone_weights, tmp_path):
+    options = ["--backbone", "mobilenet", "--alpha", "0.25", "--backbone-weights", backbone_weights, "--image-size", "64"]
+    options += ["--fine-tune", "1", "--epochs", "1", "--tokens", "subwords", "--vocabulary-size", "60", "--flip"]
+    options += ["--word-dropout", "0.1", "--attention-penalty", "0.5", "--attention", "dot", "--average", "0"]
+    result = command("train", *flags(files, tmp_path, *options))
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2]
+    arrays = {name: helpers.checkpoint_arrays(tmp_path / "run", name) for name in ("checkpoints", "fine_tuning")}
+    frozen, tuned = (
+        next(a for n, a in arrays[name].items() if n.startswith("model/") and a.shape == (1, 1, 128, 256)) for name in arrays
+    )
+    base = keras.applications.MobileNet(input_shape=(64, 64, 3), alpha=0.25, include_top=False, weights=None)
+    base.load_weights(backbone_weights)
+    np.testing.assert_array_equal(frozen, base.get_layer("conv_pw_12").kernel)
+    assert np.abs(tuned - frozen).max() > 0
+    helpers.check_graph(tmp_path / "export" / "1", text_ops=True)
+    assert command("predict", tmp_path / "export", files / "images" / "test-0000.png").returncode == 0
+
+
+def test_wrong_use_is_one_line_and_leaves_no_run(files, tmp_path):
+    table = tmp_path / "data" / "captions.tsv"
+    table.parent.mkdir()
+    table.write_text("image\tcaption\nnone.jpg\ta picture\n")
+    for arguments, message in (
+        (["--data", "none"], "none: no such file"),
+        (["--data", table], "the train split has no image to use (none.jpg: a caption without its image)"),
+        (["--data", files / "table.tsv", *SMALL, "--strict"], "--strict: 1: broken.png: broken"),
+        (["--backbone", "mobilenet", "--backbone-weights", "none.h5"], "there is no such file"),
+        (["--backbone", "mobilenet", "--backbone-weights", "none", "--backbone-layer", "x"], "Name one of them"),
+    ):
+        result = command("train", *arguments, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr[-2000:]
+        assert message in result.stderr.strip().splitlines()[-1]
+        assert not (tmp_path / "runs" / "image_captioning").exists() and not (tmp_path / "saved_models").exists()
+    result = command("predict", tmp_path, "none.jpg", cwd=tmp_path)
+    assert result.returncode == 2 and "none.jpg: no such file" in result.stderr
+
+
+# -- the model
+
+VARIANTS = [
+    {},
+    {"encoder": SmallCNN(16, grid=4), "image_shape": (16, 16, 3), "cell": "gru", "attention": "dot"},
+    {"attention": "none", "depth": 1},
+]
+
+
+def captioner(**options):
+    model = Captioner(20, **{"image_shape": (3, 4, 6), "embedding_size": 8, "units": 8, "memory_size": 8, **options})
+    model.build()
+    for weight in model.trainable_variables:
+        weight.assign(np.random.default_rng(len(weight.path)).normal(size=weight.shape) * 0.5)
+    return model
+
+
+def batch(model, seed=0):
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(4, 20, (3, 6)).astype("int32")
+    ids[1, 3:] = 0
+    images = generator.uniform(0, 255 if model.encoder else 1, (3, *model.image_shape)).astype("float32")
+    return {"image": images, "caption": np.concatenate([np.full((3, 1), START, "int32"), ids[:, :5]], axis=1)}, ids
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_the_search_scores_as_the_training_model_does(options):
+    model = captioner(**options)
+    images = batch(model)[0]["image"]
+    found = search(model, images, max_length=6, width=3, best=3)
+    assert not (found.tokens == UNKNOWN).numpy().any()
+    for row in range(3):
+        for n in range(3):
+            tokens = found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
+            logits = model({"image": images[row : row + 1], "caption": np.array([[START, *tokens]])})[0].numpy()
+            logits[:, UNKNOWN] = -1e9
+            if len(tokens) == 5:
+                logits[-1] = np.where(np.arange(20) == END, logits[-1], logits[-1])  # END must stand there, at its own cost
+            wanted = tf.gather(tf.nn.log_softmax(logits), [*tokens, END], axis=1, batch_dims=1)
+            np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"word_dropout": 0.3, "attention_penalty": 1.0}])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_path):
+    model = captioner(dropout=0.1, **options)
+    inputs, following = batch(model)
+    before = model.get_weights()
+    model.compile(keras.optimizers.Adam(0.02), TokenLoss(0.1), jit_compile=jit_compile)
+    data = tf.data.Dataset.from_tensors((inputs, following))
+    losses = model.fit(data, epochs=12, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    for old, new, variable in zip(before, model.get_weights(), model.weights):
+        used = not (options.get("attention") == "none" and "position" in variable.path)
+        if "seed" not in variable.path and used:
+            assert np.abs(old - new).max() > 0, variable.path
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(inputs), model(inputs), atol=1e-6)
+
+
+def test_the_attention_penalty_is_that_of_the_paper():
+    model = captioner(attention_penalty=2.0)
+    inputs, _ = batch(model)
+    model(inputs, training=True)
+    _, weights = model.write(inputs["caption"], model.see(inputs["image"]))
+    kept = weights.numpy() * (inputs["caption"] != 0)[..., None]
+    wanted = 2.0 * np.mean((1 - kept.sum(axis=1)) ** 2)
+    np.testing.assert_allclose(model.losses[0], wanted, rtol=1e-5)
+
+
+def test_the_parts_of_an_encoder_make_the_whole(backbone_weights):
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    weights = str(backbone_weights)
+    whole = image_encoder("mobilenet", 64, weights, alpha=0.25)
+    assert whole.tail is None and whole.is_pretrained
+    parts = image_encoder("mobilenet", 64, weights, alpha=0.25, tail_blocks=2)
+    assert parts.key != whole.key and len(parts.tail.trainable_variables) == 12 and not parts.front.trainable_variables
+    np.testing.assert_allclose(parts.tail(parts.front(pixels)), whole.front(pixels), atol=1e-4)
+    cut = image_encoder("mobilenet", 64, weights, alpha=0.25, layer="conv_pw_11_relu")
+    np.testing.assert_allclose(cut.front(pixels), parts.front(pixels), atol=1e-4)
+    nothing = image_encoder("mobilenet", 64, "none", alpha=0.25)
+    assert nothing.front is None and nothing.tail.trainable_variables and not nothing.is_pretrained
+    with pytest.raises(DataError, match="doesn't fit"):
+        image_encoder("mobilenet", 64, weights, alpha=0.5)
+
+
+@pytest.mark.parametrize("name, channels", [("mobilenet_v2", 1280), ("efficientnet_b0", 1280)])
+def test_the_other_backbones_build(name, channels):
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
+    encoder = image_encoder(name, 64, "none")
+    assert encoder.tail(pixels).shape == (1, 2, 2, channels)
+
+
+def test_metrics_of_captions():
+    references = [["a dog runs home", "the dog runs"], ["two cats sleep"]]
+    perfect = caption_metrics(["A dog runs home.", "Two cats sleep !"], references, meteor=False)
+    assert perfect["bleu_4"] > 99 and perfect["rouge_l"] == pytest.approx(100)
+    scores = cider_scores(["a dog runs home", "a horse"], references)
+    assert scores[0] > 1 and scores[1] == 0
+    assert caption_metrics(["", ""], references, meteor=False)["cider"] == 0
