@@ -15,6 +15,7 @@ demo: .venv/demo
 	$(BIN)/python -m apps.translation.train --quick
 	$(BIN)/python -m apps.translation.predict saved_models/translation \
 		"The meeting begins on Friday, July 3, 2026 at 3:05 PM." "The town has 12,345 inhabitants."
+	$(BIN)/python -m apps.image_captioning.train --quick
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 tests layers data_pipelines apps

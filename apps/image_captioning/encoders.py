@@ -41,7 +41,7 @@ class ImageEncoder(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class SmallCNN(keras.layers.Layer):
-    """A convolutional network that halves the picture until at most 8 x 8 regions are left:
+    """A convolutional network that halves the picture until at most grid x grid regions are left:
 
         x = relu(conv(pixels))
         x = relu(conv(x), stride 2), x = x + relu(conv(x))      for each stage
@@ -52,7 +52,7 @@ class SmallCNN(keras.layers.Layer):
 
     def __init__(self, size: int, channels: int = 24, grid: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.size, self.channels = size, channels
+        self.size, self.channels, self.grid = size, channels, grid
         options = {"padding": "same", "kernel_initializer": "he_normal", "activation": "relu", "dtype": self.dtype_policy}
         self.stem = keras.layers.Conv2D(16, 3, **options)
         self.stages: list[list[keras.layers.Layer]] = []
@@ -82,7 +82,7 @@ class SmallCNN(keras.layers.Layer):
         return x
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "size": self.size, "channels": self.channels}
+        return {**super().get_config(), "size": self.size, "channels": self.channels, "grid": self.grid}
 
 
 def image_encoder(name: str, size: int, weights: str, alpha: float = 1.0, layer: str = "", tail_blocks: int = 0) -> ImageEncoder:

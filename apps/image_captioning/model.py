@@ -1,7 +1,8 @@
 """The captioner: what an encoder saw in each region of a picture, and a recurrent decoder that attends to the regions.
 
 m_j = tanh(W norm(f_j) + p_j)                         f_j: features of region j; p_j: learned, where the region is
-o_t = decoder(y_1 … y_{t-1}, m)                       see apps/common/attention_decoder.py
+h_0 = tanh(V [mean_j m_j ; max_j m_j])
+o_t = decoder(y_1 … y_{t-1}, m, h_0)                  see apps/common/attention_decoder.py
 p(y_t | y_1 … y_{t-1}, picture) = softmax(E o_t + b)  E: the embedding of the words
 
 after Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044).
@@ -65,8 +66,12 @@ class Captioner(keras.Model):
         self.norm = keras.layers.GroupNormalization(1, name="norm")
         self.project = keras.layers.Dense(memory_size, name="project")
         self.decoder = AttentionDecoder(
-            units, embedding_size, cell=cell, depth=depth, attention=attention, dropout=dropout, name="decoder"
+            units, embedding_size, cell=cell, depth=depth, attention=attention, own_start=False, dropout=dropout, name="decoder"
         )
+        self.starts = [
+            [keras.layers.Dense(units, "tanh", name=f"start_{n + 1}_{i + 1}") for i in range(len(level.state_sizes))]
+            for n, level in enumerate(self.decoder.levels)
+        ]
         self.drop = keras.layers.Dropout(dropout)
         self.seed_generator = keras.random.SeedGenerator()
 
@@ -83,6 +88,7 @@ class Captioner(keras.Model):
             (self.norm, ((None, positions, grid[-1]),)),
             (self.project, ((None, positions, grid[-1]),)),
             (self.decoder, ((None, None, self.settings["embedding_size"]), (None, positions, size))),
+            *((start, ((None, 2 * size),)) for starts in self.starts for start in starts),
         ):
             if not layer.built:
                 layer.build(*shape)
@@ -102,8 +108,14 @@ class Captioner(keras.Model):
 
     def encode(self, image: Tensor) -> tuple[Memory, dict[str, Any]]:
         """What the decoder attends to, and its state before the first word."""
-        memory = self.decoder.remember(self.see(image))
-        return memory, self.decoder.start(memory)
+        values = self.see(image)
+        memory = self.decoder.remember(values)
+        return memory, self.decoder.start(memory, self.start(values))
+
+    def start(self, values: Tensor) -> list[list[Tensor]]:
+        """The decoder's first states: from the mean over the regions, and from what is largest in any of them."""
+        whole = ops.concatenate([ops.mean(values, axis=1), ops.max(values, axis=1)], axis=-1)
+        return [[start(whole) for start in starts] for starts in self.starts]
 
     def logits(self, outputs: Tensor) -> Tensor:
         rows = ops.reshape(outputs, (-1, outputs.shape[-1]))  # one large product is faster than one for each row of a batch
@@ -117,7 +129,7 @@ class Captioner(keras.Model):
             hidden = keras.random.uniform(ops.shape(caption), seed=self.seed_generator) < self.word_dropout
             words = ops.where(ops.logical_and(hidden, caption > UNKNOWN + 1), UNKNOWN, caption)
         words = self.drop(self.embedding(words), training=training)
-        outputs, weights = self.decoder(words, values, training=training)
+        outputs, weights = self.decoder(words, values, states=self.start(values), training=training)
         return self.logits(outputs), weights
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:

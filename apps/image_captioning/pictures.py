@@ -48,8 +48,9 @@ def draw_attention(served: Any, data: bytes, path: Path) -> str:
     axes[0].imshow(image)
     caption = outputs["caption"].decode("utf-8", "replace")
     for axis, word, weights in zip(axes[1:], words, outputs["attention"]):
-        light = Image.fromarray(weights / max(weights.max(), 1e-9)).resize(image.size, Image.Resampling.BICUBIC)
-        shade = 0.25 + 0.75 * np.clip(np.asarray(light), 0, 1)[..., None]
+        light = np.asarray(Image.fromarray(weights).resize(image.size, Image.Resampling.BICUBIC))
+        light = (light - light.min()) / max(float(np.ptp(light)), 1e-9)
+        shade = 0.15 + 0.85 * light[..., None]
         axis.imshow((np.asarray(image) * shade).astype("uint8"))
         axis.set_title(word, fontsize=10)
     figure.suptitle("\n".join(textwrap.wrap(caption, 30 * columns)), fontsize=11)
@@ -67,13 +68,14 @@ def contact_sheet(examples: Sequence[Example], captions: Sequence[str], path: Pa
     figure, axes = new_figure(rows, columns, width=2.6, height=3.2)
     axes = np.reshape(axes, (rows, columns))
     for axis in axes.ravel():
-        axis.axis("off")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     halves = (("best", order[:count], axes[: rows // 2]), ("worst", order[::-1][:count], axes[rows // 2 :]))
     for title, places, part in halves:
         for axis, place in zip(part.ravel(), places):
             axis.imshow(open_image(examples[place].image.read()))
             text = textwrap.fill(captions[place] or "(no caption)", 34)
-            reference = textwrap.fill(f"({examples[place].captions[0]})", 38)
+            reference = textwrap.fill(f"reference: {examples[place].captions[0]}", 40)
             axis.set_title(f"{title}, CIDEr {scores[place]:.2f}\n{text}", fontsize=8)
-            axis.text(0.5, -0.02, reference, transform=axis.transAxes, ha="center", va="top", fontsize=6.5, color="dimgrey")
+            axis.set_xlabel(reference, fontsize=7, color="dimgrey")
     save_figure(figure, path)

@@ -2,10 +2,10 @@
 
 The captions follow a small grammar of the project's own:
 
-    caption  = ["there is" | "there are"] group ["and" group | place | ["is"] relation group] "."
+    caption  = ["there is" | "there are"] group ["and" group | place | "with" group relation] "."
     group    = number [size] colour shape
     number   = "a" | "an" | "two" | "three" | "four"
-    relation = "above" | "below" | "left of" | "right of"
+    relation = "above it" | "below it" | "to its left" | "to its right"
     place    = "in the middle" | "at the top left" | …
 
 `is_true` parses a caption and looks at the scene. Some shapes are never drawn together for
@@ -32,7 +32,7 @@ PLACES = {
     "on the left": (0, 1), "in the middle": (1, 1), "on the right": (2, 1),
     "at the bottom left": (0, 2), "at the bottom": (1, 2), "at the bottom right": (2, 2),
 }  # fmt: skip
-OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
+RELATIONS = {"above it": (0, -1), "below it": (0, 1), "to its left": (-1, 0), "to its right": (1, 0)}  # of the second thing
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,16 @@ def _scene(generator: random.Random, name: str, unseen: bool) -> Scene:
         things = [_thing(generator, first, 11 + 21 * column, 11 + 21 * row)]
         bodies = [f"{_group(1, first)} {place}", f"there is {_group(1, first)} {place}"]
     elif kind == "relation":
-        relation = generator.choice(list(OPPOSITE))
+        relation, opposite = generator.choice(
+            [("above it", "below it"), ("below it", "above it"), ("to its left", "to its right"), ("to its right", "to its left")]
+        )
         along, across = generator.uniform(13, 18), generator.uniform(-5, 5)
-        dx, dy = {"above": (across, -along), "below": (across, along), "left of": (-along, across), "right of": (along, across)}[
-            relation
-        ]
+        right, down = RELATIONS[relation]
+        dx, dy = (along * right, across) if right else (across, along * down)
         x, y = generator.uniform(28, 36), generator.uniform(28, 36)
-        things = [_thing(generator, first, x + dx, y + dy), _thing(generator, second, x - dx, y - dy)]
+        things = [_thing(generator, first, x - dx, y - dy), _thing(generator, second, x + dx, y + dy)]
         a, b = _group(1, first), _group(1, second)
-        bodies = [f"{a} {relation} {b}", f"{b} {OPPOSITE[relation]} {a}", f"{a} is {relation} {b}"]
+        bodies = [f"{a} with {b} {relation}", f"{b} with {a} {opposite}", f"there is {a} with {b} {relation}"]
     else:
         counts = [generator.randrange(2, 5)] if kind == "count" else generator.choice([[1, 2], [2, 1], [2, 2], [1, 1]])
         looks = [first, second][: len(counts)]
@@ -167,7 +168,7 @@ def _group(count: int, look: tuple[str, str, str]) -> str:
 _GROUP = rf"({'|'.join(NUMBERS.values())}) ({'|'.join(RADII)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?:e?s)?"
 _CAPTION = re.compile(
     rf"(?:there (?:is|are) )?{_GROUP}"
-    rf"(?: (?P<place>{'|'.join(PLACES)})|(?: is)? (?P<relation>{'|'.join(OPPOSITE)}) {_GROUP}| (?P<and>and) {_GROUP})?"
+    rf"(?: (?P<place>{'|'.join(PLACES)})| with {_GROUP} (?P<relation>{'|'.join(RELATIONS)})| (?P<and>and) {_GROUP})?"
 )
 
 
@@ -175,7 +176,7 @@ def is_true(caption: str, scene: Scene) -> bool:
     """Does the caption follow the grammar, is all it says so, and does it leave no thing of the scene out?
 
     >>> scene = Scene("", (Thing("red", "circle", "small", 10, 10, 5), Thing("blue", "star", "large", 12, 40, 10)), ())
-    >>> is_true("a small red circle above a large blue star.", scene), is_true("a small red circle.", scene)
+    >>> is_true("a small red circle with a large blue star below it.", scene), is_true("a small red circle.", scene)
     (True, False)
     """
     match = _CAPTION.fullmatch(caption.strip().lower().rstrip(" ."))
@@ -198,7 +199,8 @@ def is_true(caption: str, scene: Scene) -> bool:
 
 
 def _relation(a: Thing, b: Thing) -> str:
+    """Where b is, seen from a."""
     dx, dy = b.x - a.x, b.y - a.y
     if abs(dy) > abs(dx):
-        return "above" if dy > 0 else "below"
-    return "left of" if dx > 0 else "right of"
+        return "below it" if dy > 0 else "above it"
+    return "to its right" if dx > 0 else "to its left"

@@ -146,7 +146,7 @@ def backbone_weights(tmp_path_factory):
     base = keras.applications.MobileNet(input_shape=(64, 64, 3), alpha=0.25, include_top=False, weights=None)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.gamma.assign(layer.gamma * 1.5)  # else all fades to nothing on the way up
+            layer.gamma.assign(layer.gamma * 4.0)  # else all fades to nothing on the way up
     path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
     base.save_weights(path)
     return path
