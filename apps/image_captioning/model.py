@@ -1,6 +1,6 @@
 """The captioner: what an encoder saw in each region of a picture, and a recurrent decoder that attends to the regions.
 
-m_j = tanh(W norm(f_j) + p_j)                         f_j: features of region j; p_j: learned, where the region is
+m_j = tanh(W f_j + p_j)                               f_j: features of region j; p_j: learned, where the region is
 h_0 = tanh(V [mean_j m_j ; max_j m_j])
 o_t = decoder(y_1 … y_{t-1}, m, h_0)                  see apps/common/attention_decoder.py
 p(y_t | y_1 … y_{t-1}, picture) = softmax(E o_t + b)  E: the embedding of the words
@@ -63,7 +63,6 @@ class Captioner(keras.Model):
         self.embedding = keras.layers.ReversibleEmbedding(
             vocabulary_size, embedding_size, embeddings_initializer=normal, reverse_dtype="float32", name="embedding"
         )
-        self.norm = keras.layers.GroupNormalization(1, name="norm")
         self.project = keras.layers.Dense(memory_size, name="project")
         self.decoder = AttentionDecoder(
             units, embedding_size, cell=cell, depth=depth, attention=attention, own_start=False, dropout=dropout, name="decoder"
@@ -85,7 +84,6 @@ class Captioner(keras.Model):
         positions, size = self.grid[0] * self.grid[1], self.settings["memory_size"]
         for layer, shape in (
             (self.embedding, ((None, None),)),
-            (self.norm, ((None, positions, grid[-1]),)),
             (self.project, ((None, positions, grid[-1]),)),
             (self.decoder, ((None, None, self.settings["embedding_size"]), (None, positions, size))),
             *((start, ((None, 2 * size),)) for starts in self.starts for start in starts),
@@ -103,7 +101,7 @@ class Captioner(keras.Model):
         if self.encoder is not None:
             x = self.encoder(x, training=training and not self.encoder_in_inference)
         x = ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
-        x = ops.tanh(self.project(self.drop(self.norm(x), training=training)) + ops.cast(self.position, x.dtype))
+        x = ops.tanh(self.project(self.drop(x, training=training)) + ops.cast(self.position, x.dtype))
         return self.drop(x, training=training)
 
     def encode(self, image: Tensor) -> tuple[Memory, dict[str, Any]]:
