@@ -90,7 +90,9 @@ class Captioner(keras.Model):
         ):
             if not layer.built:
                 layer.build(*shape)
-        self.position = self.add_weight(shape=(positions, size), initializer="zeros", name="position")
+        self.position = self.add_weight(
+            shape=(positions, size), initializer=keras.initializers.RandomNormal(stddev=0.1), name="position"
+        )
         self.bias = self.add_weight(shape=(self.settings["vocabulary_size"],), initializer="zeros", name="bias")
 
     # -- its parts
