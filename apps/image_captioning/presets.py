@@ -19,7 +19,7 @@ SCENES = {
     "image_size": 64,
     "epochs": 12,
     "batch_size": 32,
-    "dropout": 0.1,
+    "dropout": 0.0,
     "label_smoothing": 0.0,
     "attention_penalty": 0.0,
 }

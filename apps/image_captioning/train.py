@@ -133,19 +133,19 @@ def train(config: Config) -> dict[str, float]:
     settings = {name: getattr(config, name) for name in MODEL_FLAGS}
     model = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **settings)
     model.build()
-    runs.announce(_facts(config, data, vocabulary, model, device, folder))
+    facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokens}", "parameters": f"{model.count_params():,}"}
+    runs.announce({"device": f"{device}, {config.precision}", **data.summary(), **facts, "run": str(folder)})
 
     # -- training
     score = search_captions(model, vocabulary, held_out, store, config.max_length_tokens, config.validation_beam_width)
     training = partial(batches, examples, augment=config.augment, flip=config.flip)
     steps = training(shuffle_seed=config.seed).steps_per_epoch
+    phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
+    if config.fine_tune:
+        phases.append(("fine_tuning", config.seed + 1, config.fine_tune, config.fine_tune_learning_rate))
     before = None
-    for name, seed, epochs, learning_rate in (
-        ("checkpoints", config.seed, config.epochs, config.learning_rate),
-        ("fine_tuning", config.seed + 1, config.fine_tune, config.fine_tune_learning_rate),
-    ):
-        if not epochs:
-            continue
+    for name, seed, epochs, learning_rate in phases:
         if encoder.is_pretrained and encoder.tail:
             encoder.tail.trainable = name == "fine_tuning"
         compile_model(model, config, learning_rate, epochs * steps)
@@ -193,17 +193,6 @@ def compile_model(model: Captioner, config: Config, learning_rate: float, steps:
     options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
     optimizer = keras.optimizers.Adam(runs.warm_up_and_decay(learning_rate, steps), **options)
     model.compile(optimizer, TokenLoss(config.label_smoothing))
-
-
-def _facts(config, data, vocabulary, model, device, folder) -> dict[str, str]:
-    return {
-        "device": f"{device}, {config.precision}",
-        **data.summary(),
-        "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions",
-        "vocabulary": f"{vocabulary.size:,} {config.tokens}",
-        "parameters": f"{model.count_params():,}",
-        "run": str(folder),
-    }
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _draw(pen, thing: Thing, scale: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def embedded_scenes(train: int = 8_000, held_out: int = 400) -> dict[str, list[Scene]]:
+def embedded_scenes(train: int = 20_000, held_out: int = 400) -> dict[str, list[Scene]]:
     """`train`, without the pairs of `UNSEEN`, one caption a scene; `validation` and `test`, where every second scene shows one
     of these pairs, two captions a scene."""
     generator = random.Random(0)
