@@ -110,17 +110,22 @@ def read_tune(text: str) -> Tune:
 
 
 def _plain_body(lines: list[str]) -> str:
-    body = "\n".join(lines)
-    body = re.sub(r'"[^"\n]*"|\{[^}\n]*\}|!(?=\s|$)|![A-Za-z0-9<>()+.]{1,20}!|\+[a-z]{2,12}\+|`', "", body)
-    body = re.sub(r"\[[A-JN-ZI-Ja-z]:[^\]\n]*\]|\\$|\$|^[wW+]:.*$", "", body, flags=re.M)
-    body = re.sub(r"\[([MLK]):([^\]\n]*)\]", lambda m: f"[{_field(m[1], m[2])}]", body)
-    body = re.sub(r"(?<![:MLK])[~.HLMOPSTuv](?=[\^_=(\[{A-Ga-gz])", "", body)
-    body = re.sub(r"\((?![2-9])|(?<!\d)\)|\)", "", body)
-    body = re.sub(r"[!*;]", "", body).replace("y", "")
-    body = re.sub(r"[ \t]+", " ", body)
+    body = "\n".join(line if re.match(r"[MLK]:", line) else _plain_line(line) for line in lines)
     body = re.sub(r" ?\n[ \n]*", "\n", body).strip() + "\n"
-    list(elements(body))
+    list(elements(body))  # raises
     return body
+
+
+def _plain_line(line: str) -> str:
+    """Without what takes no time; `!` and `\\` at the end of a line say where it breaks on paper."""
+    line = re.sub(r'"[^"]*"|\{[^}]*\}|![A-Za-z0-9<>()+.]{1,20}!|\+[a-z]{2,12}\+|[!\\`$*;]|\[[A-JN-Za-z]:[^\]]*\]', "", line)
+    parts = re.split(r"(\[[MLK]:[^\]]*\])", line)
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = f"[{_field(part[1], part[3:-1])}]"
+        else:
+            parts[i] = re.sub(r"\((?![2-9])|\)|[.~H-WYh-wy]", "", part)  # slurs; decorations of one sign
+    return re.sub(r"\s+", " ", "".join(parts))
 
 
 def _field(name: str, value: str) -> str:

@@ -39,6 +39,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: where `step-N.npz` files go; the last `keep` are kept.
         monitor: the validation metric to be made large.
+        smaller_is_better: make it small instead.
         patience: stop after so many epochs without a better value; None: never.
         every_seconds: how much work a kill may cost.
         keep: how many files are kept.
@@ -51,11 +52,13 @@ class Checkpoint(keras.callbacks.Callback):
         patience: int | None = None,
         every_seconds: float = 30.0,
         keep: int = 3,
+        smaller_is_better: bool = False,
     ) -> None:
         super().__init__()
         self.folder, self.monitor, self.patience = folder, monitor, patience
         self.every_seconds, self.keep = every_seconds, keep
-        self.best, self.waited, self.finished = -np.inf, 0, False
+        self.sign = -1.0 if smaller_is_better else 1.0
+        self.best, self.waited, self.finished = -np.inf, 0, False  # best: with that sign
         self.best_weights: list[np.ndarray] = []
         self.history: list[dict[str, float]] = []
         self._last_weights: list[np.ndarray] = []
@@ -80,8 +83,8 @@ class Checkpoint(keras.callbacks.Callback):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.history.append({"epoch": len(self.history) + 1, **logs})
         self.waited += 1
-        if logs[self.monitor] > self.best:
-            self.best, self.waited = logs[self.monitor], 0
+        if self.sign * logs[self.monitor] > self.best:
+            self.best, self.waited = self.sign * logs[self.monitor], 0
             with averaged_weights(self.model):
                 self.best_weights = [np.array(w) for w in self.model.get_weights()]
         if self.patience is not None and self.waited >= self.patience:

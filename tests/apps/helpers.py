@@ -70,7 +70,7 @@ def checkpoint_arrays(run, folder="checkpoints"):
 
 KILLABLE = """
 import apps.common.checkpoints as c
-c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 100)  # save after every step
+c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 100, False)  # save after every step
 from apps.{application}.train import main
 main()
 """

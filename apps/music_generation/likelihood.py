@@ -1,0 +1,70 @@
+"""Exact negative log-likelihoods, in nats: the loss that trains, and the validation."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from apps.common.checkpoints import averaged_weights
+
+Tensor = Any
+
+
+def frame_nats(following: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed negative log-likelihood of frames, and how many there were; frames of -1 are padding.
+
+    Args:
+        following: keys of each frame (batch, steps, keys), 0 or 1.
+        logits: of the keys.
+
+    >>> nats, frames = frame_nats([[[0, 1], [-1, -1]]], tf.zeros((1, 2, 2)))
+    >>> print(round(float(nats / tf.math.log(2.0)), 4), float(frames))
+    2.0 1.0
+    """
+    following = tf.cast(following, tf.float32)
+    there = tf.cast(following[..., 0] >= 0, tf.float32)
+    crossed = tf.nn.sigmoid_cross_entropy_with_logits(tf.maximum(following, 0.0), tf.cast(logits, tf.float32))
+    return tf.reduce_sum(tf.reduce_sum(crossed, axis=-1) * there), tf.reduce_sum(there)
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class FrameLoss(keras.losses.Loss):
+    """Mean `frame_nats` over the frames of a batch."""
+
+    def __init__(self, name: str = "frame_loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **{**kwargs, "reduction": None})
+
+    def call(self, following: Tensor, logits: Tensor) -> Tensor:
+        nats, frames = frame_nats(following, logits)
+        return nats / tf.maximum(frames, 1.0)
+
+
+class LikelihoodValidation(keras.callbacks.Callback):
+    """At each epoch's end, with the averaged weights, log `val_loss` in nats a step, and `val_<name>`, that times `scale`.
+
+    Put it before `Checkpoint`, which reads these logs.
+
+    Args:
+        batches: `(inputs, following)`: whole tunes or pieces.
+        nats: `token_cross_entropy` or `frame_nats`.
+        name, scale: `bits_per_character` and how many of them a nat a token is, say.
+    """
+
+    def __init__(self, batches: tf.data.Dataset, nats: Any, name: str, scale: float) -> None:
+        super().__init__()
+        self.batches, self.nats, self.name, self.scale = batches, nats, name, scale
+        self._graph: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._graph is None:
+            self._graph = tf.function(
+                lambda x, y: self.nats(y, self.model(x, training=False)), reduce_retracing=True, autograph=False
+            )
+        with averaged_weights(self.model):
+            sums = [self._graph(inputs, following) for inputs, following in self.batches]
+        loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
+        if logs is not None:
+            logs.update({"val_loss": loss, f"val_{self.name}": loss * self.scale})
+        print(f"validation  loss {loss:.4g}  {self.name} {loss * self.scale:.4g}", flush=True)
+
+

@@ -1,0 +1,5 @@
+"""Values of flags that belong together."""
+
+QUICK = {"units": 192, "epochs": 10, "samples": 20, "dropout": 0.2}
+
+ROLLS = {"depth": 1, "units": 256, "rows": 16, "learning_rate": 2e-3, "max_length_tokens": 200}

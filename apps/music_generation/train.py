@@ -1,0 +1,149 @@
+"""Train a language model on tunes, or a model of piano rolls, measure it, and export it.
+
+    python -m apps.music_generation.train --data tunes.abc
+
+Read `train` from top to bottom: data, model, training, export, metrics, music.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import keras
+
+from apps.common import cli, runs
+from apps.common.checkpoints import Checkpoint
+from apps.common.losses import TokenLoss, token_cross_entropy
+from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, frame_nats
+from apps.music_generation.model import RollModel, TuneModel
+from apps.music_generation.presets import QUICK, ROLLS
+from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
+from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams, whole_tunes
+
+APPLICATION = "music_generation"
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Annotated[str, "embedded, an .abc file, .mid files, a folder of them, or one with train.npz"] = "embedded"
+    music: Annotated[Literal["auto", "tunes", "rolls"], "tunes in ABC, or piano rolls; auto: what the files are"] = "auto"
+    run: Annotated[str | None, "folder of the run; default runs/music_generation/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
+    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    # data
+    validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
+    tokens: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = "characters"
+    transposed: Annotated[float, "share of the tunes or pieces that each epoch moves to another key"] = 0.5
+    frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes"] = 0.25
+    # model
+    cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "lstm"
+    identity: Annotated[bool, "simple_rnn with ReLU, its recurrent weights the identity at first"] = False
+    units: Annotated[int, "size of the states"] = 512
+    depth: Annotated[int, "recurrent layers"] = 2
+    embedding_size: Annotated[int, "size of a token's vector"] = 64
+    frame: Annotated[Literal["nade", "independent"], "the keys of a frame: one by one, or apart"] = "nade"
+    hidden: Annotated[int, "of the keys one by one"] = 128
+    dropout: Annotated[float, "between layers"] = 0.5
+    recurrent_dropout: Annotated[float, "of the states"] = 0.0
+    # training
+    epochs: Annotated[int, "passes over the training split"] = 60
+    rows: Annotated[int, "streams side by side"] = 32
+    bptt_steps: Annotated[int, "steps that a gradient flows back; the state goes on"] = 64
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 3e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
+    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.99
+    patience: Annotated[int, "epochs without a better validation before stopping"] = 12
+    # generation
+    samples: Annotated[int, "tunes drawn after training to measure what is written; 0: none"] = 200
+    temperature: Annotated[float, "of these"] = 0.8
+    top_p: Annotated[float, "of these"] = 0.95
+    top_k: Annotated[int, "of the export; 0: all tokens"] = 0
+    max_length_tokens: Annotated[int, "of a tune or piece that is written"] = 800
+
+
+STACK_FLAGS = "rows units depth cell dropout recurrent_dropout identity".split()
+
+
+def main() -> None:
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
+    if config.music == "auto":
+        config = cli.with_preset(config, {"music": what_music(config.data)})
+    if config.quick:
+        config = cli.with_preset(config, QUICK)
+    if config.music == "rolls":
+        config = cli.with_preset(config, ROLLS)
+    train(config)
+
+
+def what_music(source: str) -> str:
+    """Rolls where there are MIDI files or arrays, else tunes."""
+    path = Path(source)
+    files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
+    return "rolls" if any(file.suffix.lower() in (".mid", ".midi", ".npz") for file in files) else "tunes"
+
+
+def train(config: Config) -> dict[str, float]:
+    """Train, export and evaluate; return the validation metrics of the export."""
+    device = runs.prepare_device(config.seed, config.precision)
+    stack = {name: getattr(config, name) for name in STACK_FLAGS}
+    order = {"rows": config.rows, "steps": config.bptt_steps, "seed": config.seed, "transposed": config.transposed}
+
+    # -- data and model
+    music: Any
+    model: Any
+    if config.music == "tunes":
+        music = load_tunes(config.data, config.seed, config.validation_tunes)
+        vocabulary = learn_tune_vocabulary(music.splits["train"], config.tokens, config.transposed > 0)
+        streams = partial(tune_streams, music.splits["train"], vocabulary, **order)
+        held_out = whole_tunes(music.splits["validation"], vocabulary)
+        model = TuneModel(vocabulary.size, config.embedding_size, **stack)
+        loss: keras.losses.Loss = TokenLoss()
+        texts = [tune.text for tune in music.splits["validation"]]
+        tokens = vocabulary.tokenize(texts).flat_values.shape[0] + len(texts)
+        bits = tokens / (sum(map(len, texts)) + len(texts)) / math.log(2)
+        validation = LikelihoodValidation(held_out, token_cross_entropy, "bits_per_character", bits)
+    else:
+        music = load_rolls(config.data, config.seed, config.frame_beats)
+        streams = partial(roll_streams, music.splits["train"], **order)
+        held_out = whole_rolls(music.splits["validation"])
+        model = RollModel(frame=config.frame, hidden=config.hidden, **stack)
+        loss = FrameLoss()
+        validation = LikelihoodValidation(held_out, frame_nats, "nats_per_frame", 1.0)
+    model.build()
+    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": music.describe()})
+    music.write_left_out(folder / "left_out.tsv")
+
+    # -- training
+    _, steps = streams(batches=1)
+    options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
+    schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
+    model.compile(keras.optimizers.Adam(schedule, **options), loss)
+    checkpoint = Checkpoint(folder / "checkpoints", f"val_{validation.name}", config.patience, smaller_is_better=True)
+    start_step = (checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None) or 0
+    facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}
+    runs.announce({**facts, "run": str(folder) + (f", continued at step {start_step:,}" if start_step else "")})
+    for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
+        model.fit(
+            streams(batches=config.epochs * steps, start_batch=first_step)[0],
+            shuffle=False,
+            verbose=runs.verbosity(),
+            callbacks=[
+                validation,
+                checkpoint,
+                runs.Progress(folder, checkpoint, ["loss", validation.name]),
+                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            ],
+            **arguments,
+        )
+    checkpoint.restore_best()
+    model.save(folder / "model.keras")
+    return {validation.name: checkpoint.best}
+
+
+if __name__ == "__main__":
+    cli.run(main)

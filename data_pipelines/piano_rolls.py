@@ -1,0 +1,249 @@
+"""Piano rolls: which keys sound in each frame; from any source to the streams that a model trains on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.sources import DataError, find_splits, fingerprint, split_off
+from data_pipelines.tunes import Streams
+
+KEYS, LOWEST = 88, 21  # a piano's keys; the MIDI note of the first
+
+
+@dataclass(frozen=True)
+class Rolls:
+    """Pieces by split, each (frames, 88) uint8, and what was left out: (split, name, reason)."""
+
+    splits: dict[str, list[np.ndarray]]
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        """What was loaded, counted and hashed, for the run's config."""
+        return {
+            name: {
+                "pieces": len(pieces),
+                "frames": sum(map(len, pieces)),
+                "sha256": fingerprint([(piece.tobytes().hex(),) for piece in pieces]),
+            }
+            for name, pieces in self.splits.items()
+        }
+
+    def summary(self) -> dict[str, str]:
+        counts = ", ".join(f"{len(pieces):,} {name} ({sum(map(len, pieces)):,} frames)" for name, pieces in self.splits.items())
+        out = [f"{name}: {reason}" for _, name, reason in self.left_out]
+        more = f"; and {len(out) - 5} more, all in left_out.tsv" if len(out) > 5 else ""
+        return {"pieces": counts, **({"left out": f"{len(out)}: {'; '.join(out[:5])}{more}"} if out else {})}
+
+    def write_left_out(self, path: Path) -> None:
+        rows = ["\t".join(row) for row in self.left_out]
+        path.write_text("\n".join(["split\tpiece\treason", *rows]) + "\n")
+
+
+def load_rolls(source: str, seed: int = 0, frame_beats: float = 0.25) -> Rolls:
+    """Piano rolls from `embedded` (Bach chorales) or a path.
+
+    Args:
+        source: a path is a folder with `train.npz` and, if they exist, `valid.npz` and `test.npz`, each with `frames` (sum of
+            lengths, 88) and `lengths` (n,); a folder with `.mid` files, in `train/`, `valid/`, `test/` or all together; or one
+            such file. Without a validation split it is cut off the training split by the seed.
+        seed: for that cut.
+        frame_beats: of MIDI files and chorales: how long a frame is, in quarter notes.
+
+    Raises:
+        DataError: no file, arrays of the wrong shape, no pieces.
+    """
+    left_out: list[tuple[str, str, str]] = []
+    path = Path(source)
+    if source == "embedded":
+        splits = {"train": embedded_chorales(frame_beats)}
+    elif path.suffix == ".npz" or any(path.glob("train.npz")):
+        files = find_splits(path, (".npz",)) if path.is_dir() else {"train": path}
+        splits = {split: _from_npz(file) for split, file in files.items()}
+    else:
+        splits = {}
+        for split, file in _midi_files(path):
+            try:
+                splits.setdefault(split, []).append(read_midi(file, frame_beats))
+            except ValueError as error:
+                left_out.append((split, str(file), str(error)))
+    alone = not (path.is_dir() and len(splits) > 1) and not any(path.glob("train.npz"))
+    splits = split_off({"train": [], **splits}, seed, test=alone)
+    for name, pieces in splits.items():
+        if not pieces:
+            why = f" ({left_out[0][1]}: {left_out[0][2]})" if left_out else ""
+            raise DataError(f"{source}: the {name} split has no pieces{why}. Add .mid files or an .npz with frames and lengths.")
+    return Rolls(splits, left_out)
+
+
+def _from_npz(path: Path) -> list[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            frames, lengths = file["frames"], file["lengths"]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Check the path given to --data.") from None
+    except KeyError as error:
+        raise DataError(f"{path}: {error.args[0]}. Save arrays named frames (sum of lengths, 88) and lengths (n,).") from None
+    except Exception as error:  # zipfile, NumPy
+        raise DataError(f"{path}: not a readable .npz file ({error}). Save it anew.") from None
+    if frames.ndim != 2 or frames.shape[1] != KEYS or lengths.ndim != 1 or lengths.sum() != len(frames):
+        raise DataError(
+            f"{path}: frames {frames.shape}, lengths {lengths.shape} with the sum {lengths.sum()}; expected frames (sum of "
+            f"lengths, {KEYS}) and lengths (n,). Save one frame a row."
+        )
+    return [piece.astype(np.uint8) for piece in np.split(frames != 0, np.cumsum(lengths)[:-1]) if len(piece)]
+
+
+def _midi_files(path: Path) -> list[tuple[str, Path]]:
+    if path.is_file():
+        return [("train", path)]
+    known = {"train": "train", "valid": "validation", "val": "validation", "dev": "validation", "validation": "validation"}
+    known["test"] = "test"
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in (".mid", ".midi")]
+    if not files:
+        raise DataError(f"{path}: no .npz or .mid files. Pass a folder that holds some, or the path of one file.")
+    return [(known.get(file.relative_to(path).parts[0], "train"), file) for file in files]
+
+
+def read_midi(path: Path, frame_beats: float) -> np.ndarray:
+    """The notes of a MIDI file, without drums, as frames of so many quarter notes.
+
+    Raises:
+        ValueError: not MIDI, no notes on a piano's keys, or the file counts in seconds instead of beats.
+    """
+    import mido
+
+    try:
+        file = mido.MidiFile(path)
+    except Exception as error:  # mido raises many kinds
+        raise ValueError(f"not a readable MIDI file ({error})") from None
+    if file.type == 2 or file.ticks_per_beat <= 0 or file.ticks_per_beat >= 0x8000:
+        raise ValueError("its time isn't in beats")
+    notes = []
+    for track in file.tracks:
+        now, sounding = 0, {}
+        for message in track:
+            now += message.time
+            if message.type in ("note_on", "note_off") and message.channel != 9:
+                key = (message.channel, message.note)
+                if key in sounding:
+                    notes.append((sounding.pop(key), now, message.note))
+                if message.type == "note_on" and message.velocity:
+                    sounding[key] = now
+    ticks = file.ticks_per_beat * frame_beats
+    cells = [(round(a / ticks), max(round(b / ticks), round(a / ticks) + 1), note) for a, b, note in notes]
+    return _roll([cell for cell in cells if LOWEST <= cell[2] < LOWEST + KEYS])
+
+
+def _roll(cells: list[tuple[int, int, int]]) -> np.ndarray:
+    """(first frame, frame after the last, MIDI note) -> frames, from the first note on."""
+    if not cells:
+        raise ValueError("no notes on the keys of a piano")
+    first = min(a for a, _, _ in cells)
+    frames = np.zeros((max(b for _, b, _ in cells) - first, KEYS), np.uint8)
+    for a, b, note in cells:
+        frames[a - first : b - first, note - LOWEST] = 1
+    return frames
+
+
+def write_midi(frames: np.ndarray, path: Path, frame_beats: float = 0.25, beats_per_minute: float = 100.0) -> None:
+    """Frames as a MIDI file; a key that sounds in frames that follow each other is one note."""
+    import mido
+
+    file = mido.MidiFile(ticks_per_beat=480)
+    track = mido.MidiTrack()
+    file.tracks.append(track)
+    track.append(mido.MetaMessage("set_tempo", tempo=mido.bpm2tempo(beats_per_minute)))
+    padded = np.pad(np.asarray(frames, np.int8), ((1, 1), (0, 0)))
+    changes = np.diff(padded, axis=0)
+    now = 0
+    for t, key in zip(*np.nonzero(changes)):
+        at = round(int(t) * frame_beats * 480)
+        kind = "note_on" if changes[t, key] > 0 else "note_off"
+        track.append(mido.Message(kind, note=int(key) + LOWEST, velocity=72, time=at - now))
+        now = at
+    file.save(path)
+
+
+def embedded_chorales(frame_beats: float = 0.25) -> list[np.ndarray]:
+    """The chorales of Bach that music21 carries: in the public domain."""
+    try:
+        from music21 import corpus
+    except ImportError:
+        raise DataError("embedded: music21 is not installed. Run: pip install -e '.[music]', or pass --data PATH.") from None
+    pieces = []
+    for chorale in corpus.chorales.Iterator():
+        cells = []
+        for note in chorale.flatten().notes:
+            a, b = float(note.offset), float(note.offset) + float(note.quarterLength)
+            first, last = round(a / frame_beats), round(b / frame_beats)
+            cells += [(first, max(last, first + 1), pitch.midi) for pitch in note.pitches]
+        pieces.append(_roll(cells))
+    return pieces
+
+
+def roll_streams(
+    pieces: Sequence[np.ndarray],
+    *,
+    rows: int,
+    steps: int,
+    batches: int,
+    seed: int,
+    start_batch: int = 0,
+    transposed: float = 0.0,
+) -> tuple[tf.data.Dataset, int]:
+    """`({"frames", "following", "goes_on"}, following)`: the frame before each, and the frames; -1 where there is none.
+
+    Args:
+        rows, steps, seed: see `data_pipelines.tunes.Streams`.
+        batches: of the whole training; `start_batch` are left out.
+        transposed: share of the pieces that are moved by up to six keys, as far as the piano goes, anew in each epoch.
+    """
+    lengths = np.array([len(piece) for piece in pieces])
+    streams = Streams(lengths, rows, steps, seed)
+    plan = streams.plan(batches)
+    flat = tf.constant(np.concatenate(pieces).astype(np.int8))
+    starts = np.cumsum(lengths) - lengths
+    generator = np.random.default_rng([seed, 1])
+    epochs = int(plan[..., 2].max()) + 1
+    used = [np.flatnonzero(piece.any(axis=0)) for piece in pieces]
+    lowest = np.array([-min(6, keys[0]) if len(keys) else 0 for keys in used])
+    highest = np.array([min(5, KEYS - 1 - keys[-1]) if len(keys) else 0 for keys in used])
+    shift = generator.integers(lowest, highest + 1, (epochs, len(pieces)))
+    shift = np.where(generator.random(shift.shape) < transposed, shift, 0)[plan[..., 2], plan[..., 0]]
+    begin = starts[plan[..., 0]] + plan[..., 1].astype(np.int64) * steps
+    end = (starts + lengths)[plan[..., 0]]
+    dataset = tf.data.Dataset.from_tensor_slices((begin, end, shift.astype(np.int32), plan[..., 1] > 0)).skip(start_batch)
+
+    def cut(begin: tf.Tensor, end: tf.Tensor, shift: tf.Tensor, goes_on: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        places = begin[:, None] + tf.range(-1, steps, dtype=tf.int64)
+        there = (places < end[:, None]) & (goes_on[:, None] | (places >= begin[:, None]))
+        frames = tf.gather(flat, tf.where(there, places, 0))  # (rows, steps + 1, keys)
+        frames = tf.where(there[..., None], frames, 0)
+        frames = tf.gather(tf.pad(frames, [[0, 0], [0, 0], [6, 6]]), tf.range(KEYS) + 6 - shift[:, None], axis=2, batch_dims=1)
+        following = tf.where(there[:, 1:, None], frames[:, 1:], -1)
+        inputs = {"frames": frames[:, :-1], "following": tf.maximum(following, 0), "goes_on": tf.cast(goes_on, tf.float32)}
+        return inputs, following
+
+    return dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch
+
+
+def whole_rolls(pieces: Sequence[np.ndarray], batch_size: int = 16) -> tf.data.Dataset:
+    """Batches of whole pieces in the form of `roll_streams`, the shortest first; for validation."""
+    ordered = sorted(pieces, key=len)
+
+    def batches():
+        for start in range(0, len(ordered), batch_size):
+            part = ordered[start : start + batch_size]
+            longest = -(-max(map(len, part)) // 64) * 64
+            following = np.full((len(part), longest, KEYS), -1, np.int8)
+            for row, piece in zip(following, part):
+                row[: len(piece)] = piece
+            frames = np.pad(np.maximum(following, 0), ((0, 0), (1, 0), (0, 0)))[:, :-1]
+            yield {"frames": frames, "following": np.maximum(following, 0)}, following
+
+    spec = tf.TensorSpec((None, None, KEYS), tf.int8)
+    return tf.data.Dataset.from_generator(batches, output_signature=({"frames": spec, "following": spec}, spec))

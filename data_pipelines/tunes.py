@@ -1,0 +1,272 @@
+"""Tunes in ABC notation: from any source to the streams that a language model trains on."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.abc import Tune, read_tunes, transpose
+from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_text, split_off
+from data_pipelines.vocabulary import END, START, WordVocabulary
+
+_MUSICAL = r"[MLK]:[^\n]*\n|(?:\^\^|\^|__|_|=)?[A-Ga-gzx][,']*|\d*/+\d*|\d+|:*\|[|\]:]*(?:\d)?|::+|\[\d|\(\d|[\s\S]"
+
+
+class TuneVocabulary(WordVocabulary):
+    """The tokens of the training tunes: characters, or what a musician would call a sign: pitch, duration, bar line, field.
+
+    >>> vocabulary = TuneVocabulary.learn_tokens(["K:Dmaj\\nd3/2 A|"], "musical")
+    >>> vocabulary.tokenize(tf.constant(["K:Dmaj\\n^d3/2A|"]))
+    <tf.RaggedTensor [[b'K:Dmaj\\n', b'^d', b'3/2', b'A', b'|']]>
+    """
+
+    def __init__(self, words: list[str], kind: str) -> None:
+        super().__init__(words, markers=True)
+        self.kind = kind
+
+    @classmethod
+    def learn_tokens(cls, texts: Iterable[str], kind: str) -> "TuneVocabulary":
+        """Every token of the texts, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text if kind == "characters" else re.findall(_MUSICAL, text))
+        return cls(sorted(counts, key=lambda token: (-counts[token], token)), kind)
+
+    def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        if self.kind == "characters":
+            return tf.strings.unicode_split(texts, "UTF-8")
+        return tf.strings.split(tf.strings.regex_replace(texts, f"({_MUSICAL})", "\\1\x1f"), "\x1f")[:, :-1]
+
+    def join(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        return tf.strings.reduce_join(tf.ragged.map_flat_values(self.pieces, ids), axis=-1)
+
+
+@dataclass(frozen=True)
+class Tunes:
+    """Tunes by split, and what was left out: (split, place in the file, reason)."""
+
+    splits: dict[str, list[Tune]]
+    left_out: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        """What was loaded, counted and hashed, for the run's config."""
+        return {
+            name: {"tunes": len(tunes), "sha256": fingerprint([(tune.text,) for tune in tunes])}
+            for name, tunes in self.splits.items()
+        }
+
+    def summary(self) -> dict[str, str]:
+        counts = ", ".join(f"{len(tunes):,} {name}" for name, tunes in self.splits.items())
+        out = [f"tune {number} of {split}: {reason}" for split, number, reason in self.left_out]
+        more = f"; and {len(out) - 5} more, all in left_out.tsv" if len(out) > 5 else ""
+        return {"tunes": counts, **({"left out": f"{len(out)}: {'; '.join(out[:5])}{more}"} if out else {})}
+
+    def write_left_out(self, path: Path) -> None:
+        rows = [f"{split}\t{number}\t{reason}" for split, number, reason in self.left_out]
+        path.write_text("\n".join(["split\ttune\treason", *rows]) + "\n")
+
+
+def load_tunes(source: str, seed: int = 0, validation_tunes: str | None = None) -> Tunes:
+    """Tunes from `embedded`, `tfds:NAME[/config]` or a path.
+
+    Args:
+        source: a path is an `.abc` file, or a folder with `train.abc` and, if they exist, `valid.abc` and `test.abc`, or
+            with any `.abc` files. Without a validation split it is cut off by the seed; tunes of one title stay together.
+        seed: for that cut.
+        validation_tunes: a file that names the tunes of the training file for validation, by their place (0 = first).
+
+    Raises:
+        DataError: no file, no tunes, a place that isn't there.
+    """
+    left_out: list[tuple[str, int, str]] = []
+
+    def read(split: str, text: str) -> list[Tune]:
+        tunes, problems = read_tunes(text)
+        left_out.extend((split, number, reason) for number, reason in problems)
+        return tunes
+
+    if source == "embedded":
+        splits = {"train": read("train", embedded_tune_books())}
+    elif source.startswith("tfds:"):
+        rows = load_tfds(source.removeprefix("tfds:"), _from_tfds)
+        splits = {split: read(split, "\n\n".join(texts)) for split, texts in rows.items()}
+    else:
+        splits = {split: read(split, text) for split, text in _texts(Path(source)).items()}
+    if "train" not in splits:
+        raise DataError(f"{source}: has no training split. Choose another data set or file.")
+    if validation_tunes is not None:
+        splits = _take(splits, Path(validation_tunes))
+    else:
+        splits = _split_off_titles(splits, seed, test=not (Path(source) / "train.abc").is_file())
+    for name, tunes in splits.items():
+        if not tunes:
+            why = f" (tune {left_out[0][1]}: {left_out[0][2]})" if left_out else ""
+            raise DataError(f"{source}: the {name} split has no usable tunes{why}. A tune begins with X: and has M: and K:.")
+    return Tunes(splits, left_out)
+
+
+def learn_tune_vocabulary(tunes: Sequence[Tune], kind: str, transposed: bool) -> TuneVocabulary:
+    """The tokens of tunes, in all keys if training moves them."""
+    shifts = range(-6, 6) if transposed else range(1)
+    return TuneVocabulary.learn_tokens((transpose(tune, shift).text for shift in shifts for tune in tunes), kind)
+
+
+def embedded_tune_books() -> str:
+    """Ryan's Mammoth Collection (1883) and O'Neill's Music of Ireland (1903), as music21 carries them: tunes in the public domain."""
+    try:
+        from music21 import corpus
+    except ImportError:
+        raise DataError("embedded: music21 is not installed. Run: pip install -e '.[music]', or pass --data PATH.") from None
+    paths = sorted(
+        str(path) for name in ("ryansMammoth", "oneills1850") for path in corpus.getComposer(name) if str(path).endswith(".abc")
+    )
+    return "\n\n".join(Path(path).read_text("utf-8", "replace") for path in paths)
+
+
+def _from_tfds(row: dict[str, Any], _: Any) -> str:
+    for name in ("abc", "text"):
+        if name in row:
+            return row[name].decode("utf-8", "replace")
+    raise DataError(f"tfds: no feature 'abc' or 'text'; the data set has {sorted(row)}. Choose one with tunes in ABC notation.")
+
+
+def _texts(path: Path) -> dict[str, str]:
+    if not path.is_dir():
+        return {"train": read_text(path)}
+    if any(path.glob("train.abc*")):
+        return {split: read_text(file) for split, file in find_splits(path, (".abc",)).items()}
+    files = sorted(path.rglob("*.abc"))
+    if not files:
+        raise DataError(f"{path}: no .abc files. Pass a folder that holds some, or the path of one file.")
+    return {"train": "\n\n".join(read_text(file) for file in files)}
+
+
+def _take(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
+    places: set[int] = set()
+    for row, line in enumerate(read_text(path).split(), 1):
+        if not line.isdigit():
+            raise DataError(f"{path}: row {row}: {line!r} is not a place. Write one number a line, 0 for the first tune.")
+        places.add(int(line))
+    train = [tune for tune in splits["train"] if tune.number - 1 not in places]
+    return {**splits, "train": train, "validation": [tune for tune in splits["train"] if tune.number - 1 in places]}
+
+
+def _split_off_titles(splits: dict[str, list[Tune]], seed: int, test: bool) -> dict[str, list[Tune]]:
+    """`split_off` by titles: versions of one tune stay on one side."""
+    titles: dict[str, list[Tune]] = {}
+    for tune in splits["train"]:
+        titles.setdefault(tune.title or str(tune.number), []).append(tune)
+    groups = {name: [[tune] for tune in tunes] for name, tunes in splits.items()}
+    cut = split_off({**groups, "train": list(titles.values())}, seed, test)
+    return {name: [tune for group in groups for tune in group] for name, groups in cut.items()}
+
+
+# -- streams
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Chunks of sequences side by side, for truncated backpropagation through time: row i of a batch goes on in row i of the next.
+
+    A chunk that begins a sequence is marked; what a model carries from the chunk before must be forgotten there. The last
+    chunk of a sequence is padded.
+
+    Args:
+        lengths: of the sequences, in steps.
+        rows: streams side by side.
+        steps: of a chunk.
+        seed: for the order of the sequences and for what `variants` decides.
+    """
+
+    lengths: np.ndarray
+    rows: int
+    steps: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, round(int(np.sum(-(-self.lengths // self.steps))) / self.rows))
+
+    def plan(self, batches: int) -> np.ndarray:
+        """(batches, rows, 3): sequence, chunk, and the epoch of that sequence."""
+        chunks = -(-self.lengths // self.steps)
+        free = np.zeros(self.rows, np.int64)  # the batch in which a row may begin another sequence
+        found = np.zeros((batches, self.rows, 3), np.int32)
+        epoch = 0
+        while free.min() < batches:
+            for sequence in np.random.default_rng([self.seed, epoch]).permutation(len(chunks)):
+                row = int(free.argmin())
+                at = int(free[row])
+                if at >= batches:
+                    break
+                count = min(int(chunks[sequence]), batches - at)
+                found[at : at + count, row] = [(sequence, chunk, epoch) for chunk in range(count)]
+                free[row] += int(chunks[sequence])
+            epoch += 1
+        return found
+
+
+def tune_streams(
+    tunes: Sequence[Tune],
+    vocabulary: TuneVocabulary,
+    *,
+    rows: int,
+    steps: int,
+    batches: int,
+    seed: int,
+    start_batch: int = 0,
+    transposed: float = 0.0,
+) -> tuple[tf.data.Dataset, int]:
+    """`({"tokens": (rows, steps), "goes_on": (rows,)}, following (rows, steps))` and how many batches are an epoch.
+
+    Args:
+        rows, steps, seed: see `Streams`.
+        batches: of the whole training; `start_batch` are left out.
+        transposed: share of the tunes that are moved to another of the twelve keys, anew in each epoch.
+    """
+    shifts = range(-6, 6) if transposed else range(1)
+    texts = [transpose(tune, shift).text for shift in shifts for tune in tunes]
+    ids = vocabulary.ids(vocabulary.tokenize(tf.constant(texts)))
+    marked = tf.concat([tf.fill([len(texts), 1], START), ids, tf.fill([len(texts), 1], END)], axis=1)
+    flat, starts, ends = marked.flat_values, marked.row_starts().numpy(), marked.row_limits().numpy()
+    # a transposed tune may be a few signs longer: every variant gets the chunks of the longest
+    lengths = np.max((ends - starts - 1).reshape(len(shifts), -1), axis=0)
+    streams = Streams(lengths, rows, steps, seed)
+    plan = streams.plan(batches)
+    generator = np.random.default_rng([seed, 1])
+    epochs = int(plan[..., 2].max()) + 1
+    moved = generator.random((epochs, len(tunes))) < transposed
+    shift = np.where(moved, generator.integers(0, len(shifts), (epochs, len(tunes))), len(shifts) // 2 if transposed else 0)
+    variant = shift[plan[..., 2], plan[..., 0]] * len(tunes) + plan[..., 0]
+    begin = starts[variant] + plan[..., 1].astype(np.int64) * steps
+    dataset = tf.data.Dataset.from_tensor_slices((begin, ends[variant], plan[..., 1] > 0)).skip(start_batch)
+
+    def cut(begin: tf.Tensor, end: tf.Tensor, goes_on: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        places = begin[:, None] + tf.range(steps + 1, dtype=tf.int64)
+        there = places < end[:, None]
+        tokens = tf.where(there, tf.gather(flat, tf.where(there, places, 0)), 0)
+        return {"tokens": tokens[:, :-1], "goes_on": tf.cast(goes_on, tf.float32)}, tokens[:, 1:]
+
+    return dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch
+
+
+def whole_tunes(tunes: Sequence[Tune], vocabulary: TuneVocabulary, batch_size: int = 32) -> tf.data.Dataset:
+    """Batches of whole tunes in the form of `tune_streams`, the shortest first; for validation."""
+    ids = vocabulary.ids(vocabulary.tokenize(tf.constant(sorted((tune.text for tune in tunes), key=len)))).to_list()
+    rows = [[START, *row, END] for row in ids]
+
+    def batches():
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            tokens = np.zeros((len(part), -(-max(map(len, part)) // 64) * 64 + 1), np.int32)
+            for padded, row in zip(tokens, part):
+                padded[: len(row)] = row
+            yield {"tokens": tokens[:, :-1]}, tokens[:, 1:]
+
+    spec = tf.TensorSpec((None, None), tf.int32)
+    return tf.data.Dataset.from_generator(batches, output_signature=({"tokens": spec}, spec))
