@@ -65,7 +65,7 @@ def contact_sheet(examples: Sequence[Example], captions: Sequence[str], path: Pa
     count = max(1, min(count, len(order) // 2))
     columns = min(4, count)
     rows = 2 * -(-count // columns)
-    figure, axes = new_figure(rows, columns, width=2.6, height=3.2)
+    figure, axes = new_figure(rows, columns, width=2.8, height=3.9)
     axes = np.reshape(axes, (rows, columns))
     for axis in axes.ravel():
         axis.set(xticks=[], yticks=[])

@@ -22,4 +22,6 @@ SCENES = {
     "dropout": 0.0,
     "label_smoothing": 0.0,
     "attention_penalty": 0.0,
+    "length_penalty": 1.0,
+    "block_ngrams": 0,  # "a large red" may well be said twice
 }

@@ -79,18 +79,18 @@ class Config:
     word_dropout: Annotated[float, "share of the words read that training hides"] = 0.0
     # training
     label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
-    epochs: Annotated[int, "passes over the captions of the training split"] = 12
+    epochs: Annotated[int, "passes over the captions of the training split"] = 10
     batch_size: Annotated[int, "captions"] = 64
     buckets: Annotated[int, "lengths that batches may have; each is compiled once"] = 4
-    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 1e-3
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
     average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.998
     patience: Annotated[int, "epochs without better validation CIDEr before stopping"] = 4
     # search
     validation_beam_width: Annotated[int, "in training; 1 is greedy search"] = 1
     beam_width: Annotated[int, "in the export"] = 5
-    length_penalty: Annotated[float, "0: probability decides, which favours short captions; 1: nearly its mean"] = 1.0
-    block_ngrams: Annotated[int, "never repeat so many words in a row; 0: allow it"] = 0
+    length_penalty: Annotated[float, "0: probability decides, which favours short captions; 1: nearly its mean"] = 1.3
+    block_ngrams: Annotated[int, "never repeat so many words in a row; 0: allow it"] = 2
 
 
 MODEL_FLAGS = "embedding_size units memory_size cell depth attention dropout word_dropout attention_penalty".split()
