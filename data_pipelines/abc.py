@@ -66,7 +66,9 @@ def read_tunes(text: str) -> tuple[list[Tune], list[tuple[int, str]]]:
      [(2, 'no key (K:)')]
     """
     tunes, problems = [], []
-    parts = [part for part in re.split(r"^(?=X:)", text.replace("\r\n", "\n").replace("\r", "\n"), flags=re.M) if "X:" in part[:2]]
+    parts = [
+        part for part in re.split(r"^(?=X:)", text.replace("\r\n", "\n").replace("\r", "\n"), flags=re.M) if "X:" in part[:2]
+    ]
     for number, part in enumerate(parts, 1):
         try:
             tunes.append(replace(read_tune(part), number=number))
@@ -229,8 +231,9 @@ def bars_fit(tune: Tune) -> bool:
     A section may open with an upbeat; then its last bar, or the upbeat and that bar together, fill the metre, or that bar and the
     upbeat of the next section do.
 
-    >>> bars_fit(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nA|d2 fd|a3:|")), bars_fit(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a3|d4|"))
-    (True, False)
+    >>> header = "X:1\\nM:2/4\\nL:1/8\\nK:D\\n"
+    >>> [bars_fit(read_tune(header + body)) for body in ("A|d2 fd|a3:|", "d2 fd|a3|d4|")]
+    [True, False]
     """
     sections: list[list[tuple[Fraction, Fraction]]] = [[]]
     for length, metre, line in bars(tune):

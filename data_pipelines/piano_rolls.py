@@ -124,7 +124,7 @@ def read_midi(path: Path, frame_beats: float) -> np.ndarray:
         raise ValueError("its time isn't in beats")
     notes = []
     for track in file.tracks:
-        now, sounding = 0, {}
+        now, sounding = 0, dict[tuple[int, int], int]()
         for message in track:
             now += message.time
             if message.type in ("note_on", "note_off") and message.channel != 9:

@@ -117,7 +117,7 @@ def learn_tune_vocabulary(tunes: Sequence[Tune], kind: str, transposed: bool) ->
 
 
 def embedded_tune_books() -> str:
-    """Ryan's Mammoth Collection (1883) and O'Neill's Music of Ireland (1903), as music21 carries them: tunes in the public domain."""
+    """Ryan's Mammoth Collection (1883) and O'Neill's Music of Ireland (1903), as music21 has them: public domain."""
     try:
         from music21 import corpus
     except ImportError:
@@ -171,7 +171,7 @@ def _split_off_titles(splits: dict[str, list[Tune]], seed: int, test: bool) -> d
 
 @dataclass(frozen=True)
 class Streams:
-    """Chunks of sequences side by side, for truncated backpropagation through time: row i of a batch goes on in row i of the next.
+    """Chunks of sequences side by side, for truncated backpropagation through time: row i goes on in row i of the next batch.
 
     A chunk that begins a sequence is marked; what a model carries from the chunk before must be forgotten there. The last
     chunk of a sequence is padded.

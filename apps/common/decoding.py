@@ -65,7 +65,7 @@ def sample(
     state: Any,
     *,
     batch_size: Any,
-    start: int,
+    start: Any,
     end: int,
     max_length: Any,
     seed: Any,
@@ -76,19 +76,37 @@ def sample(
     """Draw each token from the decoder's distribution.
 
     Args:
-        temperature: divides the logits; near 0 the most probable token wins, 1 is the model's own distribution.
+        start: the token before the first one drawn; one for all, or one for each row.
+        temperature: divides the logits; near 0 the most probable token wins, 1 is the model's own distribution. Like `top_p`
+            one for all, or (batch,).
         top_k: draw from the k most probable tokens only; 0: from all.
         top_p: draw from the smallest set of most probable tokens that holds this share of the probability (Holtzman et
             al. 2020, https://arxiv.org/abs/1904.09751).
-        seed: the same seed draws the same tokens.
+        seed: the same seed draws the same tokens. With one for each row, a row draws the same in whatever batch it is; with one
+            for all, every row draws its own.
     """
+    temperature, top_p = (_column(value, batch_size) for value in (temperature, top_p))
+    uniform = _uniform(seed, batch_size, _longest(max_length))
 
     def draw(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         logits = restrict(log_probabilities / tf.maximum(temperature, 1e-4), top_k, top_p)
-        seeds = tf.stack([tf.cast(seed, tf.int32), t])
-        return tf.random.stateless_categorical(logits, 1, seeds, dtype=tf.int32)[:, 0]
+        below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
+        return tf.argmax(below > uniform[:, t, None] * below[:, -1:], axis=-1, output_type=tf.int32)
 
     return _one_at_a_time(draw, step, state, batch_size, start, end, max_length)
+
+
+def _column(value: Any, batch_size: Any) -> tf.Tensor:
+    """One number for all or one for each row -> (batch, 1)."""
+    return tf.broadcast_to(tf.reshape(tf.cast(value, tf.float32), [-1]), [batch_size])[:, None]
+
+
+def _uniform(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
+    """Random numbers from 0 to 1 (batch, count)."""
+    seeds = tf.reshape(tf.cast(seed, tf.int32), [-1])
+    row = tf.where(tf.size(seeds) == 1, tf.range(batch_size), 0)
+    pairs = tf.stack([tf.broadcast_to(seeds, [batch_size]), tf.broadcast_to(row, [batch_size])], axis=1)
+    return tf.map_fn(lambda pair: tf.random.stateless_uniform([count], pair), pairs, fn_output_signature=tf.float32)
 
 
 def restrict(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
@@ -123,7 +141,7 @@ def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
 
     first = (
         tf.constant(0),
-        tf.fill([batch_size], start),
+        tf.broadcast_to(start, [batch_size]),
         tf.zeros([batch_size], tf.bool),
         tf.zeros([batch_size, longest], tf.int32),
         tf.zeros([batch_size]),

@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("input", nargs="+", help="images, or folders of images; '-' reads names from standard input")
     parser.add_argument("--n-best", type=int, default=1, help="captions an image, at most the beam width of the export")
-    parser.add_argument("--attention", type=Path, help="draw where each word looked in the first image into this .png")
+    parser.add_argument(
+        "--attention", type=Path, help="draw where each word looked in the first image with a caption into this .png"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if arguments.n_best < 1:
@@ -79,7 +81,8 @@ def main() -> None:
         else:
             print("\n".join(f"{result['image']}  {a['caption']}  ({a['score']:.2f})" for a in result["alternatives"]))
     if arguments.attention:
-        draw_attention(served, images[0].read(), arguments.attention)
+        first = next((i for i, result in enumerate(results) if "error" not in result), 0)
+        draw_attention(served, images[first].read(), arguments.attention)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,10 @@ class _Carrying(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         if identity and cell != "simple_rnn":
-            raise ValueError(f"identity: the cell is {cell}; this initialisation is for simple_rnn. Pass that cell, or no identity.")
-        self.settings = {"rows": rows, "units": units, "depth": depth, "cell": cell, "dropout": dropout}
+            raise ValueError(
+                f"identity: the cell is {cell}; this initialisation is for simple_rnn. Pass that cell, or no identity."
+            )
+        self.settings: dict[str, Any] = {"rows": rows, "units": units, "depth": depth, "cell": cell, "dropout": dropout}
         self.settings |= {"recurrent_dropout": recurrent_dropout, "identity": identity}
         options: dict[str, Any] = {"return_sequences": True, "return_state": True, "recurrent_dropout": recurrent_dropout}
         if identity:

@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import keras
+import numpy as np
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
+from apps.common.export import export_model, load_export
 from apps.common.losses import TokenLoss, token_cross_entropy
+from apps.music_generation.evaluate import report
 from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, frame_nats
 from apps.music_generation.model import RollModel, TuneModel
+from apps.music_generation.predict import write_example
 from apps.music_generation.presets import QUICK, ROLLS
+from apps.music_generation.roll_serving import RollWriter, roll_signatures
+from apps.music_generation.tune_serving import TuneWriter, tune_signatures
 from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams, whole_tunes
 
@@ -37,7 +43,9 @@ class Config:
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     # data
     validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
-    tokens: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = "characters"
+    tokens: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
+        "characters"
+    )
     transposed: Annotated[float, "share of the tunes or pieces that each epoch moves to another key"] = 0.5
     frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes"] = 0.25
     # model
@@ -91,7 +99,12 @@ def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     device = runs.prepare_device(config.seed, config.precision)
     stack = {name: getattr(config, name) for name in STACK_FLAGS}
-    order = {"rows": config.rows, "steps": config.bptt_steps, "seed": config.seed, "transposed": config.transposed}
+    order: dict[str, Any] = {
+        "rows": config.rows,
+        "steps": config.bptt_steps,
+        "seed": config.seed,
+        "transposed": config.transposed,
+    }
 
     # -- data and model
     music: Any
@@ -142,7 +155,26 @@ def train(config: Config) -> dict[str, float]:
         )
     checkpoint.restore_best()
     model.save(folder / "model.keras")
-    return {validation.name: checkpoint.best}
+
+    # -- export
+    writer: Any
+    if config.music == "tunes":
+        writer = TuneWriter(model, vocabulary, music.splits["train"], config.top_k, config.max_length_tokens)
+        signatures = tune_signatures(writer)
+        warm_up = {"prime": np.array([b""]), "length": np.int32(8), "temperature": np.float32(1), "top_p": np.float32(1)}
+    else:
+        writer = RollWriter(model, config.max_length_tokens)
+        signatures = roll_signatures(writer)
+        warm_up = {"frames": np.zeros((1, 0, 88), np.uint8), "length": np.int32(8), "temperature": np.float32(1)}
+    export = export_model(Path(config.export_to), model, [writer], signatures, warm_up | {"seed": np.int32(0)}, files={})
+
+    # -- metrics of what was exported, and its music
+    served = load_export(str(export))
+    drawing = {name: getattr(config, name) for name in ("samples", "temperature", "top_p", "seed")}
+    metrics = report(served, music, folder, length=config.max_length_tokens, **drawing)
+    files = write_example(served, music, folder / "example", config.frame_beats)
+    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {export}")
+    return metrics["validation"]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""Measure an exported model of music.
+
+    python -m apps.music_generation.evaluate saved_models/music_generation --data tunes.abc
+
+Tunes: bits per character, beside an order-n character model counted on the training split; and of tunes that the export writes,
+what `apps.music_generation.judge` says. Piano rolls: nats a frame. The last line is one JSON object.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.export import load_export
+from apps.music_generation.judge import tune_metrics
+from apps.music_generation.ngram import best_order
+from data_pipelines.abc import Tune
+from data_pipelines.piano_rolls import Rolls, load_rolls
+from data_pipelines.sources import DataError
+from data_pipelines.tunes import Tunes, load_tunes
+
+
+def writes_tunes(served: Any) -> bool:
+    """Is the export a model of tunes?"""
+    return "in_metre" in served.signatures
+
+
+def tune_likelihood(served: Any, tunes: Sequence[Tune]) -> float:
+    """Bits per character."""
+    texts = sorted((tune.text for tune in tunes), key=len)
+    bits = characters = 0.0
+    for start in range(0, len(texts), 32):
+        outputs = served.signatures["score"](text=tf.constant(texts[start : start + 32]))
+        bits, characters = bits + float(np.sum(outputs["bits"])), characters + float(np.sum(outputs["characters"]))
+    return bits / characters
+
+
+def roll_likelihood(served: Any, pieces: Sequence[np.ndarray]) -> float:
+    """Nats a frame."""
+    nats = 0.0
+    ordered = sorted(pieces, key=len)
+    for start in range(0, len(ordered), 16):
+        part = ordered[start : start + 16]
+        frames = np.zeros((len(part), max(map(len, part)), part[0].shape[1]), np.uint8)
+        for row, piece in zip(frames, part):
+            row[: len(piece)] = piece
+        lengths = np.array(list(map(len, part)), np.int32)
+        nats += float(np.sum(served.signatures["score"](frames=tf.constant(frames), lengths=tf.constant(lengths))["nats"]))
+    return nats / sum(map(len, pieces))
+
+
+def draw_tunes(
+    served: Any, count: int, temperature: float, top_p: float, seed: int, length: int, in_metre: bool, prime: str = ""
+) -> list[str]:
+    """Tunes that the export writes."""
+    signature = served.signatures["in_metre" if in_metre else "serving_default"]
+    texts: list[str] = []
+    for start in range(0, count, 100):
+        rows = min(100, count - start)
+        outputs = signature(
+            prime=tf.constant([prime] * rows),
+            length=tf.constant(length),
+            temperature=tf.constant(temperature),
+            top_p=tf.constant(top_p),
+            seed=tf.constant(range(seed + start, seed + start + rows)),
+        )
+        texts += [text.decode("utf-8", "replace") for text in outputs["abc"].numpy()]
+    return texts
+
+
+def evaluate(
+    served: Any,
+    music: Tunes | Rolls,
+    splits: Sequence[str],
+    samples: int,
+    temperature: float,
+    top_p: float,
+    length: int,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Metrics by split; and for tunes of what is written `free` and `in_metre`."""
+    metrics: dict[str, dict[str, float]] = {}
+    for split in splits:
+        if isinstance(music, Rolls):
+            metrics[split] = {"nats_per_frame": roll_likelihood(served, music.splits[split])}
+            continue
+        bits = tune_likelihood(served, music.splits[split])
+        train, held_out = ([tune.text for tune in music.splits[name]] for name in ("train", split))
+        order, simple = best_order(train, held_out)
+        metrics[split] = {"bits_per_character": bits, f"bits_of_order_{order}": simple, "below_that": 1 - bits / simple}
+    if isinstance(music, Tunes) and samples:
+        for name, in_metre in (("free", False), ("in_metre", True)):
+            texts = draw_tunes(served, samples, temperature, top_p, seed, length, in_metre)
+            metrics[name] = tune_metrics(texts, music.splits["train"])
+    return metrics
+
+
+def print_metrics(metrics: dict[str, dict[str, float]]) -> None:
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [[name, *(values.get(name, "") for values in metrics.values())] for name in names]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.music_generation.evaluate", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("--data", required=True, help="as for training")
+    parser.add_argument("--validation-tunes", help="as for training")
+    parser.add_argument("--frame-beats", type=float, default=0.25, help="as for training")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, and of what is written")
+    parser.add_argument("--split", default="validation", help="which split is measured")
+    parser.add_argument("--samples", type=int, default=200, help="tunes that are written and judged; 0: none")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--length", type=int, default=800, help="tokens of a tune, at most")
+    arguments = parser.parse_args()
+    served = load_export(arguments.export)
+    music: Tunes | Rolls
+    if writes_tunes(served):
+        music = load_tunes(arguments.data, arguments.seed, arguments.validation_tunes)
+    else:
+        music = load_rolls(arguments.data, arguments.seed, arguments.frame_beats)
+    if arguments.split not in music.splits:
+        raise DataError(f"--split is {arguments.split!r}; {arguments.data} has {', '.join(music.splits)}. Name one of them.")
+    drawing = {name: getattr(arguments, name) for name in ("samples", "temperature", "top_p", "length", "seed")}
+    metrics = evaluate(served, music, [arguments.split], **drawing)
+    print_metrics(metrics)
+    print(json.dumps({"split": arguments.split, **metrics.pop(arguments.split), **metrics}))
+
+
+def report(served: Any, music: Tunes | Rolls, folder: Path, **drawing: Any) -> dict[str, dict[str, float]]:
+    """Measure, print, and write `metrics.json`."""
+    metrics = evaluate(served, music, [split for split in music.splits if split != "train"], **drawing)
+    print_metrics(metrics)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    return metrics
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,103 @@
+"""What written tunes are worth: can they be read, do their bars fit, do they repeat, are they copied?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from apps.music_generation.scores import engrave
+from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, tonics, transpose
+
+
+def tune_metrics(texts: Sequence[str], training: Sequence[Tune]) -> dict[str, float]:
+    """Shares and means over tunes in ABC notation.
+
+    parse: can be read here and engraved by verovio.
+    bars_fit: of all, those whose every bar is as long as the metre says (`bars_fit` of `data_pipelines.abc`).
+    repeated_bars: mean share of bars that stand in the tune before.
+    copied_mean, copied_max: the longest run of signs that stands in a training tune too, in whatever key, as a share of the tune.
+    """
+    copies = Copies(training)
+    tunes = [_read(text) for text in texts]
+    parsed = [tune is not None and engrave(text) is not None for tune, text in zip(tunes, texts)]
+    fit = [ok and tune is not None and bars_fit(tune) for ok, tune in zip(parsed, tunes)]
+    readable = [tune for tune in tunes if tune is not None]
+    copied = [copies.longest_share(tune) for tune in readable] or [0.0]
+    return {
+        "parse": float(np.mean(parsed)),
+        "bars_fit": float(np.mean(fit)),
+        "repeated_bars": float(np.mean([repeated_bars(tune) for tune in readable] or [0.0])),
+        "copied_mean": float(np.mean(copied)),
+        "copied_max": float(np.max(copied)),
+        "characters": float(np.mean([len(text) for text in texts])),
+        "tunes": len(texts),
+    }
+
+
+def _read(text: str) -> Tune | None:
+    try:
+        return read_tune(text)
+    except ABCError:
+        return None
+
+
+def repeated_bars(tune: Tune) -> float:
+    """The share of bars that stand in the tune before.
+
+    >>> repeated_bars(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|d2 fd|a4|"))
+    0.5
+    """
+    bars, bar = [], ""
+    for kind, match in elements(tune.body):
+        if kind == "bar":
+            bars.append(bar)
+            bar = ""
+        elif kind != "space":
+            bar += match[0]
+    counts = Counter(bar for bar in bars if bar)
+    return 1 - len(counts) / max(1, counts.total())
+
+
+class Copies:
+    """Finds the longest run of a tune that stands in the training tunes.
+
+    All tunes are moved to one tonic, the training tunes in three octaves, so that a tune copied into another key is found too.
+    """
+
+    def __init__(self, training: Sequence[Tune]) -> None:
+        bodies = [_signs(in_c(tune, octave).body) for tune in training for octave in (-12, 0, 12)]
+        self.text = "\n".join(bodies)
+
+    def longest_share(self, tune: Tune) -> float:
+        """The longest run, as a share of the tune's signs; spaces and ends of lines don't count.
+
+        >>> tune = read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|")
+        >>> Copies([tune]).longest_share(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:G\\ng2 bg|d'4|"))
+        1.0
+        """
+        signs = _signs(in_c(tune).body)
+        start, longest = 0, 0
+        for end in range(1, len(signs) + 1):
+            if end - start > longest:
+                if signs[start:end] in self.text:
+                    longest = end - start
+                else:
+                    start += 1
+        return longest / max(1, len(signs))
+
+
+def _signs(body: str) -> str:
+    return "".join(body.split())
+
+
+def in_c(tune: Tune, octave: int = 0) -> Tune:
+    """The tune with the tonic C, at most six semitones away, and so many semitones more."""
+    mode = tune.key[-3:]
+    names = tonics(mode)
+    own = next((i for i, name in enumerate(names) if name == tune.key[:-3]), None)
+    if own is None:  # spelled otherwise, C# for Db: up and down an octave spells it as we do
+        respelled = transpose(transpose(tune, 1), -1)
+        return in_c(replace(respelled, number=tune.number), octave)
+    shift = -own if own <= 6 else 12 - own
+    return transpose(tune, shift + octave)

@@ -1,0 +1,112 @@
+"""Music as files: ABC, MIDI, sheet music, sound, and piano-roll pictures."""
+
+import base64
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.common.runs import new_figure, save_figure
+from data_pipelines.piano_rolls import LOWEST, write_midi
+from data_pipelines.sources import DataError
+
+SOUND_FONTS = (
+    "/usr/share/sounds/sf2/FluidR3_GM.sf2",
+    "/usr/share/sounds/sf2/default-GM.sf2",
+    "/usr/share/soundfonts/default.sf2",
+)
+
+
+def engrave(abc: str) -> Any:
+    """A tune in verovio's toolkit, or None if verovio can't read it or finds no notes.
+
+    >>> engrave("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|\\n") is not None
+    True
+    """
+    import verovio
+
+    verovio.enableLog(verovio.LOG_OFF)
+    toolkit = verovio.toolkit()
+    toolkit.setOptions({"inputFrom": "abc", "adjustPageHeight": True, "scale": 50, "footer": "none", "header": "auto"})
+    if not toolkit.loadData(abc) or toolkit.getPageCount() < 1 or "<note " not in toolkit.getMEI():
+        return None
+    return toolkit
+
+
+def write_tune(abc: str, path: Path) -> list[Path]:
+    """Write `path` with the endings .abc, .mid and .svg, .png where resvg is installed, .wav where fluidsynth is; return them.
+
+    Raises:
+        DataError: verovio can't read the tune; the .abc file is written before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_suffix(".abc")]
+    files[0].write_text(abc)
+    toolkit = engrave(abc)
+    if toolkit is None:
+        raise DataError(f"{files[0]}: written, but verovio can't read it as sheet music. Draw another tune, or use --in-metre.")
+    files.append(path.with_suffix(".mid"))
+    files[-1].write_bytes(base64.b64decode(toolkit.renderToMIDI()))
+    pages = [toolkit.renderToSVG(page + 1) for page in range(toolkit.getPageCount())]
+    for number, svg in enumerate(pages, 1):
+        name = path.name if len(pages) == 1 else f"{path.name}_{number}"
+        files.append(path.with_name(f"{name}.svg"))
+        files[-1].write_text(svg)
+        files += _png(svg, path.with_name(f"{name}.png"))
+    return files + _wav(path)
+
+
+def write_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> list[Path]:
+    """Write `path` with the endings .mid and .png, .wav where fluidsynth is; return them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_midi(frames, path.with_suffix(".mid"), frame_beats)
+    draw_roll(frames, path.with_suffix(".png"), frame_beats, primed)
+    return [path.with_suffix(".mid"), path.with_suffix(".png"), *_wav(path)]
+
+
+def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> None:
+    """A piano-roll picture: time to the right, pitch upwards; the prime is grey."""
+    frames = np.asarray(frames)
+    keys = np.flatnonzero(frames.any(axis=0))
+    low, high = (keys[0] - 2, keys[-1] + 3) if len(keys) else (27, 64)
+    figure, axis = new_figure(1, 1, width=10.0, height=3.2)
+    shown = np.zeros((high - low, len(frames)))
+    for row in range(high - low):
+        if 0 <= low + row < frames.shape[1]:
+            shown[row] = frames[:, low + row]
+    shown[:, :primed] *= 0.4
+    extent = (0, len(frames) * frame_beats, low + LOWEST - 0.5, high + LOWEST - 0.5)
+    axis.imshow(shown, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    octaves = [note for note in range(low + LOWEST, high + LOWEST) if note % 12 == 0]
+    axis.set(xlabel="quarter notes", ylabel="pitch", yticks=octaves, yticklabels=[f"C{note // 12 - 1}" for note in octaves])
+    axis.grid(axis="y", alpha=0.4)
+    save_figure(figure, path)
+
+
+def _png(svg: str, path: Path) -> list[Path]:
+    try:
+        import resvg_py
+    except ImportError:
+        return []
+    path.write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white", width=1200)))
+    return [path]
+
+
+def _wav(path: Path) -> list[Path]:
+    font = next((font for font in SOUND_FONTS if Path(font).exists()), None)
+    if font is None or shutil.which("fluidsynth") is None:
+        return []
+    wav = path.with_suffix(".wav")
+    subprocess.run(
+        ["fluidsynth", "-ni", "-q", "-F", str(wav), font, str(path.with_suffix(".mid"))], check=True, capture_output=True
+    )
+    return [wav]
+
+
+def missing_sound() -> str:
+    """Why there is no .wav, or ""."""
+    if shutil.which("fluidsynth") and any(Path(font).exists() for font in SOUND_FONTS):
+        return ""
+    return "no .wav: fluidsynth or a sound font is missing. On Debian: apt install fluidsynth fluid-soundfont-gm"
