@@ -132,7 +132,7 @@ def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
         logits, new, _ = step(last[:, None], state)
         log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
         log_probabilities = _allowed(log_probabilities, t, max_length, end)[:, 0]
-        token = choose(log_probabilities, t)
+        token = tf.where(t >= max_length - 1, end, choose(log_probabilities, t))
         gained = tf.gather(log_probabilities, token, axis=1, batch_dims=1)
         log_probability += tf.where(done, 0.0, gained)
         done |= token == end

@@ -61,7 +61,7 @@ class Grammar:
         return state is not None and self.may_end(state)
 
     def may_end(self, state: State) -> bool:
-        return state.mode == LINE or (state.mode == BAR and state.written in BARS and state.written not in ("|:", "[1", "[2"))
+        return state.mode in (BAR, LINE) and state.written in ("|", "||", "|]", ":|")
 
     def after(self, state: State, sign: str) -> State | None:
         """The state after one more character; None if it may not come."""
@@ -133,10 +133,10 @@ class Grammar:
         if state.written not in BARS:
             return None
         if sign == "\n":
-            return State(LINE, 0)
+            return State(LINE, 0, state.written)
         if sign == " ":
             return State(FREE, self.bar, space=True)
-        if state.written in ("|]",) or sign in "|:[":
+        if state.written == "|]" or sign in "|:[":
             return None
         return self._begin(State(FREE, self.bar), sign)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from apps.music_generation.scores import engrave
+from apps.music_generation.engraver import engrave
 from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, tonics, transpose
 
 
@@ -20,7 +20,7 @@ def tune_metrics(texts: Sequence[str], training: Sequence[Tune]) -> dict[str, fl
     """
     copies = Copies(training)
     tunes = [_read(text) for text in texts]
-    parsed = [tune is not None and engrave(text) is not None for tune, text in zip(tunes, texts)]
+    parsed = [tune is not None and score is not None for tune, score in zip(tunes, engrave(texts))]
     fit = [ok and tune is not None and bars_fit(tune) for ok, tune in zip(parsed, tunes)]
     readable = [tune for tune in tunes if tune is not None]
     copied = [copies.longest_share(tune) for tune in readable] or [0.0]

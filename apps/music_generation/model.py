@@ -172,8 +172,9 @@ class RollModel(_Carrying):
         logits = self.bias(h)
         if self.condition is None:
             return logits
-        x = ops.cast(inputs["following"], "float32")[..., None] * self.below  # (batch, steps, keys, hidden)
-        a = self.condition(h)[..., None, :] + ops.cumsum(x, axis=-2) - x
+        x = ops.cast(inputs["following"], "float32")[..., None, :]  # (batch, steps, 1, keys)
+        lower = ops.tril(ops.ones((self.settings["keys"],) * 2), -1)
+        a = self.condition(h)[..., None, :] + ops.matmul(x * lower, self.below)  # (batch, steps, keys, hidden)
         return logits + ops.sum(ops.sigmoid(a) * self.above, axis=-1)
 
     def step(self, frame: Tensor, states: Any) -> tuple[tuple[Tensor, Tensor | None], Any]:

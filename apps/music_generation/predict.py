@@ -86,7 +86,12 @@ def continue_roll(served: Any, frames: np.ndarray, length: int, temperature: flo
 def write_example(served: Any, music: Tunes | Rolls, path: Path, frame_beats: float) -> list[Path]:
     """A tune in metre, or a piece that goes on from the beginning of a held-out one; as files."""
     if isinstance(music, Tunes):
-        return write_tune(draw_tunes(served, 1, 0.8, 0.95, 1, 10_000, in_metre=True)[0], path)
+        abc = draw_tunes(served, 1, 0.8, 0.95, 1, 10_000, in_metre=True)[0]
+        try:
+            return write_tune(abc, path)
+        except DataError as error:  # of a model that has learned little
+            print(error)
+            return [path.with_suffix(".abc")]
     prime = music.splits["validation"][0][:32]
     written = continue_roll(served, prime, 96, 1.0, 0)
     return write_roll(written, path, frame_beats, primed=len(prime))

@@ -1,14 +1,13 @@
 """Music as files: ABC, MIDI, sheet music, sound, and piano-roll pictures."""
 
-import base64
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from apps.common.runs import new_figure, save_figure
+from apps.music_generation.engraver import engrave
 from data_pipelines.piano_rolls import LOWEST, write_midi
 from data_pipelines.sources import DataError
 
@@ -17,22 +16,6 @@ SOUND_FONTS = (
     "/usr/share/sounds/sf2/default-GM.sf2",
     "/usr/share/soundfonts/default.sf2",
 )
-
-
-def engrave(abc: str) -> Any:
-    """A tune in verovio's toolkit, or None if verovio can't read it or finds no notes.
-
-    >>> engrave("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|\\n") is not None
-    True
-    """
-    import verovio
-
-    verovio.enableLog(verovio.LOG_OFF)
-    toolkit = verovio.toolkit()
-    toolkit.setOptions({"inputFrom": "abc", "adjustPageHeight": True, "scale": 50, "footer": "none", "header": "auto"})
-    if not toolkit.loadData(abc) or toolkit.getPageCount() < 1 or "<note " not in toolkit.getMEI():
-        return None
-    return toolkit
 
 
 def write_tune(abc: str, path: Path) -> list[Path]:
@@ -44,14 +27,13 @@ def write_tune(abc: str, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_suffix(".abc")]
     files[0].write_text(abc)
-    toolkit = engrave(abc)
-    if toolkit is None:
+    score = engrave([abc], files=True)[0]
+    if score is None:
         raise DataError(f"{files[0]}: written, but verovio can't read it as sheet music. Draw another tune, or use --in-metre.")
     files.append(path.with_suffix(".mid"))
-    files[-1].write_bytes(base64.b64decode(toolkit.renderToMIDI()))
-    pages = [toolkit.renderToSVG(page + 1) for page in range(toolkit.getPageCount())]
-    for number, svg in enumerate(pages, 1):
-        name = path.name if len(pages) == 1 else f"{path.name}_{number}"
+    files[-1].write_bytes(score.midi)
+    for number, svg in enumerate(score.pages, 1):
+        name = path.name if len(score.pages) == 1 else f"{path.name}_{number}"
         files.append(path.with_name(f"{name}.svg"))
         files[-1].write_text(svg)
         files += _png(svg, path.with_name(f"{name}.png"))

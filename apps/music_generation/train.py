@@ -26,6 +26,7 @@ from apps.music_generation.presets import QUICK, ROLLS
 from apps.music_generation.roll_serving import RollWriter, roll_signatures
 from apps.music_generation.tune_serving import TuneWriter, tune_signatures
 from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
+from data_pipelines.sources import DataError
 from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams, whole_tunes
 
 APPLICATION = "music_generation"
@@ -55,11 +56,11 @@ class Config:
     depth: Annotated[int, "recurrent layers"] = 2
     embedding_size: Annotated[int, "size of a token's vector"] = 64
     frame: Annotated[Literal["nade", "independent"], "the keys of a frame: one by one, or apart"] = "nade"
-    hidden: Annotated[int, "of the keys one by one"] = 128
+    hidden: Annotated[int, "of the keys one by one"] = 64
     dropout: Annotated[float, "between layers"] = 0.5
     recurrent_dropout: Annotated[float, "of the states"] = 0.0
     # training
-    epochs: Annotated[int, "passes over the training split"] = 60
+    epochs: Annotated[int, "passes over the training split"] = 40
     rows: Annotated[int, "streams side by side"] = 32
     bptt_steps: Annotated[int, "steps that a gradient flows back; the state goes on"] = 64
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 3e-3
@@ -79,6 +80,10 @@ STACK_FLAGS = "rows units depth cell dropout recurrent_dropout identity".split()
 
 def main() -> None:
     config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
+    if config.identity and config.cell != "simple_rnn":
+        raise DataError(
+            f"--identity is for --cell simple_rnn; the cell is {config.cell}. Pass that cell, or leave --identity out."
+        )
     if config.music == "auto":
         config = cli.with_preset(config, {"music": what_music(config.data)})
     if config.quick:

@@ -94,7 +94,11 @@ def test_predict_takes_files_and_folders(trained, files, tmp_path):
 
 def test_the_export_describes_without_this_project(trained, tmp_path):
     _, export, _ = trained
-    names = {"a.png": encoded(picture(64, 64), "PNG"), "b.jpg": encoded(picture(40, 88), "JPEG"), "c.gif": b"GIF89a\x01\x00\x01\x00broken"}
+    names = {
+        "a.png": encoded(picture(64, 64), "PNG"),
+        "b.jpg": encoded(picture(40, 88), "JPEG"),
+        "c.gif": b"GIF89a\x01\x00\x01\x00broken",
+    }
     for name, data in names.items():
         (tmp_path / name).write_bytes(data)
     script = (

@@ -1,0 +1,53 @@
+"""Sheet music by verovio, in a process of its own: what isn't ABC can crash its reader.
+
+Read by `engrave`, which starts this file; nothing else of the project is imported here.
+"""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Score(NamedTuple):
+    """Sheet music: a MIDI file and pages as SVG; both empty if they weren't asked for."""
+
+    midi: bytes
+    pages: list[str]
+
+
+def engrave(texts: Sequence[str], files: bool = False) -> list[Score | None]:
+    """The sheet music of tunes in ABC; None where verovio can't read one, or finds no notes.
+
+    >>> [score is not None for score in engrave(["X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|\\n", "no tune"])]
+    [True, False]
+    """
+    found: list[Score | None] = []
+    while len(found) < len(texts):
+        lines = "".join(json.dumps([text, files]) + "\n" for text in texts[len(found) :])
+        result = subprocess.run([sys.executable, __file__], input=lines, capture_output=True, text=True)
+        rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
+        found += [Score(base64.b64decode(midi), pages) if is_read else None for is_read, midi, pages in rows]
+        if result.returncode:
+            found.append(None)  # it crashed on this one
+    return found[: len(texts)]
+
+
+def _serve() -> None:
+    import verovio
+
+    verovio.enableLog(verovio.LOG_OFF)
+    for line in sys.stdin:
+        text, files = json.loads(line)
+        toolkit = verovio.toolkit()
+        toolkit.setOptions({"inputFrom": "abc", "adjustPageHeight": True, "scale": 50, "footer": "none"})
+        is_read = toolkit.loadData(text) and toolkit.getPageCount() > 0 and "<note " in toolkit.getMEI()
+        midi = toolkit.renderToMIDI() if is_read and files else ""
+        pages = [toolkit.renderToSVG(page + 1) for page in range(toolkit.getPageCount())] if is_read and files else []
+        print(json.dumps([bool(is_read), midi, pages]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,348 @@
+"""Music generation from its command line to a server that knows nothing of this project."""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common.losses import TokenLoss
+from apps.music_generation.grammar import TICKS, Grammar, make_table
+from apps.music_generation.judge import Copies, tune_metrics
+from apps.music_generation.likelihood import FrameLoss
+from apps.music_generation.model import RollModel, TuneModel
+from apps.music_generation.ngram import NgramModel, best_order
+from apps.music_generation.tune_serving import TuneWriter
+from data_pipelines.abc import bars, bars_fit, read_tune, read_tunes, transpose
+from data_pipelines.piano_rolls import write_midi
+from data_pipelines.tunes import TuneVocabulary
+from tests.apps import helpers
+
+SMALL = ["--units", "16", "--depth", "1", "--rows", "4", "--epochs", "2", "--learning-rate", "0.02", "--samples", "4"]
+SMALL += ["--max-length-tokens", "80", "--transposed", "0.2", "--bptt-steps", "16"]
+
+
+def command(module, *arguments, **kwargs):
+    return helpers.command("music_generation", module, *arguments, **kwargs)
+
+
+def some_tunes(count=24):
+    generator = np.random.default_rng(0)
+    text = ""
+    for i in range(count):
+        metre, length = [("6/8", 6), ("C", 8)][i % 2]
+        body = "|".join("".join(generator.choice(list("DEFGABcde"), length)) for _ in range(4 + i % 3))
+        text += f"X:{i + 1}\nT:Tune {i}\nM:{metre}\nL:1/8\nK:{'DG'[i % 2]}\n{body}:|\n\n"
+    return text
+
+
+def flags(data, folder, *arguments):
+    return ["--data", data, "--run", folder / "run", "--export-to", folder / "export", *SMALL, *arguments]
+
+
+@pytest.fixture(scope="module")
+def tunes_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tunes") / "own.abc"
+    path.write_text(some_tunes() + "X:99\nT:Broken\nM:C\nabc|\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tunes_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    result = command("train", *flags(tunes_file, folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "run", folder / "export", result.stdout
+
+
+def test_the_run_folder_is_complete_and_the_loss_falls(trained):
+    run, _, printed = trained
+    wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "left_out.tsv", "model.keras", "checkpoints"}
+    assert wanted | {"example.abc", "example.mid", "example.svg", "example.png"} <= {path.name for path in run.iterdir()}
+    assert "tune 25 of train: no key (K:)" in printed
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert log[1]["loss"] < log[0]["loss"] and log[1]["val_bits_per_character"] < log[0]["val_bits_per_character"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    # what is trained, what validation says and what the export says are one thing
+    best = min(row["val_bits_per_character"] for row in log)
+    assert abs(metrics["validation"]["bits_per_character"] - best) < 1e-4
+    assert metrics["in_metre"]["bars_fit"] == 1.0 and metrics["in_metre"]["parse"] == 1.0
+
+
+def test_evaluate_prints_json_that_equals_training(trained, tunes_file):
+    run, export, _ = trained
+    drawing = ["--samples", "4", "--length", "80"]
+    result = command("evaluate", export, "--data", tunes_file, "--split", "test", *drawing)
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    wanted = json.loads((run / "metrics.json").read_text())
+    assert metrics == {"split": "test", **wanted["test"], "free": wanted["free"], "in_metre": wanted["in_metre"]}
+
+
+def test_predict_continues_primes_and_writes_files(trained, tmp_path):
+    _, export, _ = trained
+    prime = "X:7\\nT:My jig\\nL:1/8\\nM:6/8\\nK:D major\\nABc def|"
+    line = [export, prime, "--in-metre", "--out", tmp_path / "tune", "--seed", "3"]
+    result = command("predict", *line, "--json")
+    assert result.returncode == 0, result.stderr[-3000:]
+    row = json.loads(result.stdout)
+    assert row["abc"].startswith("X:7\nT:My jig\nM:6/8\nL:1/8\nK:Dmaj\nABc def|") and bars_fit(read_tune(row["abc"]))
+    assert {path.suffix for path in tmp_path.iterdir()} >= {".abc", ".mid", ".svg", ".png"}
+    again = command("predict", *line)
+    assert again.stdout.startswith(row["abc"])
+    other = command("predict", export, prime, "--in-metre", "--seed", "4", "--json")
+    assert json.loads(other.stdout)["abc"] != row["abc"]
+
+
+def test_the_export_plays_on_without_this_project(trained):
+    _, export, _ = trained
+    script = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "served = tf.saved_model.load(sys.argv[1]).signatures\n"
+        "def run(*primes, name='serving_default', seed=5, length=60):\n"
+        "    numbers = dict(length=tf.constant(length), temperature=tf.constant(1.0), top_p=tf.constant(1.0))\n"
+        "    return list(served[name](prime=tf.constant(list(primes), tf.string), seed=tf.constant(seed), **numbers)['abc'].numpy())\n"
+        "header = 'M:C\\nL:1/8\\nK:G\\n'\n"
+        "one = run(header, seed=[5])[0]\n"
+        "assert one.startswith(b'X:1\\nM:C\\nL:1/8\\nK:Gmaj\\n')\n"
+        "assert run(header)[0] == one == run('', header, header, seed=[1, 5, 6])[1]\n"  # a row alone or in a batch
+        "assert run(header, header)[1] != one\n"
+        "assert len(set(run(*[header] * 8))) > 4\n"
+        "assert one.startswith(run(header, length=[7], seed=[5])[0])\n"
+        "for text in run('', 'abc', header + 'ab', 'M:6/8\\n', name='in_metre'):\n"
+        "    assert b'K:' in text and text.endswith((b'|', b'|\\n', b']', b']\\n')), text\n"
+        # sign by sign, the state outside
+        "state, text, signs = np.zeros((1, 32), np.float32), header.replace('K:G', 'K:Gmaj'), []\n"
+        "numbers = dict(temperature=tf.constant(0.0), top_p=tf.constant(1.0), seed=tf.constant(0))\n"
+        "for _ in range(12):\n"
+        "    out = served['go_on'](text=tf.constant([text]), state=tf.constant(state), **numbers)\n"
+        "    if out['ends'][0]: break\n"
+        "    state, text = out['state'].numpy(), out['next'][0].numpy().decode()\n"
+        "    signs.append(text)\n"
+        "numbers |= dict(length=tf.constant(13))\n"
+        "greedy = served['serving_default'](prime=tf.constant([header]), **numbers)['abc'].numpy()[0].decode()\n"
+        "assert greedy.endswith('K:Gmaj\\n' + ''.join(signs)), (greedy, signs)\n"
+    )
+    helpers.run_alone(script, export / "1")
+    helpers.check_graph(export / "1")
+    assert helpers.run_warm_up(export / "1")[0]["abc"].shape == (1,)
+
+
+def test_a_killed_run_ends_as_one_not_killed(trained, tunes_file, tmp_path):
+    finished, _, _ = trained
+    helpers.kill_twice("music_generation", tmp_path / "run", *flags(tunes_file, tmp_path))
+    result = command("train", *flags(tunes_file, tmp_path, "--resume"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "continued at step" in result.stdout
+    helpers.assert_same_end(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("frame", ["nade", "independent"])
+def test_own_midi_files_train_and_play_on(frame, tmp_path):
+    generator = np.random.default_rng(1)
+    for i in range(14):
+        roll = np.zeros((24, 88), np.uint8)
+        for t in range(0, 24, 2):
+            roll[t : t + 2, 30 + generator.choice(12, 3, replace=False)] = 1
+        write_midi(roll, tmp_path / f"{i}.mid")
+    small = ["--units", "16", "--hidden", "8", "--rows", "2", "--epochs", "2", "--bptt-steps", "8", "--frame", frame]
+    places = ["--run", tmp_path / "run", "--export-to", tmp_path / "export", "--max-length-tokens", "20"]
+    result = command("train", "--data", tmp_path, *small, *places)
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert abs(metrics["validation"]["nats_per_frame"] - min(row["val_nats_per_frame"] for row in log)) < 1e-3
+    result = command("evaluate", tmp_path / "export", "--data", tmp_path, "--split", "test")
+    assert json.loads(result.stdout.splitlines()[-1]) == {"split": "test", **metrics["test"]}
+    out = ["--out", tmp_path / "new" / "piece", "--length", "16", "--seed", "2"]
+    result = command("predict", tmp_path / "export", tmp_path / "0.mid", *out, "--json")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads(result.stdout)["frames"] == 40
+    assert {"piece.mid", "piece.png"} <= {path.name for path in (tmp_path / "new").iterdir()}
+    helpers.check_graph(tmp_path / "export" / "1")
+
+
+@pytest.mark.parametrize(
+    "module, arguments, message",
+    [
+        ("train", ["--data", "no/such.abc"], "no such file"),
+        ("train", ["--data", "README.md"], "no usable tunes"),
+        ("train", ["--identity"], "--identity is for --cell simple_rnn"),
+        ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
+        ("predict", ["nowhere"], "no SavedModel"),
+    ],
+)
+def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
+    result = command(module, *arguments, *(["--run", tmp_path / "run"] if module == "train" else []))
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# -- the models
+
+TUNE_VARIANTS = [
+    {},
+    {"cell": "gru", "dropout": 0.2, "recurrent_dropout": 0.2},
+    {"cell": "simple_rnn", "identity": True},
+    {"cell": "gated_rnn", "depth": 3},
+]
+
+
+@pytest.mark.parametrize("options", TUNE_VARIANTS)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_path):
+    model = TuneModel(12, 6, rows=3, **{"units": 8, "depth": 2, **options})
+    model.build()
+    tokens = np.random.default_rng(0).integers(2, 12, (3, 9)).astype("int32")
+    inputs = {"tokens": tokens[:, :-1], "goes_on": np.array([0 if "identity" in options else 1, 0, 0], "float32")}
+    before = model.get_weights()
+    model.compile(keras.optimizers.Adam(0.002 if "identity" in options else 0.02), TokenLoss(), jit_compile=jit_compile)
+    data = tf.data.Dataset.from_tensors((inputs, tokens[:, 1:]))
+    losses = model.fit(data, epochs=8, shuffle=False, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    for old, variable in zip(before, model.weights):
+        if "seed" not in variable.path:
+            assert (old != np.array(variable)).any(), variable.path
+    model.save(tmp_path / "model.keras")
+    reloaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(model(inputs), reloaded(inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tunes", "rolls"])
+def test_chunks_are_one_long_sequence_until_it_ends(kind):
+    """The state goes on from chunk to chunk, and is forgotten where a sequence begins; without training nothing is carried."""
+    generator = np.random.default_rng(0)
+    if kind == "tunes":
+        model = TuneModel(9, 4, rows=2, units=5, depth=2)
+        x = {"tokens": generator.integers(1, 9, (2, 12))}
+    else:
+        model = RollModel(6, rows=2, units=5, depth=2, hidden=3)
+        frames = (generator.random((2, 13, 6)) < 0.4).astype("float32")
+        x = {"frames": frames[:, :-1], "following": frames[:, 1:]}
+    model.build()
+    whole = model(x)
+
+    def chunk(i, goes_on):
+        part = {name: value[:, 4 * i : 4 * i + 4] for name, value in x.items()}
+        return model({**part, "goes_on": np.array(goes_on, "float32")}, training=True)
+
+    chunk(1, [1, 1])  # leaves something behind
+    parts = [chunk(0, [0, 0]), chunk(1, [1, 1]), chunk(2, [1, 0])]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1)[0], whole[0], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(parts[:2], axis=1)[1], whole[1, :8], atol=1e-5)
+    alone = model({name: value[1:, 8:] for name, value in x.items()})
+    np.testing.assert_allclose(parts[2][1], alone[0], atol=1e-5)
+    np.testing.assert_allclose(model(x), whole, atol=1e-6)
+
+
+def test_one_step_at_a_time_equals_whole_sequences():
+    model = TuneModel(9, 4, rows=2, units=5, depth=2)
+    model.build()
+    tokens = np.random.default_rng(0).integers(1, 9, (3, 7))
+    states = model.start(3)
+    for t in range(7):
+        logits, states = model.step(tokens[:, t], states)
+        np.testing.assert_allclose(logits, model({"tokens": tokens})[:, t], atol=1e-5)
+
+
+@pytest.mark.parametrize("frame", ["nade", "independent"])
+def test_the_probabilities_of_all_frames_add_up_to_one(frame):
+    model = RollModel(4, frame=frame, hidden=3, units=5, depth=1)
+    model.build()
+    model.set_weights([np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(model.get_weights())])
+    frames = np.array(list(itertools.product([0, 1], repeat=4)), "float32")[:, None]  # (16, 1, 4)
+    past = np.repeat([[[1.0, 0, 1, 1]]], 16, axis=0)
+    logits = model({"frames": past, "following": frames})
+    nats = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(frames, logits), axis=[1, 2])
+    np.testing.assert_allclose(np.exp(-nats).sum(), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.mean(nats), FrameLoss()(frames, logits), rtol=1e-5)
+
+
+def test_frames_are_drawn_as_often_as_they_are_probable():
+    from apps.music_generation.roll_serving import RollWriter
+
+    model = RollModel(88, hidden=4, units=4, depth=1, rows=1)
+    model.build()
+    model.set_weights([np.random.default_rng(i).normal(size=w.shape) * 0.5 for i, w in enumerate(model.get_weights())])
+    drawn = RollWriter(model, 1).write(tf.zeros((4000, 0, 88), tf.uint8), 1, 1.0, 3)["frames"].numpy().astype("float32")
+    logits = model({"frames": np.zeros_like(drawn), "following": drawn})
+    expected = np.mean(tf.sigmoid(logits), axis=(0, 1))  # of each key, given the lower ones as drawn
+    np.testing.assert_allclose(drawn.mean(axis=(0, 1)), expected, atol=0.035)
+
+
+# -- the grammar
+
+
+@pytest.mark.parametrize("metre, ticks", [("6/8", 6), ("C", 8), ("2/4", 4), ("9/8", 9)])
+def test_what_the_grammar_lets_pass_has_full_bars(metre, ticks):
+    """Walk the automaton at random: every end it allows is a tune whose bars fit, and there is always a way on."""
+    signs = ["", "", "", "", *"ABcd'^_=,2346/8z(|:[]1>< \n-"]
+    table = make_table(signs, [ticks * TICKS])
+    generator = np.random.default_rng(0)
+    seen = ""
+    for _ in range(60):
+        state, text = table.starts[ticks * TICKS], ""
+        while True:
+            following = np.flatnonzero(table.after[state] >= 0)
+            assert len(following) or table.may_end[state]
+            if table.may_end[state] and (len(text) > 60 or not len(following)):
+                break
+            token = generator.choice(following)
+            state, text = table.after[state, token], text + signs[token]
+        seen += text
+        tune = read_tune(f"X:1\nM:{metre}\nL:1/8\nK:D\n{text}")
+        assert {length == full for length, full, _ in bars(tune) if length} <= {True}, text
+        assert bars_fit(tune)
+    assert set("(>|:[z/'^") <= set(seen)
+
+
+@pytest.mark.parametrize(
+    "text, reads",
+    [
+        ("ABc def|", True), ("ABc de|", False), ("(3ABc d2 ef|", True), ("A>B c2 ef:|", True), ("A4 (3Bcd|", True),
+        ("ABc def", False), ("A2>B2 de||", True), ("ABc d3-|d6|]", True), ("A7|", False), ("ABcdef|\n[1 ABc def:|", True),
+    ],
+)  # fmt: skip
+def test_the_grammar_knows_bars_of_six(text, reads):
+    assert Grammar(6 * TICKS).reads(text) is reads
+
+
+@pytest.mark.parametrize("kind", ["characters", "musical"])
+def test_a_model_that_knows_nothing_writes_full_bars(kind):
+    tunes, _ = read_tunes(some_tunes())
+    vocabulary = TuneVocabulary.learn_tokens([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
+    model = TuneModel(vocabulary.size, 4, rows=1, units=4, depth=1)
+    model.build()
+    writer = TuneWriter(model, vocabulary, tunes, top_k=0, max_length=120)
+    primes = tf.constant(["", "X:3\nM:6/8\nL:1/8\nK:D\nABc d", "M:C\nL:1/8\nK:G\nAB|", "M:C\n"] * 5)
+    texts = [t.decode() for t in writer.write(primes, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
+    for prime, text in zip(primes.numpy(), texts):
+        tune = read_tune(text)
+        lengths = [(length, metre) for length, metre, _ in bars(tune) if length][1 if b"AB|" in prime else 0 :]
+        assert all(length == metre for length, metre in lengths), text
+        if prime.startswith(b"M:C"):
+            assert tune.metre == "C"
+
+
+# -- what is measured
+
+
+def test_the_order_n_model_is_a_distribution():
+    model = NgramModel(["abab", "abba"], 3)
+    characters = ["a", "b", "\x03", "never seen"]
+    for context in ("", "a", "ab", "bb", "zz"):
+        assert abs(sum(model.probability(context, c) for c in characters) - 1) < 1e-9
+    order, _ = best_order(["abcabcabc"] * 3, ["abcabc"], range(1, 5))
+    assert order > 1
+
+
+def test_copies_and_broken_tunes_show():
+    tunes, _ = read_tunes(some_tunes())
+    copied = tune_metrics(["X:1\n" + transpose(tunes[0], 5).text], tunes)
+    assert copied["copied_max"] == 1.0 and copied["parse"] == 1.0 and copied["bars_fit"] == 1.0
+    mixed = tune_metrics(["X:1\nM:6/8\nL:1/8\nK:D\nABc def|ABc|ABc def|]\n", "no tune", "X:1\n" + tunes[1].text], tunes)
+    assert mixed["parse"] == pytest.approx(2 / 3) and mixed["bars_fit"] == pytest.approx(1 / 3)
+    half = read_tune("X:1\nM:2/4\nL:1/8\nK:D\nabcd|efga|b2b2|^g4|")
+    assert 0.5 < Copies([half]).longest_share(read_tune("X:1\nM:2/4\nL:1/8\nK:D\nabcd|efga|D8|")) < 0.9

@@ -1,0 +1,156 @@
+"""Tunes and piano rolls: sources, and streams that go on from chunk to chunk."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_pipelines.abc import read_tunes
+from data_pipelines.piano_rolls import KEYS, load_rolls, read_midi, roll_streams, write_midi
+from data_pipelines.sources import DataError
+from data_pipelines.tunes import Streams, TuneVocabulary, learn_tune_vocabulary, load_tunes, tune_streams
+
+TUNES = "\n".join(f"X:{i}\nT:{'AB'[i % 2]}{i // 4}\nM:2/4\nL:1/8\nK:{'DG'[i % 2]}\n{'abcd|' * (3 + i)}\n" for i in range(20))
+
+
+@pytest.mark.parametrize("kind", ["characters", "musical"])
+def test_a_vocabulary_loses_nothing(kind):
+    tunes, _ = read_tunes(TUNES + "X:1\nM:C\nK:Bbmin\n^^c''3/2 [Ac]//>(3_d,e=f[1 a2:|[2 z|]\n")
+    vocabulary = learn_tune_vocabulary(tunes, kind, transposed=True)
+    texts = tf.constant([tune.text for tune in tunes])
+    ids = vocabulary.ids(vocabulary.tokenize(texts))
+    assert (vocabulary.join(ids) == texts).numpy().all() and ids.flat_values.numpy().min() > 3
+
+
+def test_streams_hold_each_sequence_once_an_epoch_and_in_order():
+    lengths = np.array([1, 5, 9, 12, 3, 4, 8])
+    streams = Streams(lengths, rows=3, steps=4, seed=1)
+    plan = streams.plan(40)
+    seen = {}
+    for row in range(3):
+        before = None
+        for sequence, chunk, epoch in plan[:, row]:
+            if chunk:
+                assert before == (sequence, chunk - 1, epoch)  # goes on where the row was
+            seen[(sequence, chunk, epoch)] = seen.get((sequence, chunk, epoch), 0) + 1
+            before = (sequence, chunk, epoch)
+    assert set(seen.values()) == {1}
+    for epoch in range(2, 5):
+        assert {(s, c) for s, c, e in seen if e == epoch} == {(s, c) for s in range(7) for c in range(-(-lengths[s] // 4))}
+    assert streams.steps_per_epoch == 4
+    orders = [[s for s, c, e in plan.reshape(-1, 3) if e == epoch and c == 0] for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    np.testing.assert_array_equal(streams.plan(15), plan[:15])
+
+
+def test_tune_streams_spell_the_tunes():
+    tunes, _ = read_tunes(TUNES)
+    vocabulary = learn_tune_vocabulary(tunes, "characters", transposed=True)
+    dataset, steps = tune_streams(tunes, vocabulary, rows=2, steps=16, batches=120, seed=0, transposed=0.5)
+    assert steps > 10
+    texts, open_text = [], ["", ""]
+    for inputs, following in dataset:
+        for row in range(2):
+            tokens, after = inputs["tokens"][row].numpy(), following[row].numpy()
+            if not inputs["goes_on"][row]:
+                assert tokens[0] == 2
+                open_text[row] = ""
+            there = after[after > 0]
+            np.testing.assert_array_equal(tokens[1 : len(there)], there[:-1])
+            open_text[row] += "".join(vocabulary.strings.numpy()[i].decode() for i in there if i > 3)
+            if 3 in there:
+                texts.append(open_text[row])
+    originals = {tune.text for tune in tunes}
+    assert len(texts) > 20 and 0.2 < np.mean([text in originals for text in texts]) < 0.8
+    skipped, _ = tune_streams(tunes, vocabulary, rows=2, steps=16, batches=120, seed=0, transposed=0.5, start_batch=7)
+    for (a, b), (c, d) in zip(dataset.skip(7), skipped):
+        np.testing.assert_array_equal(a["tokens"], c["tokens"])
+        np.testing.assert_array_equal(b, d)
+
+
+def test_own_files_and_what_is_left_out(tmp_path):
+    (tmp_path / "train.abc").write_text(TUNES + "X:99\nM:C\nABc\n")
+    (tmp_path / "places.txt").write_text("0\n3\n")
+    tunes = load_tunes(str(tmp_path), validation_tunes=str(tmp_path / "places.txt"))
+    assert [tune.number for tune in tunes.splits["validation"]] == [1, 4] and len(tunes.splits["train"]) == 18
+    assert tunes.left_out == [("train", 21, "no key (K:)")]
+    assert "tune 21 of train: no key" in tunes.summary()["left out"]
+    alone = load_tunes(str(tmp_path / "train.abc"))
+    titles = {split: {tune.title for tune in part} for split, part in alone.splits.items()}
+    assert set(titles) == {"train", "validation", "test"}
+    assert not titles["train"] & titles["validation"] and not titles["train"] & titles["test"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.abc", "no tunes", "has no usable tunes"),
+        ("a.abc", None, "no such file"),
+        ("folder", "", "no .abc files"),
+    ],
+)
+def test_tunes_that_cannot_be_used(name, content, message, tmp_path):
+    path = tmp_path / name
+    if content == "":
+        path.mkdir()
+    elif content:
+        path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_tunes(str(path))
+
+
+def pieces(count=12):
+    generator = np.random.default_rng(0)
+    return [(generator.random((5 + 3 * i, KEYS)) < 0.05).astype(np.uint8) for i in range(count)]
+
+
+def test_roll_streams_give_past_and_following_frames():
+    rolls = pieces()
+    dataset, _ = roll_streams(rolls, rows=2, steps=4, batches=80, seed=0)
+    found, now = [], [[], []]
+    for inputs, following in dataset:
+        for row in range(2):
+            past, after = inputs["frames"][row].numpy(), following[row].numpy()
+            if not inputs["goes_on"][row]:
+                now[row] = []
+            there = after[:, 0] >= 0
+            before = np.stack([now[row][-1] if now[row] else np.zeros(KEYS), *after[:-1]])
+            np.testing.assert_array_equal(past[there], before[there])
+            assert (after[~there] == -1).all()
+            now[row] += list(after[there])
+            if any(len(now[row]) == len(roll) and (now[row] == roll).all() for roll in rolls):
+                found.append(len(now[row]))
+    assert sorted(set(found)) == [len(roll) for roll in rolls]
+
+
+def test_rolls_are_moved_within_the_piano():
+    low = np.zeros((8, KEYS), np.uint8)
+    low[:, 1] = low[:, 50] = 1
+    dataset, _ = roll_streams([low], rows=1, steps=8, batches=60, seed=0, transposed=1.0)
+    keys = {tuple(np.flatnonzero(following[0, 0])) for _, following in dataset}
+    assert keys == {(1 + shift, 50 + shift) for shift in range(-1, 6)}
+
+
+def test_midi_comes_back_as_written(tmp_path):
+    for i, roll in enumerate(pieces()):
+        roll[0, 40] = 1
+        roll[-1, 40] = 1
+        write_midi(roll, tmp_path / f"{i}.mid", frame_beats=0.25)
+        np.testing.assert_array_equal(read_midi(tmp_path / f"{i}.mid", 0.25), roll)
+    (tmp_path / "broken.mid").write_bytes(b"MThd no more")
+    rolls = load_rolls(str(tmp_path))
+    assert len(rolls.left_out) == 1 and "not a readable MIDI file" in rolls.left_out[0][2]
+    assert sum(map(len, rolls.splits.values())) == 12
+
+
+def test_arrays_of_the_wrong_shape_are_named(tmp_path):
+    np.savez(tmp_path / "train.npz", frames=np.zeros((5, 60)), lengths=np.array([5]))
+    with pytest.raises(DataError, match=r"frames \(5, 60\).*expected frames \(sum of"):
+        load_rolls(str(tmp_path))
+    np.savez(tmp_path / "train.npz", frames=np.zeros((5, 88)))
+    with pytest.raises(DataError, match="lengths"):
+        load_rolls(str(tmp_path))
+
+
+def test_unknown_signs_are_unknown():
+    vocabulary = TuneVocabulary.learn_tokens(["ab|"], "characters")
+    assert vocabulary.ids(vocabulary.tokenize(tf.constant(["a?"]))).to_list() == [[4, 1]]
