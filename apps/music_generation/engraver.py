@@ -18,20 +18,23 @@ class Score(NamedTuple):
     pages: list[str]
 
 
-def engrave(texts: Sequence[str], files: bool = False) -> list[Score | None]:
+def engrave(texts: Sequence[str], files: bool = False, repeats: bool = True) -> list[Score | None]:
     """The sheet music of tunes in ABC; None where verovio can't read one, or finds no notes.
+
+    Where playing the repeats is too much for verovio, the MIDI file has each section once.
 
     >>> [score is not None for score in engrave(["X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|\\n", "no tune"])]
     [True, False]
     """
     found: list[Score | None] = []
     while len(found) < len(texts):
-        lines = "".join(json.dumps([text, files]) + "\n" for text in texts[len(found) :])
+        lines = "".join(json.dumps([text, files, repeats]) + "\n" for text in texts[len(found) :])
         result = subprocess.run([sys.executable, __file__], input=lines, capture_output=True, text=True)
         rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
         found += [Score(base64.b64decode(midi), pages) if is_read else None for is_read, midi, pages in rows]
         if result.returncode:
-            found.append(None)  # it crashed on this one
+            again = files and repeats and len(found) < len(texts)
+            found += engrave([texts[len(found)]], files, repeats=False) if again else [None]  # it crashed on this one
     return found[: len(texts)]
 
 
@@ -40,9 +43,11 @@ def _serve() -> None:
 
     verovio.enableLog(verovio.LOG_OFF)
     for line in sys.stdin:
-        text, files = json.loads(line)
+        text, files, repeats = json.loads(line)
         toolkit = verovio.toolkit()
-        toolkit.setOptions({"inputFrom": "abc", "adjustPageHeight": True, "scale": 50, "footer": "none"})
+        toolkit.setOptions(
+            {"inputFrom": "abc", "adjustPageHeight": True, "scale": 50, "footer": "none", "expandNever": not repeats}
+        )
         is_read = toolkit.loadData(text) and toolkit.getPageCount() > 0 and "<note " in toolkit.getMEI()
         midi = toolkit.renderToMIDI() if is_read and files else ""
         pages = [toolkit.renderToSVG(page + 1) for page in range(toolkit.getPageCount())] if is_read and files else []

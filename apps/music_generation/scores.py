@@ -1,5 +1,6 @@
 """Music as files: ABC, MIDI, sheet music, sound, and piano-roll pictures."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 
 from apps.common.runs import new_figure, save_figure
 from apps.music_generation.engraver import engrave
+from data_pipelines.abc import elements
 from data_pipelines.piano_rolls import LOWEST, write_midi
 from data_pipelines.sources import DataError
 
@@ -27,7 +29,7 @@ def write_tune(abc: str, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_suffix(".abc")]
     files[0].write_text(abc)
-    score = engrave([abc], files=True)[0]
+    score = engrave([with_open_repeats(abc)], files=True)[0]
     if score is None:
         raise DataError(f"{files[0]}: written, but verovio can't read it as sheet music. Draw another tune, or use --in-metre.")
     files.append(path.with_suffix(".mid"))
@@ -38,6 +40,33 @@ def write_tune(abc: str, path: Path) -> list[Path]:
         files[-1].write_text(svg)
         files += _png(svg, path.with_name(f"{name}.png"))
     return files + _wav(path)
+
+
+def with_open_repeats(abc: str) -> str:
+    """The tune with every `|:` that ABC lets a writer leave out: players of MIDI files need them.
+
+    >>> print(with_open_repeats("X:1\\nM:2/4\\nK:D\\nabcd:|\\nefga|b4:|\\n"))
+    X:1
+    M:2/4
+    K:D
+    |:abcd:|
+    |:efga|b4:|
+    <BLANKLINE>
+    """
+    head, key, body = re.split(r"(?m)^(K:.*\n)", abc, maxsplit=1)
+    parts: list[str] = []
+    section, is_open = 0, False
+    for kind, match in elements(body):
+        parts.append(match[0])
+        if kind == "bar":
+            line = match["bar"]
+            if line.startswith(":") and not is_open:
+                parts.insert(section, " |:" if parts[section - 1 : section] and parts[section - 1].endswith("|") else "|:")
+            if not line[-1].isdigit() and line != "|":  # an ending belongs to its section
+                section, is_open = len(parts), line.endswith(":")
+        elif kind == "space" and section == len(parts) - 1:
+            section += 1
+    return head + key + "".join(parts)
 
 
 def write_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> list[Path]:

@@ -35,8 +35,8 @@ def semitones(body, key):
 
 def test_what_takes_no_time_is_left_out():
     read = read_tune(
-        HEADER
-        + '"D"~d2 {ef}[A2f2] !trill!e>d | (3(abc) vuTd2 % a comment\nw: la la\n"^slow"[K:G] .g2 z2 (ab) c2- |!\nC4 \\\nd4:|\n\nno more'
+        HEADER + '"D"~d2 {ef}[A2f2] !trill!e>d | (3(abc) vuTd2 % a comment\nw: la la\n'
+        '"^slow"[K:G] .g2 z2 (ab) c2- |!\nC4 \\\nd4:|\n\nno more'
     )
     assert read.text == "M:C\nL:1/8\nK:Dmaj\nd2 [A2f2] e>d | (3abc d2\n[K:Gmaj] g2 z2 ab c2- |\nC4\nd4:|\n"
 
