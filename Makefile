@@ -16,6 +16,9 @@ demo: .venv/demo
 	$(BIN)/python -m apps.translation.predict saved_models/translation \
 		"The meeting begins on Friday, July 3, 2026 at 3:05 PM." "The town has 12,345 inhabitants."
 	$(BIN)/python -m apps.image_captioning.train --quick
+	$(BIN)/python -m apps.music_generation.train --quick
+	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --in-metre --out runs/tune \
+		"M:6/8\nL:1/8\nK:D\n"
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 tests layers data_pipelines apps

@@ -170,10 +170,8 @@ def write_midi(frames: np.ndarray, path: Path, frame_beats: float = 0.25, beats_
 
 def embedded_chorales(frame_beats: float = 0.25) -> list[np.ndarray]:
     """The chorales of Bach that music21 carries: in the public domain."""
-    try:
-        from music21 import corpus
-    except ImportError:
-        raise DataError("embedded: music21 is not installed. Run: pip install -e '.[music]', or pass --data PATH.") from None
+    from music21 import corpus
+
     pieces = []
     for chorale in corpus.chorales.Iterator():
         cells = []

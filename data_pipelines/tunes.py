@@ -118,10 +118,8 @@ def learn_tune_vocabulary(tunes: Sequence[Tune], kind: str, transposed: bool) ->
 
 def embedded_tune_books() -> str:
     """Ryan's Mammoth Collection (1883) and O'Neill's Music of Ireland (1903), as music21 has them: public domain."""
-    try:
-        from music21 import corpus
-    except ImportError:
-        raise DataError("embedded: music21 is not installed. Run: pip install -e '.[music]', or pass --data PATH.") from None
+    from music21 import corpus
+
     paths = sorted(
         str(path) for name in ("ryansMammoth", "oneills1850") for path in corpus.getComposer(name) if str(path).endswith(".abc")
     )

@@ -46,7 +46,14 @@ def _serve() -> None:
         text, files, repeats = json.loads(line)
         toolkit = verovio.toolkit()
         toolkit.setOptions(
-            {"inputFrom": "abc", "adjustPageHeight": True, "scale": 50, "footer": "none", "expandNever": not repeats}
+            {
+                "inputFrom": "abc",
+                "adjustPageHeight": True,
+                "scale": 50,
+                "footer": "none",
+                "xmlIdSeed": 1,
+                "expandNever": not repeats,
+            }
         )
         is_read = toolkit.loadData(text) and toolkit.getPageCount() > 0 and "<note " in toolkit.getMEI()
         midi = toolkit.renderToMIDI() if is_read and files else ""

@@ -21,7 +21,7 @@ SOUND_FONTS = (
 
 
 def write_tune(abc: str, path: Path) -> list[Path]:
-    """Write `path` with the endings .abc, .mid and .svg, .png where resvg is installed, .wav where fluidsynth is; return them.
+    """Write `path` with the endings .abc, .mid and .svg and .png, .wav where fluidsynth is; return them.
 
     Raises:
         DataError: verovio can't read the tune; the .abc file is written before.
@@ -38,7 +38,7 @@ def write_tune(abc: str, path: Path) -> list[Path]:
         name = path.name if len(score.pages) == 1 else f"{path.name}_{number}"
         files.append(path.with_name(f"{name}.svg"))
         files[-1].write_text(svg)
-        files += _png(svg, path.with_name(f"{name}.png"))
+        files.append(_png(svg, path.with_name(f"{name}.png")))
     return files + _wav(path)
 
 
@@ -96,13 +96,11 @@ def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 
     save_figure(figure, path)
 
 
-def _png(svg: str, path: Path) -> list[Path]:
-    try:
-        import resvg_py
-    except ImportError:
-        return []
-    path.write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white", width=1200)))
-    return [path]
+def _png(svg: str, path: Path) -> Path:
+    import resvg_py
+
+    path.write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white", width=1800)))
+    return path
 
 
 def _wav(path: Path) -> list[Path]:
