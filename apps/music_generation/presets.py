@@ -9,6 +9,7 @@ ROLLS = {
     "bptt_steps": 32,
     "dropout": 0.2,
     "transposed": 0.8,
+    "epochs": 100,
     "learning_rate": 3e-3,
     "max_length_tokens": 200,
 }
