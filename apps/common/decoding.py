@@ -85,24 +85,24 @@ def sample(
         seed: the same seed draws the same tokens. With one for each row, a row draws the same in whatever batch it is; with one
             for all, every row draws its own.
     """
-    temperature, top_p = (_column(value, batch_size) for value in (temperature, top_p))
-    uniform = _uniform(seed, batch_size, _longest(max_length))
+    uniform = random_numbers(seed, batch_size, _longest(max_length))
 
-    def draw(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        logits = restrict(log_probabilities / tf.maximum(temperature, 1e-4), top_k, top_p)
-        below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
-        return tf.argmax(below > uniform[:, t, None] * below[:, -1:], axis=-1, output_type=tf.int32)
+    def choose(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+        return draw(log_probabilities, uniform[:, t], temperature, top_k, top_p)
 
-    return _one_at_a_time(draw, step, state, batch_size, start, end, max_length)
+    return _one_at_a_time(choose, step, state, batch_size, start, end, max_length)
 
 
-def _column(value: Any, batch_size: Any) -> tf.Tensor:
-    """One number for all or one for each row -> (batch, 1)."""
-    return tf.broadcast_to(tf.reshape(tf.cast(value, tf.float32), [-1]), [batch_size])[:, None]
+def draw(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
+    """One token for each row of logits (batch, vocabulary); `uniform` (batch,) are random numbers from 0 to 1."""
+    temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
+    logits = restrict(logits / tf.maximum(temperature, 1e-4), top_k, top_p)
+    below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
+    return tf.argmax(below > uniform[:, None] * below[:, -1:], axis=-1, output_type=tf.int32)
 
 
-def _uniform(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
-    """Random numbers from 0 to 1 (batch, count)."""
+def random_numbers(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
+    """Random numbers from 0 to 1 (batch, count): of one seed for each row, or of one for all."""
     seeds = tf.reshape(tf.cast(seed, tf.int32), [-1])
     row = tf.where(tf.size(seeds) == 1, tf.range(batch_size), 0)
     pairs = tf.stack([tf.broadcast_to(seeds, [batch_size]), tf.broadcast_to(row, [batch_size])], axis=1)

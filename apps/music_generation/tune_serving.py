@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common.decoding import NEVER, restrict, sample
+from apps.common.decoding import NEVER, draw, random_numbers, sample
 from apps.music_generation.grammar import TICKS, make_table
 from apps.music_generation.model import TuneModel
 from data_pipelines.abc import MODES, Tune, metre_length
@@ -103,17 +103,7 @@ class TuneWriter(tf.Module):
         )
         stack, logits = self._read(ids, self._unpacked(state))
         logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [START]], axis=0), NEVER, logits)
-
-        def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, None]:
-            return logits[:, None], state, None
-
-        drawn = restrict(logits, self.top_k)
-        logits = tf.where(drawn > NEVER / 2, logits, NEVER)
-        found = sample(
-            step, tf.zeros([count]), batch_size=count, start=START, end=-1, max_length=2, seed=seed,
-            temperature=temperature, top_p=top_p,
-        )  # fmt: skip
-        token = found.tokens[:, 0, 0]
+        token = draw(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
         return {"next": self.vocabulary.pieces(token), "ends": token == END, "state": self._packed(stack)}
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -178,11 +168,7 @@ class TuneWriter(tf.Module):
         needs = ~has_key & (constrained | ((text != "") & ~opens))
         wanted = tf.where(opens, text, "")
         weights = tf.where(self._begin_with(wanted), self.header_weights, NEVER)
-        row = tf.where(tf.size(seed) == 1, tf.range(tf.shape(prime)[0]), 0)
-        pairs = tf.stack([tf.broadcast_to(seed, tf.shape(row)), row - 1_000_000], axis=1)
-        draw = tf.map_fn(lambda pair: tf.random.stateless_uniform([], pair), pairs, fn_output_signature=tf.float32)
-        below = tf.cumsum(tf.nn.softmax(weights), axis=1)
-        header = tf.gather(self.headers, tf.argmax(below > draw[:, None] * below[:, -1:], axis=1))
+        header = tf.gather(self.headers, draw(weights, random_numbers(seed + 1_000_003, tf.shape(prime)[0], 1)[:, 0]))
         whole = tf.strings.join([_field(text, "M", "C"), _field(text, "L", "1/8"), _field(text, "K", "Cmaj"), _body(text)])
         text = tf.where(needs, tf.strings.join([header, tf.where(opens, "", text)]), tf.where(has_key, whole, text))
         return heading, text
