@@ -21,7 +21,7 @@ demo: .venv/demo
 		"M:6/8\nL:1/8\nK:D\n"
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 tests layers data_pipelines apps
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests layers data_pipelines apps
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 tests/layers
 
 lint: .venv/dev

@@ -59,7 +59,9 @@ def serving_signatures(
     caption and, for each, how much `attention` it paid to each region; `error`, "" or why there is no caption."""
 
     def describe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, problems = decode_images(image_bytes, size, max_pixels)
+        count = tf.shape(image_bytes)[0]
+        filled = tf.concat([image_bytes, tf.fill([tf.cast(count == 0, tf.int32)], "")], axis=0)  # convolutions want one image
+        pixels, problems = decode_images(filled, size, max_pixels)
         good = problems == ""
         images = encoder.see(pixels)
         found = search(model, images, max_length, **settings)
@@ -74,8 +76,8 @@ def serving_signatures(
         if attention is None:
             attention = tf.zeros([tf.shape(best)[0], longest, rows * columns])
         attention = tf.where((best != PADDING)[:, :, None], tf.cast(attention, tf.float32), 0.0)
-        places = tf.strings.as_string(tf.range(tf.shape(image_bytes)[0]))
-        return {
+        places = tf.strings.as_string(tf.range(tf.shape(filled)[0]))
+        outputs = {
             "caption": strings[:, 0],
             "score": scores[:, 0],
             "alternatives": strings,
@@ -84,6 +86,7 @@ def serving_signatures(
             "attention": tf.reshape(attention, [-1, longest, rows, columns]),
             "error": tf.where(good, "", tf.strings.join(["image_bytes[", places, "]: ", problems])),
         }
+        return {name: value[:count] for name, value in outputs.items()}
 
     return {"serving_default": (describe, [tf.TensorSpec((None,), tf.string, name="image_bytes")])}
 
