@@ -1,5 +1,6 @@
 """Tunes in ABC notation: from any source to the streams that a language model trains on."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,12 @@ class TuneVocabulary(WordVocabulary):
         for text in texts:
             counts.update(text if kind == "characters" else re.findall(_MUSICAL, text))
         return cls(sorted(counts, key=lambda token: (-counts[token], token)), kind)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TuneVocabulary":
+        """What `save` wrote."""
+        saved = json.loads((folder / "vocabulary.json").read_text())
+        return cls(saved["words"], saved["kind"])
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         if self.kind == "characters":

@@ -16,8 +16,10 @@ weight. The engine keeps in the loop only what truly depends on the previous ste
 Memory is linear in time. A cell that has no hand-written gradient is differentiated by the backend instead.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -239,6 +241,20 @@ def _stepper(cell, dropout_mask, training):
 
 # -- one scan, two backends --------------------------------------------------------------------------------------------
 
+_in_order = contextvars.ContextVar("writes_in_order", default=False)
+
+
+@contextlib.contextmanager
+def writes_in_order() -> Iterator[None]:
+    """In this block, loops from the last step to the first are traced so that they write their results in the order of the
+    loop, and turn them round afterwards. It costs a copy; tf2onnx silently takes the order of writing for that of the results.
+    """
+    token = _in_order.set(True)
+    try:
+        yield
+    finally:
+        _in_order.reset(token)
+
 
 def scan(
     step: Callable[[list, list], tuple[list, list]],
@@ -275,6 +291,7 @@ def _scan_tensorflow(step, carry, sequences, widths, reverse, differentiable):
         sources = [tf.TensorArray(s.dtype, time, element_shape=s.shape[1:]).unstack(s) for s in sequences]
     carry = [tf.convert_to_tensor(c) for c in carry]
     batch, dtype = sequences[0].shape[1], carry[0].dtype
+    turn = reverse and _in_order.get()
     stacks = [tf.TensorArray(dtype, time, element_shape=(batch, width)) for width in widths]
 
     def body(k, carry, stacks):
@@ -283,9 +300,10 @@ def _scan_tensorflow(step, carry, sequences, widths, reverse, differentiable):
         new, outputs = step(list(carry), elements)
         for after, before in zip(new, carry):
             after.set_shape(before.shape)
-        return k + 1, tuple(new), tuple(stack.write(t, output) for stack, output in zip(stacks, outputs))
+        place = k if turn else t
+        return k + 1, tuple(new), tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
 
     _, carry, stacks = tf.while_loop(
         lambda k, *_: k < time, body, (0, tuple(carry), tuple(stacks)), maximum_iterations=time, parallel_iterations=1
     )
-    return list(carry), [stack.stack() for stack in stacks]
+    return list(carry), [tf.reverse(stack.stack(), [0]) if turn else stack.stack() for stack in stacks]

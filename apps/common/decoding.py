@@ -77,8 +77,8 @@ def sample(
 
     Args:
         start: the token before the first one drawn; one for all, or one for each row.
-        temperature: divides the logits; near 0 the most probable token wins, 1 is the model's own distribution. Like `top_p`
-            one for all, or (batch,).
+        temperature: divides the logits; 1 is the model's own distribution. From 0 downwards the most probable token wins; above
+            1,000 counts as 1,000. Like `top_p` one for all, or (batch,).
         top_k: draw from the k most probable tokens only; 0: from all.
         top_p: draw from the smallest set of most probable tokens that holds this share of the probability (Holtzman et
             al. 2020, https://arxiv.org/abs/1904.09751).
@@ -96,7 +96,8 @@ def sample(
 def draw(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
     """One token for each row of logits (batch, vocabulary); `uniform` (batch,) are random numbers from 0 to 1."""
     temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
-    logits = restrict(logits / tf.maximum(temperature, 1e-4), top_k, top_p)
+    temperature = tf.where(temperature > 1e-4, tf.minimum(temperature, 1e3), 1e-4)  # what is no number counts as 0
+    logits = restrict(logits / temperature, top_k, top_p)
     below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
     return tf.argmax(below > uniform[:, None] * below[:, -1:], axis=-1, output_type=tf.int32)
 
@@ -106,7 +107,8 @@ def random_numbers(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
     seeds = tf.reshape(tf.cast(seed, tf.int32), [-1])
     row = tf.where(tf.size(seeds) == 1, tf.range(batch_size), 0)
     pairs = tf.stack([tf.broadcast_to(seeds, [batch_size]), tf.broadcast_to(row, [batch_size])], axis=1)
-    return tf.map_fn(lambda pair: tf.random.stateless_uniform([count], pair), pairs, fn_output_signature=tf.float32)
+    pairs = tf.pad(pairs, [[0, 1], [0, 0]])  # an empty batch has one row here, as the loop below needs one
+    return tf.map_fn(lambda pair: tf.random.stateless_uniform([count], pair), pairs, fn_output_signature=tf.float32)[:-1]
 
 
 def restrict(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
@@ -120,7 +122,7 @@ def restrict(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
         logits = tf.where(logits < least, NEVER, logits)
     ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
     before = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # the share of what is more probable
-    least = tf.reduce_min(tf.where(before < tf.maximum(top_p, 1e-6), ranked, tf.float32.max), axis=-1, keepdims=True)
+    least = tf.reduce_min(tf.where(before < tf.where(top_p > 1e-6, top_p, 1e-6), ranked, tf.float32.max), axis=-1, keepdims=True)
     return tf.where(logits < least, NEVER, logits)
 
 

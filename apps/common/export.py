@@ -1,8 +1,11 @@
-"""SavedModels that TF Serving loads as they are: versioned, whole or not at all, warmed up."""
+"""SavedModels that TF Serving loads as they are: versioned, whole or not at all, measured, warmed up."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +14,109 @@ import tensorflow as tf
 
 from data_pipelines.sources import DataError
 
+Signatures = dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]]
 
-def export_model(
-    root: Path,
-    model: keras.Model,
-    resources: list[tf.Module],
-    signatures: dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]],
-    warm_up: dict[str, tf.Tensor],
-    files: dict[str, str],
-) -> Path:
-    """Write `root/<version>/` with the next free version.
+LEFT_OVER_SECONDS = 24 * 3600  # what an export that was killed left behind is removed after a day
+
+
+class Version:
+    """`folder` is where an export is being written; after `new_version` ends, `<root>/<number>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+
+@contextlib.contextmanager
+def new_version(root: Path) -> Iterator[Version]:
+    """Write an export into `version.folder`; it becomes `root/<number>/` when the block ends well, and vanishes when it doesn't.
+
+    Two exports at once get two numbers. The model is added to `models.config` beside `root`, which `tensorflow_model_server
+    --model_config_file` reads; what else stands there is left as it is.
 
     Args:
         root: `saved_models/<application>`.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for path in root.glob(".writing-*"):
+        with contextlib.suppress(OSError):  # another export removes it, too
+            if time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS:
+                shutil.rmtree(path)
+    version = Version(Path(tempfile.mkdtemp(prefix=".writing-", dir=root)))
+    try:
+        yield version
+        version.folder.chmod(0o755)
+        version.folder = _publish(version.folder, root)
+    except BaseException:
+        shutil.rmtree(version.folder, ignore_errors=True)
+        raise
+    _add_to_models_config(root)
+
+
+def _publish(folder: Path, root: Path) -> Path:
+    while True:
+        number = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
+        try:
+            os.rename(folder, root / str(number))  # fails if another export took the number
+            return root / str(number)
+        except OSError:
+            if not (root / str(number)).exists():
+                raise
+
+
+def _add_to_models_config(root: Path) -> None:
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    path = root.parent / "models.config"
+    name = root.resolve().name
+    config = model_server_config_pb2.ModelServerConfig()
+    if path.exists():
+        try:
+            text_format.Parse(path.read_text(), config)
+        except text_format.ParseError as error:
+            print(f"{path}: left as it is, as it can't be read ({error}). Add the model {name!r} by hand.")
+            return
+    if any(model.name == name for model in config.model_config_list.config):
+        return
+    config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
+    handle, temporary = tempfile.mkstemp(prefix=".models.config-", dir=root.parent, text=True)
+    with os.fdopen(handle, "w") as file:
+        file.write(text_format.MessageToString(config))
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+
+
+def write_saved_model(
+    folder: Path,
+    model: keras.Model,
+    resources: list[tf.Module],
+    signatures: Signatures,
+    warm_up: Mapping[str, Any],
+    files: Mapping[str, str | bytes],
+) -> None:
+    """Write a SavedModel.
+
+    Args:
+        folder: of a `Version`.
         model: its variables travel.
         resources: modules with tables and tokenizers; they travel too.
         signatures: name -> (function of named tensors, their specs). `serving_default` must be among them.
         warm_up: inputs of one request for `serving_default`, run by TF Serving when it loads the model.
-        files: name -> text, written beside the graph.
+        files: name -> content, written beside the graph.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f".writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     archive = keras.export.ExportArchive()
     archive.track(model)
     for resource in resources:
         archive.track(resource)
     for name, (function, specs) in signatures.items():
         archive.add_endpoint(name, function, input_signature=specs)
-    archive.write_out(str(temporary), verbose=False)
-    _write_warm_up(temporary / "assets.extra", warm_up)
-    for name, text in files.items():
-        (temporary / name).write_text(text)
-    while True:
-        version = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
-        try:
-            os.rename(temporary, root / str(version))  # fails if another export took the number
-            return root / str(version)
-        except OSError:
-            if not (root / str(version)).exists():
-                raise
+    archive.write_out(str(folder), verbose=False)
+    _write_warm_up(folder / "assets.extra", warm_up)
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _write_warm_up(folder: Path, inputs: dict[str, tf.Tensor]) -> None:
+def _write_warm_up(folder: Path, inputs: Mapping[str, Any]) -> None:
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     folder.mkdir()
@@ -66,6 +129,23 @@ def _write_warm_up(folder: Path, inputs: dict[str, tf.Tensor]) -> None:
         writer.write(log.SerializeToString())
 
 
+def vocabulary_files(run: Path, *names: str) -> dict[str, bytes]:
+    """What the vocabularies of a run saved, for `files` of `write_saved_model`."""
+    return {path.name: path.read_bytes() for name in names or ("vocabulary",) for path in sorted(run.glob(f"{name}.*"))}
+
+
+def run_warm_up(folder: Path, served: Any) -> list[dict[str, tf.Tensor]]:
+    """The outputs of the warm-up requests of an export."""
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    results = []
+    for record in tf.data.TFRecordDataset(str(folder / "assets.extra" / "tf_serving_warmup_requests")):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        results.append(served.signatures[request.model_spec.signature_name](**inputs))
+    return results
+
+
 def load_export(path: str) -> Any:
     """A SavedModel; `path` is a version folder, or the folder above it for the newest version.
 
@@ -74,10 +154,10 @@ def load_export(path: str) -> Any:
     """
     folder = Path(path)
     if not (folder / "saved_model.pb").is_file():
-        versions = [p for p in folder.glob("*") if p.name.isdigit()]
-        if not versions:
+        numbered = [p for p in folder.glob("*") if p.name.isdigit()]
+        if not numbered:
             raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
-        folder = max(versions, key=lambda p: int(p.name))
+        folder = max(numbered, key=lambda p: int(p.name))
     _load_text_ops()
     return tf.saved_model.load(str(folder))
 

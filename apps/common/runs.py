@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def open_run(application: str, run: str | None, config: Any, resume: bool, facts: dict[str, Any]) -> Path:
-    """Make or find the folder of a run and write `config.json`: the flags, what was loaded, the versions.
+    """Make or find the folder of a run and write `config.json`: the command, the flags, what was loaded, the versions.
 
     Raises:
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
@@ -58,7 +59,9 @@ def open_run(application: str, run: str | None, config: Any, resume: bool, facts
     """
     folder = Path(run) if run else _default_folder(application, resume)
     path = folder / "config.json"
-    new = json.loads(json.dumps({"config": dataclasses.asdict(config), **facts, "versions": versions()}))
+    command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
+    new = {"command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
+    new = json.loads(json.dumps(new))
     if resume:
         if not path.is_file():
             raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run.")

@@ -8,22 +8,23 @@ Read `train` from top to bottom: data, model, training, export, metrics, picture
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
-from apps.common.export import export_model, load_export
+from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss
+from apps.common.model_card import write_card
 from apps.common.validation import SearchValidation
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.evaluate import report
+from apps.image_captioning.export import DESCRIPTION, write
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.presets import QUICK, SCENES
-from apps.image_captioning.serving import example_image, search_captions, serving_signatures
+from apps.image_captioning.serving import search_captions
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
 from data_pipelines.sources import DataError
@@ -170,22 +171,15 @@ def train(config: Config) -> dict[str, float]:
         checkpoint.restore_best()
         before = checkpoint
     model.save(folder / "model.keras")
+    if encoder.front:
+        encoder.front.save(folder / "front.keras")
 
-    # -- export
-    search: dict[str, Any] = {"width": config.beam_width, "best": config.beam_width}
-    search |= {"length_penalty": config.length_penalty, "block_ngrams": config.block_ngrams}
-    export = export_model(
-        Path(config.export_to),
-        model,
-        [vocabulary, *([encoder.front] if encoder.front else [])],
-        serving_signatures(encoder, model, vocabulary, max_length=config.max_length_tokens, **limits, **search),
-        warm_up={"image_bytes": np.array([example_image()])},
-        files={},
-    )
-
-    # -- metrics of what was exported, plots, pictures
-    metrics = report(load_export(str(export)), config.data, data, folder)
-    print(f"\nrun     {folder}\nexport  {export}")
+    # -- export, and the metrics of what was exported
+    with new_version(Path(config.export_to)) as version:
+        write(version.folder, folder, model)
+        metrics = report(load_export(str(version.folder)), config.data, data, folder)
+        size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
+    print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
     return metrics["validation"]
 
 

@@ -5,6 +5,7 @@
 Read `train` from top to bottom: data, model, training, export, metrics, music.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -12,19 +13,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import keras
-import numpy as np
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
-from apps.common.export import export_model, load_export
+from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss, token_cross_entropy
+from apps.common.model_card import write_card
 from apps.music_generation.evaluate import report
+from apps.music_generation.export import DESCRIPTION, write
 from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, frame_nats
 from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.predict import write_example
 from apps.music_generation.presets import QUICK, ROLLS
-from apps.music_generation.roll_serving import RollWriter, roll_signatures
-from apps.music_generation.tune_serving import TuneWriter, tune_signatures
+from apps.music_generation.tune_serving import tune_headers
 from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 from data_pipelines.sources import DataError
 from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams, whole_tunes
@@ -135,6 +136,9 @@ def train(config: Config) -> dict[str, float]:
     model.build()
     folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": music.describe()})
     music.write_left_out(folder / "left_out.tsv")
+    if config.music == "tunes":
+        vocabulary.save(folder)
+        (folder / "headers.json").write_text(json.dumps(tune_headers(music.splits["train"])))
 
     # -- training
     _, steps = streams(batches=1)
@@ -161,24 +165,15 @@ def train(config: Config) -> dict[str, float]:
     checkpoint.restore_best()
     model.save(folder / "model.keras")
 
-    # -- export
-    writer: Any
-    if config.music == "tunes":
-        writer = TuneWriter(model, vocabulary, music.splits["train"], config.top_k, config.max_length_tokens)
-        signatures = tune_signatures(writer)
-        warm_up = {"prime": np.array([b""]), "length": np.int32(8), "temperature": np.float32(1), "top_p": np.float32(1)}
-    else:
-        writer = RollWriter(model, config.max_length_tokens)
-        signatures = roll_signatures(writer)
-        warm_up = {"frames": np.zeros((1, 0, 88), np.uint8), "length": np.int32(8), "temperature": np.float32(1)}
-    export = export_model(Path(config.export_to), model, [writer], signatures, warm_up | {"seed": np.int32(0)}, files={})
-
-    # -- metrics of what was exported, and its music
-    served = load_export(str(export))
+    # -- export, and the metrics of what was exported
     drawing = {name: getattr(config, name) for name in ("samples", "temperature", "top_p", "seed")}
-    metrics = report(served, music, folder, length=config.max_length_tokens, **drawing)
+    with new_version(Path(config.export_to)) as version:
+        write(version.folder, folder, model)
+        served = load_export(str(version.folder))
+        metrics = report(served, music, folder, length=config.max_length_tokens, **drawing)
+        size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, music, folder / "example", config.frame_beats)
-    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {export}")
+    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version.folder}  {size}")
     return metrics["validation"]
 
 

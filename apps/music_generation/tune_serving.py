@@ -1,7 +1,7 @@
 """A tune model in use: what TF Serving loads. Everything here runs in the graph."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -16,29 +16,45 @@ from data_pipelines.tunes import TuneVocabulary
 from data_pipelines.vocabulary import END, START, UNKNOWN
 
 
+def tune_headers(tunes: Sequence[Tune]) -> dict[str, int]:
+    """How often each metre, unit and key occurs, the most frequent first.
+
+    >>> tune_headers([Tune("6/8", "1/8", "Dmaj", "d3|")])
+    {'M:6/8\\nL:1/8\\nK:Dmaj\\n': 1}
+    """
+    counts = Counter(f"M:{tune.metre}\nL:{tune.unit}\nK:{tune.key}\n" for tune in tunes)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+PRIME_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
+SCORE_LIMIT = 100_000  # bytes
+
+
 class TuneWriter(tf.Module):
     """Continues tunes.
 
     Args:
         model, vocabulary: what was trained.
-        tunes: of the training split; their headers and metres are what a tune without a header may get.
+        headers: what `tune_headers` counted; a tune without a header gets one of them.
         top_k: draw from so many tokens only; 0: from all.
         max_length: tokens of a tune, at most.
     """
 
-    def __init__(self, model: TuneModel, vocabulary: TuneVocabulary, tunes: Sequence[Tune], top_k: int, max_length: int) -> None:
+    def __init__(
+        self, model: TuneModel, vocabulary: TuneVocabulary, headers: Mapping[str, int], top_k: int, max_length: int
+    ) -> None:
         super().__init__()
         self.model, self.vocabulary, self.top_k, self.max_length = model, vocabulary, top_k, max_length
-        headers = Counter(f"M:{tune.metre}\nL:{tune.unit}\nK:{tune.key}\n" for tune in tunes)
         self.headers = tf.constant(list(headers))
         self.header_weights = tf.constant(np.log(list(headers.values())), tf.float32)
         bars: Counter[int] = Counter()
         metres = {}
-        for tune in tunes:
-            ticks = metre_length(tune.metre) / Fraction(tune.unit) * TICKS
+        for header, count in headers.items():
+            metre, unit, _ = (line[2:] for line in header.splitlines())
+            ticks = metre_length(metre) / Fraction(unit) * TICKS
             if ticks.denominator == 1 and ticks <= 16 * TICKS:
-                metres[f"M:{tune.metre}\nL:{tune.unit}\n"] = int(ticks)
-                bars[int(ticks)] += 1
+                metres[f"M:{metre}\nL:{unit}\n"] = int(ticks)
+                bars[int(ticks)] += count
         table = make_table(["", "", "", "", *vocabulary.words], bars)
         self.after = tf.constant(table.after)
         self.may_end = tf.constant(table.may_end)
@@ -55,9 +71,18 @@ class TuneWriter(tf.Module):
     def write(
         self, prime: tf.Tensor, length: Any, temperature: Any, top_p: Any, seed: Any, constrained: bool
     ) -> dict[str, tf.Tensor]:
-        """Continue each prime until its tune ends; with `constrained`, every bar is as long as the metre says."""
+        """Continue each prime until its tune ends; with `constrained`, every bar is as long as the metre says.
+
+        A prime that is far longer than a tune may become comes back as it is.
+        """
         count = tf.shape(prime)[0]
-        heading, text = self._plain(prime, tf.reshape(tf.cast(seed, tf.int32), [-1]), constrained)
+        length, temperature, top_p, seed = (
+            _one_or_each(value, name, count)
+            for value, name in ((length, "length"), (temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
+        )
+        whole = tf.strings.unicode_transcode(prime, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
+        too_long = tf.strings.length(whole, "UTF8_CHAR") > PRIME_LIMIT * self.max_length
+        heading, text = self._plain(tf.where(too_long, "", whole), tf.cast(seed, tf.int32), constrained)
         ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
         ids = tf.concat([tf.fill([count, 1], START), ids], axis=1)
         last = tf.gather(ids.flat_values, ids.row_limits() - 1)
@@ -65,8 +90,8 @@ class TuneWriter(tf.Module):
         if constrained:
             state["bar"] = self._bar(text)
             state["first"] = tf.ones([count], tf.bool)
-        limit = tf.broadcast_to(tf.reshape(tf.cast(length, tf.int32), [-1]), [count])
-        limit = tf.clip_by_value(limit, 1, self.max_length)
+        limit = tf.broadcast_to(tf.clip_by_value(tf.cast(length, tf.int32), 1, self.max_length), [count])
+        limit = tf.where(too_long, 1, limit)
 
         def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, None]:
             token, before = tokens[:, 0], tf.nest.map_structure(lambda s: s[:, 0], state)
@@ -90,11 +115,15 @@ class TuneWriter(tf.Module):
         written = self.vocabulary.join(tf.RaggedTensor.from_tensor(tokens, lengths=lengths))
         if constrained:  # a bar that the length cut off
             written = tf.where(lengths < limit - 1, written, tf.strings.regex_replace(written, r"[^|\n]*(?:\[\d?)?$", ""))
-        return {"abc": tf.strings.join([heading, text, written])}
+        return {"abc": tf.where(too_long, whole, tf.strings.join([heading, text, written]))}
 
     def go_on(self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, seed: Any) -> dict[str, tf.Tensor]:
         """Read more of each tune and draw the sign that comes next; `state` of zeros is the beginning of a tune."""
         count = tf.shape(text)[0]
+        temperature, top_p, seed = (
+            _one_or_each(value, name, count) for value, name in ((temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
+        )
+        _check_length(text, PRIME_LIMIT * self.max_length, "Send it in parts.")
         ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
         begins = tf.reduce_all(state == 0, axis=1)
         ids = tf.ragged.boolean_mask(
@@ -108,9 +137,11 @@ class TuneWriter(tf.Module):
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The information of whole tunes in their plain form, in bits; and their characters, the end counted as one."""
+        _check_length(text, SCORE_LIMIT, "Send one tune a row.")
         ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
         rows = tf.shape(text)[0]
         marked = tf.concat([tf.fill([rows, 1], START), ids, tf.fill([rows, 1], END)], axis=1).to_tensor()
+        marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
         following = marked[:, 1:]
         crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(following, logits)
@@ -197,6 +228,21 @@ class TuneWriter(tf.Module):
         return tf.while_loop(lambda t, _: t < longest, body, (0, start), shape_invariants=shapes)[1]
 
 
+def _one_or_each(value: Any, name: str, count: tf.Tensor) -> tf.Tensor:
+    """A number for all rows, or one for each, as a vector."""
+    values = tf.reshape(value, [-1])
+    size = tf.size(values)
+    message = tf.strings.format(name + " has {} values for {} rows. Pass one value, or one for each row.", (size, count))
+    with tf.control_dependencies([tf.debugging.Assert((size == 1) | (size == count), [message])]):
+        return tf.identity(values)
+
+
+def _check_length(text: tf.Tensor, limit: int, remedy: str) -> None:
+    longest = tf.reduce_max(tf.concat([[0], tf.strings.length(text)], axis=0))
+    message = tf.strings.format("text has {} bytes; expected at most " + f"{limit:,}. {remedy}", longest)
+    tf.debugging.Assert(longest <= limit, [message])
+
+
 def _field(text: tf.Tensor, name: str, default: str) -> tf.Tensor:
     """The line of a field, or `default`."""
     line = tf.strings.regex_replace(text, rf"(?s)^(?:.*?\n)??({name}:[^\n]*)(?:\n.*)?$", "\\1\n")
@@ -209,7 +255,8 @@ def _body(text: tf.Tensor) -> tf.Tensor:
 
 
 def tune_signatures(writer: TuneWriter) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do; each number may be one for all rows or one for each."""
+    """What the export can do; each number may be one for all rows or one for each. `serving_fast` takes the most probable token
+    each time."""
     prime = tf.TensorSpec([None], tf.string, "prime")
     drawing = [
         tf.TensorSpec(None, tf.float32, "temperature"),
@@ -223,11 +270,15 @@ def tune_signatures(writer: TuneWriter) -> dict[str, tuple[Any, list[tf.TensorSp
     def serving_default(prime, length, temperature, top_p, seed):
         return writer.write(prime, length, temperature, top_p, seed, constrained=False)
 
+    def serving_fast(prime, length):
+        return writer.write(prime, length, 0.0, 1.0, 0, constrained=False)
+
     def in_metre(prime, length, temperature, top_p, seed):
         return writer.write(prime, length, temperature, top_p, seed, constrained=True)
 
     return {
         "serving_default": (serving_default, [prime, length, *drawing]),
+        "serving_fast": (serving_fast, [prime, length]),
         "in_metre": (in_metre, [prime, length, *drawing]),
         "go_on": (writer.go_on, [text, state, *drawing]),
         "score": (writer.score, [text]),

@@ -6,15 +6,16 @@ python -m apps.sentiment_classification.evaluate saved_models/sentiment_classifi
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from apps.common import cli
+from apps.common import cli, runs
 from apps.common.export import load_export
 from apps.common.metrics import classification_metrics
-from data_pipelines.reviews import Review, load_reviews
+from data_pipelines.reviews import Review, Reviews, load_reviews
 from data_pipelines.sources import DataError
 
 BATCH_SIZE = 64
@@ -35,6 +36,22 @@ def evaluate_export(served: Any, reviews: Sequence[Review]) -> tuple[np.ndarray,
         raise DataError(f"unknown label {sorted(unknown)[0]!r}; the export knows {names}. Rename the labels of the data.")
     truth = np.array([names.index(reviews[i].label) for i in order])
     return truth, np.concatenate(blocks)
+
+
+def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, float]]:
+    """Measure an export on all splits but the training split; print and write the metrics; draw how the errors lie."""
+    metrics = {}
+    for split in reviews.splits:
+        if split != "train":
+            truth, probabilities = evaluate_export(served, reviews.splits[split])
+            metrics[split] = classification_metrics(truth, probabilities)
+            if split == "validation":
+                runs.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
+                runs.plot_calibration(folder, truth, probabilities)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+    return metrics
 
 
 def main() -> None:

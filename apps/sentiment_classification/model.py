@@ -148,7 +148,8 @@ def serving_signatures(
 ) -> dict[str, Any]:
     """Strings in, labels out: the functions of the export with their input specs.
 
-    `serving_default` gives `label`, `probability`, `tokens` and `attention`; `probabilities` gives all classes.
+    `serving_default` gives `label`, `probability`, `tokens` and `attention`; `serving_fast` the first two; `probabilities`
+    gives all classes.
     """
     names = tf.constant(list(labels))
 
@@ -160,18 +161,21 @@ def serving_signatures(
         padded = tf.pad(tokens.to_tensor(""), [[0, 0], [0, missing]])
         return tf.nn.softmax(outputs["logits"]), padded, outputs["attention"]
 
+    def best(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
+        label = tf.gather(names, tf.argmax(probabilities, axis=1))
+        return {"label": label, "probability": tf.reduce_max(probabilities, axis=1)}
+
     def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities, tokens, attention = run(text)
-        return {
-            "label": tf.gather(names, tf.argmax(probabilities, axis=1)),
-            "probability": tf.reduce_max(probabilities, axis=1),
-            "tokens": tokens,
-            "attention": attention,
-        }
+        return {**best(probabilities), "tokens": tokens, "attention": attention}
+
+    def classify_fast(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return best(run(text)[0])
 
     def probabilities(text: tf.Tensor) -> dict[str, tf.Tensor]:
         values, _, _ = run(text)
         return {"probabilities": values, "labels": tf.repeat(names[None], tf.shape(values)[0], axis=0)}
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
-    return {"serving_default": (classify, specs), "probabilities": (probabilities, specs)}
+    functions = {"serving_default": classify, "serving_fast": classify_fast, "probabilities": probabilities}
+    return {name: (function, specs) for name, function in functions.items()}

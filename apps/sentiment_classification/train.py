@@ -5,20 +5,19 @@
 Read `main` from top to bottom: configuration, data, model, training, metrics, export, predictions.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import keras
-import numpy as np
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
-from apps.common.export import export_model, load_export
-from apps.common.metrics import classification_metrics
-from apps.sentiment_classification.evaluate import evaluate_export
-from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier, serving_signatures
+from apps.common.export import load_export, new_version
+from apps.common.model_card import write_card
+from apps.sentiment_classification.evaluate import report
+from apps.sentiment_classification.export import DESCRIPTION, write
+from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
 from data_pipelines.reviews import Review, encode, load_reviews, load_texts, review_batches
@@ -151,32 +150,15 @@ def train(config: Config) -> dict[str, float]:
     checkpoint.restore_best()
     model.save(folder / "model.keras")
 
-    # -- export
-    export = export_model(
-        Path(config.export_to),
-        model,
-        [vocabulary],
-        serving_signatures(model, vocabulary, reviews.labels, config.max_length_tokens),
-        warm_up={"text": np.array([b"a fine film", b""])},
-        files={"labels.txt": "\n".join(reviews.labels) + "\n"},
-    )
-
-    # -- metrics of what was exported, plots, predictions
-    served = load_export(str(export))
-    metrics = {}
-    for split in reviews.splits:
-        if split != "train":
-            truth, probabilities = evaluate_export(served, reviews.splits[split])
-            metrics[split] = classification_metrics(truth, probabilities)
-            if split == "validation":
-                runs.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
-                runs.plot_calibration(folder, truth, probabilities)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
-    print("\n" + cli.table(rows, ["metric", *metrics]))
+    # -- export, and the metrics of what was exported
+    with new_version(Path(config.export_to)) as version:
+        write(version.folder, folder, model)
+        served = load_export(str(version.folder))
+        metrics = report(served, reviews, folder)
+        size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nThree validation texts, with the words that weighed most:")
     print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
-    print(f"\nrun     {folder}\nexport  {export}")
+    print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
     return metrics["validation"]
 
 

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -15,7 +16,7 @@ from apps.common import cli
 from apps.common.export import load_export
 from apps.common.metrics import translation_metrics
 from data_pipelines.sources import DataError
-from data_pipelines.translations import load_translations
+from data_pipelines.translations import Translations, load_translations
 
 BATCH_SIZE = 32
 
@@ -40,6 +41,20 @@ def translate_all(served: Any, sentences: Sequence[str], progress: bool = False)
         for place, translation in zip(places, outputs["translation"]):
             translations[place] = translation.decode("utf-8", "replace")
     return translations
+
+
+def report(served: Any, data: Translations, folder: Path) -> dict[str, dict[str, float | str]]:
+    """Measure an export on all splits but the training split; print and write the metrics."""
+    metrics = {}
+    for split in data.splits:
+        if split != "train":
+            outputs = translate_all(served, [pair.source for pair in data.splits[split]])
+            metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]])
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"] if name != "bleu_signature"]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+    print(f"BLEU signature {metrics['validation']['bleu_signature']}\n")
+    return metrics
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.decoding import Sequences, find, texts
+from apps.common import decoding
+from apps.common.decoding import Sequences, texts
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
 from data_pipelines.translations import Pair, Vocabularies
@@ -20,7 +21,7 @@ def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return find(
+    return decoding.find(
         step,
         state,
         batch_size=tf.shape(source)[0],
@@ -56,16 +57,27 @@ def serving_signatures(
     model: Translator, vocabularies: Vocabularies, max_length_tokens: int, **settings: Any
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Sentences in, sentences out: `translation` and `score`; `alternatives` with their scores, best first; the tokens of
-    both sides, and how much each target token `attention` paid to each source token."""
+    both sides, and how much each target token `attention` paid to each source token. `serving_fast` searches greedily, and gives
+    the first two."""
 
-    def translate(text: tf.Tensor) -> dict[str, tf.Tensor]:
+    def read(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pieces = vocabularies.source.tokenize(text)[:, :max_length_tokens]
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        source = tf.pad(source, [[0, 0], [0, missing]])
+        return tf.pad(pieces.to_tensor(""), [[0, 0], [0, missing]]), tf.pad(source, [[0, 0], [0, missing]])
+
+    def find(source: tf.Tensor, **settings: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, source, **settings)
         found = found._replace(lengths=tf.where(tf.reduce_any(source != PADDING, axis=1)[:, None], found.lengths, 0))
-        strings = texts(vocabularies.target, found)
+        return found, texts(vocabularies.target, found)
+
+    def translate_fast(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        found, strings = find(read(text)[1], width=1)
+        return {"translation": strings[:, 0], "score": found.scores[:, 0]}
+
+    def translate(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        pieces, source = read(text)
+        found, strings = find(source, **settings)
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
         so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], START), best[:, :-1]], axis=1)
@@ -77,9 +89,10 @@ def serving_signatures(
             "score": found.scores[:, 0],
             "alternatives": strings,
             "alternative_scores": found.scores,
-            "source_tokens": tf.pad(pieces.to_tensor(""), [[0, 0], [0, missing]]),
+            "source_tokens": pieces,
             "target_tokens": tf.where(best != PADDING, vocabularies.target.pieces(best), ""),
             "attention": tf.where((best != PADDING)[:, :, None], tf.cast(attention, tf.float32), 0.0),
         }
 
-    return {"serving_default": (translate, [tf.TensorSpec((None,), tf.string, name="text")])}
+    specs = [tf.TensorSpec((None,), tf.string, name="text")]
+    return {"serving_default": (translate, specs), "serving_fast": (translate_fast, specs)}

@@ -5,25 +5,24 @@
 Read `train` from top to bottom: data, model, training, export, metrics, translations.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import keras
-import numpy as np
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
-from apps.common.export import export_model, load_export
+from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss
-from apps.common.metrics import translation_metrics
+from apps.common.model_card import write_card
 from apps.common.validation import SearchValidation
-from apps.translation.evaluate import translate_all
+from apps.translation.evaluate import report
+from apps.translation.export import DESCRIPTION, write
 from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.presets import QUICK, SUTSKEVER
-from apps.translation.serving import search_translations, serving_signatures
+from apps.translation.serving import search_translations
 from data_pipelines.steps import Batches, bucket_boundaries
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 
@@ -153,33 +152,16 @@ def train(config: Config) -> dict[str, float | str]:
     checkpoint.restore_best()
     model.save(folder / "model.keras")
 
-    # -- export
-    search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "block_ngrams")}
-    search |= {"width": config.beam_width, "best": config.beam_width}
-    export = export_model(
-        Path(config.export_to),
-        model,
-        [vocabularies.source, vocabularies.target],
-        serving_signatures(model, vocabularies, config.max_length_tokens, **search),
-        warm_up={"text": np.array([held_out[0].source.encode(), b""])},
-        files={"languages.txt": f"{config.source_lang}\n{config.target_lang}\n"},
-    )
-
-    # -- metrics of what was exported, plots, translations
-    served = load_export(str(export))
-    metrics = {}
-    for split in data.splits:
-        if split != "train":
-            outputs = translate_all(served, [pair.source for pair in data.splits[split]])
-            metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]])
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"] if name != "bleu_signature"]
-    print("\n" + cli.table(rows, ["metric", *metrics]))
-    print(f"BLEU signature {metrics['validation']['bleu_signature']}\n")
+    # -- export, and the metrics of what was exported
+    with new_version(Path(config.export_to)) as version:
+        write(version.folder, folder, model)
+        served = load_export(str(version.folder))
+        metrics = report(served, data, folder)
+        size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\n".join(explain(served, [pair.source for pair in held_out[:3]])))
     for n, pair in enumerate(held_out[:3], start=1):
         plot_attention(served, pair.source, folder / f"attention_{n}.png")
-    print(f"\nrun     {folder}\nexport  {export}")
+    print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
     return metrics["validation"]
 
 

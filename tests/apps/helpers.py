@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -44,22 +43,6 @@ def check_graph(version, text_ops=False):
         operations = {node.op for node in function.node_def}
         assert not operations & {"PyFunc", "EagerPyFunc", "CudnnRNNV3"}
         assert text_ops or not {op for op in operations if "Sentencepiece" in op}
-
-
-def run_warm_up(version):
-    """The outputs of each warm-up request of an export."""
-    import tensorflow_text  # noqa: F401
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    records = tf.data.TFRecordDataset(str(version / "assets.extra" / "tf_serving_warmup_requests"))
-    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
-    served = tf.saved_model.load(str(version)).signatures
-    results = []
-    for log in logs:
-        request = log.predict_log.request
-        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        results.append(served[request.model_spec.signature_name](**inputs))
-    return results
 
 
 def checkpoint_arrays(run, folder="checkpoints"):

@@ -14,7 +14,7 @@ from apps.music_generation.judge import Copies, tune_metrics
 from apps.music_generation.likelihood import FrameLoss
 from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.ngram import NgramModel, best_order
-from apps.music_generation.tune_serving import TuneWriter
+from apps.music_generation.tune_serving import TuneWriter, tune_headers
 from data_pipelines.abc import bars, bars_fit, read_tune, read_tunes, transpose
 from data_pipelines.piano_rolls import write_midi
 from data_pipelines.tunes import TuneVocabulary
@@ -316,7 +316,7 @@ def test_a_model_that_knows_nothing_writes_full_bars(kind):
     vocabulary = TuneVocabulary.learn_tokens([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
     model = TuneModel(vocabulary.size, 4, rows=1, units=4, depth=1)
     model.build()
-    writer = TuneWriter(model, vocabulary, tunes, top_k=0, max_length=120)
+    writer = TuneWriter(model, vocabulary, tune_headers(tunes), top_k=0, max_length=120)
     primes = tf.constant(["", "X:3\nM:6/8\nL:1/8\nK:D\nABc d", "M:C\nL:1/8\nK:G\nAB|", "M:C\n"] * 5)
     texts = [t.decode() for t in writer.write(primes, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
     for prime, text in zip(primes.numpy(), texts):

@@ -1,0 +1,157 @@
+"""A finished run in other forms: a new export, or its network alone as LiteRT or ONNX.
+
+LiteRT and ONNX have no strings, tables or searches: they get the network between ids and logits, and the program around it
+brings the rest. What is written is run once and compared with the model, as converters can be silently wrong.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common.export import new_version
+from apps.common.model_card import write_card
+from data_pipelines.sources import DataError
+from layers.recurrence import writes_in_order
+
+ENDINGS = {"litert": ".tflite", "onnx": ".onnx"}
+TOLERANCE = 1e-4
+
+
+def main(
+    application: str,
+    description: str,
+    write: Callable[[Path, Path, keras.Model], None],
+    network: Callable[[keras.Model], Any],
+) -> None:
+    """The command `python -m apps.<application>.export`.
+
+    Args:
+        application: its name.
+        description: for the model card.
+        write: (folder, run, model) writes the SavedModel.
+        network: the inputs of a model, as in `write_network`.
+    """
+    parser = argparse.ArgumentParser(f"python -m apps.{application}.export", allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
+    parser.add_argument("--export-to", type=Path, help="folder for <version>/, by default where the run exported to")
+    arguments = parser.parse_args()
+    model = load_model(arguments.run)
+    if arguments.format != "savedmodel":
+        if arguments.export_to:
+            raise DataError("--export-to is for savedmodel; a network is written into the run's folder. Leave the flag out.")
+        path = arguments.run / f"network{ENDINGS[arguments.format]}"
+        difference = write_network(model, network(model), path, arguments.format)
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
+        return
+    with new_version(arguments.export_to or Path(read_config(arguments.run).export_to)) as version:
+        write(version.folder, arguments.run, model)
+        size = write_card(version.folder, arguments.run, application, description)
+    print(f"export  {version.folder}  {size}")
+
+
+def read_config(run: Path) -> SimpleNamespace:
+    """The flags of a run."""
+    return SimpleNamespace(**json.loads((run / "config.json").read_text())["config"])
+
+
+def load_model(run: Path) -> keras.Model:
+    """The model of a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    path = run / "model.keras"
+    if not path.is_file():
+        raise DataError(f"{run}: holds no finished run, as there is no {path.name}. Pass a folder below runs/.")
+    try:
+        return keras.saving.load_model(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]}). Train again.") from None
+
+
+def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> float:
+    """Write the network of a model; return by how much its outputs differ from the model's.
+
+    ONNX gets a free batch size. LiteRT gets batches of one: its own operations know no loop over a batch of unknown size,
+    and TensorFlow's, which it would take instead, are missing from its runtimes.
+
+    Args:
+        model: Keras' model.
+        inputs: what the model is called with: a named `TensorSpec`, or a dictionary of them; the batch comes first.
+        path: of the file.
+        format: `litert` or `onnx`.
+
+    Raises:
+        DataError: the converter isn't installed, can't do it, or did it wrong.
+    """
+    if format == "litert":
+        inputs = keras.tree.map_structure(lambda s: tf.TensorSpec([1, *s.shape[1:]], s.dtype, s.name), inputs)
+    example = keras.tree.map_structure(_example, inputs)
+    wanted = keras.tree.flatten(model(example, training=False))
+    named = {spec.name: value for spec, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(example))}
+    partial = path.with_name(f".{path.name}{path.suffix}")
+    try:
+        with writes_in_order():
+            model.export(str(partial), format=format, verbose=False, input_signature=[inputs])
+        outputs = (_run_litert if format == "litert" else _run_onnx)(partial, named)
+        difference = _difference(outputs, wanted)
+    except ImportError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"--format {format}: {error}. Install it by: pip install -e '.[formats]'") from None
+    except Exception as error:  # the converters raise many kinds
+        partial.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"--format {format}: the converter can't write this network ({reason}). Take savedmodel.") from None
+    if not difference < TOLERANCE:
+        partial.unlink(missing_ok=True)
+        raise DataError(
+            f"--format {format}: the converted network's outputs differ by {difference:.1e} from the model's; expected less than "
+            f"{TOLERANCE:.0e}. Take savedmodel."
+        )
+    partial.replace(path)
+    return difference
+
+
+def _example(spec: tf.TensorSpec) -> np.ndarray:
+    """Ids that every vocabulary has, padded at the end; or numbers from 0 to 1."""
+    random = np.random.default_rng(0)
+    shape = [size or (3 if place == 0 else 7) for place, size in enumerate(spec.shape)]
+    if not spec.dtype.is_integer:
+        return random.random(shape).astype(spec.dtype.as_numpy_dtype)
+    ids = random.integers(1, 4, shape).astype(spec.dtype.as_numpy_dtype)
+    ids[0, 4:] = 0
+    return ids
+
+
+def _run_litert(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it will move to a package of its own
+        return list(tf.lite.Interpreter(str(path)).get_signature_runner()(**inputs).values())
+
+
+def _run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(None, {place.name: inputs[place.name] for place in session.get_inputs()})
+
+
+def _difference(outputs: list[np.ndarray], wanted: list[Any]) -> float:
+    """The largest difference; outputs may come in another order, and are told apart by their shapes."""
+    if len(outputs) != len(wanted):
+        return float("inf")
+    differences = []
+    for value in wanted:
+        same = [np.abs(o - np.asarray(value)).max() for o in outputs if o.shape == tuple(value.shape)]
+        differences.append(min(same, default=np.inf))
+    return float(max(differences))

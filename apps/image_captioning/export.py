@@ -1,0 +1,50 @@
+"""Write a finished run as a SavedModel, or its network alone as LiteRT or ONNX.
+
+python -m apps.image_captioning.export runs/image_captioning/NAME [--format savedmodel|litert|onnx]
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from apps.common import cli, formats
+from apps.common.export import vocabulary_files, write_saved_model
+from apps.image_captioning.encoders import ImageEncoder
+from apps.image_captioning.serving import example_image, serving_signatures
+from data_pipelines.vocabulary import load_vocabulary
+
+DESCRIPTION = (
+    "Describes a photograph, JPEG or PNG, in a sentence, and says where each word looked. It names what stood in its training "
+    "pictures; what it has never seen it takes for something else. It is no judge of people."
+)
+
+
+def write(folder: Path, run: Path, model: keras.Model) -> None:
+    """Write the SavedModel of a run."""
+    config, vocabulary = formats.read_config(run), load_vocabulary(run)
+    front = keras.saving.load_model(run / "front.keras") if (run / "front.keras").exists() else None
+    search: dict[str, Any] = {"width": config.beam_width, "best": config.beam_width}
+    search |= {"length_penalty": config.length_penalty, "block_ngrams": config.block_ngrams}
+    limits = {"size": config.image_size, "max_pixels": config.max_pixels, "max_length": config.max_length_tokens}
+    write_saved_model(
+        folder,
+        model,
+        [vocabulary, *([front] if front else [])],
+        serving_signatures(ImageEncoder(front, None, "", True), model, vocabulary, **limits, **search),
+        warm_up={"image_bytes": [example_image()]},
+        files=vocabulary_files(run),
+    )
+
+
+def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """Pictures, or the features of a pre-trained network, and the caption so far, to the logits of what follows."""
+    return {
+        "image": tf.TensorSpec([None, *model.image_shape], tf.float32, "image"),
+        "caption": tf.TensorSpec([None, None], tf.int32, "caption"),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(lambda: formats.main("image_captioning", DESCRIPTION, write, network))

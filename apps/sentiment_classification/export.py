@@ -1,0 +1,43 @@
+"""Write a finished run as a SavedModel, or its network alone as LiteRT or ONNX.
+
+python -m apps.sentiment_classification.export runs/sentiment_classification/NAME [--format savedmodel|litert|onnx]
+"""
+
+import json
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from apps.common import cli, formats
+from apps.common.export import vocabulary_files, write_saved_model
+from apps.sentiment_classification.model import serving_signatures
+from data_pipelines.vocabulary import load_vocabulary
+
+DESCRIPTION = (
+    "Classifies a text, and says how much each word weighed. It knows the kind of text it was trained on; of others, in another "
+    "language or about other things, its probabilities mean little."
+)
+
+
+def write(folder: Path, run: Path, model: keras.Model) -> None:
+    """Write the SavedModel of a run."""
+    config, labels = formats.read_config(run), json.loads((run / "config.json").read_text())["labels"]
+    vocabulary = load_vocabulary(run)
+    write_saved_model(
+        folder,
+        model,
+        [vocabulary],
+        serving_signatures(model, vocabulary, labels, config.max_length_tokens),
+        warm_up={"text": [b"a fine film", b""]},
+        files={"labels.txt": "\n".join(labels) + "\n", **vocabulary_files(run)},
+    )
+
+
+def network(model: keras.Model) -> tf.TensorSpec:
+    """Ids to logits and attention."""
+    return tf.TensorSpec([None, None], tf.int32, "ids")
+
+
+if __name__ == "__main__":
+    cli.run(lambda: formats.main("sentiment_classification", DESCRIPTION, write, network))

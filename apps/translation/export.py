@@ -1,0 +1,47 @@
+"""Write a finished run as a SavedModel, or its network alone as LiteRT or ONNX.
+
+python -m apps.translation.export runs/translation/NAME [--format savedmodel|litert|onnx]
+"""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from apps.common import cli, formats
+from apps.common.export import vocabulary_files, write_saved_model
+from apps.translation.serving import serving_signatures
+from data_pipelines.translations import Vocabularies
+
+DESCRIPTION = (
+    "Translates a sentence. It knows the kind of sentence it was trained on; what is far from it is translated fluently and "
+    "wrongly. Cut a longer text into sentences before."
+)
+
+
+def write(folder: Path, run: Path, model: keras.Model) -> None:
+    """Write the SavedModel of a run."""
+    config, vocabularies = formats.read_config(run), Vocabularies.load(run)
+    assert vocabularies is not None, run  # training saved it
+    search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "block_ngrams")}
+    search |= {"width": config.beam_width, "best": config.beam_width}
+    write_saved_model(
+        folder,
+        model,
+        [vocabularies.source, vocabularies.target],
+        serving_signatures(model, vocabularies, config.max_length_tokens, **search),
+        warm_up={"text": [b"a warm-up request", b""]},
+        files={
+            "languages.txt": f"{config.source_lang}\n{config.target_lang}\n",
+            **vocabulary_files(run, "joint", "source", "target"),
+        },
+    )
+
+
+def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """Ids of the source and of the translation so far, to the logits of what follows."""
+    return {name: tf.TensorSpec([None, None], tf.int32, name) for name in ("source", "target")}
+
+
+if __name__ == "__main__":
+    cli.run(lambda: formats.main("translation", DESCRIPTION, write, network))

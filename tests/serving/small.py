@@ -1,0 +1,107 @@
+"""A small run and export of each application, with random weights: what is tested here doesn't depend on what was learned."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from apps.common.export import new_version
+from apps.common.model_card import write_card
+from apps.common.runs import versions
+from apps.image_captioning import export as captioning_export
+from apps.image_captioning.encoders import image_encoder
+from apps.image_captioning.model import Captioner
+from apps.image_captioning.train import Config as CaptioningConfig
+from apps.music_generation import export as music_export
+from apps.music_generation.model import RollModel, TuneModel
+from apps.music_generation.train import Config as MusicConfig
+from apps.music_generation.tune_serving import tune_headers
+from apps.sentiment_classification import export as sentiment_export
+from apps.sentiment_classification.model import recurrent_classifier
+from apps.sentiment_classification.train import Config as SentimentConfig
+from apps.translation import export as translation_export
+from apps.translation.model import Translator
+from apps.translation.train import Config as TranslationConfig
+from data_pipelines.abc import Tune
+from data_pipelines.translations import Pair, Vocabularies
+from data_pipelines.tunes import TuneVocabulary
+from data_pipelines.vocabulary import WordVocabulary
+
+WRITERS = {
+    "sentiment_classification": sentiment_export,
+    "translation": translation_export,
+    "image_captioning": captioning_export,
+    "music_generation": music_export,
+    "piano_rolls": music_export,
+}
+SENTENCES = ["a small dog runs over the green grass", "two men sit on a wall , and eat", "the food wasn't good at all !"]
+
+
+def make_run(application: str, run: Path) -> None:
+    """What training leaves in the folder of a run, as far as an export needs it."""
+    run.mkdir(parents=True)
+    keras.utils.set_random_seed(3)
+    model, config, facts = globals()[f"_{application}"](run)
+    for variable in model.trainable_variables:  # clear preferences, so that nothing hangs on rounding
+        if len(variable.shape) == 2:
+            variable.assign(3 * np.asarray(variable))
+    model.save(run / "model.keras")
+    new = {"command": f"python -m apps.{application}.train", "config": dataclasses.asdict(config)}
+    new |= {"data": {"train": {"examples": 3}}, "versions": versions(), **facts}
+    (run / "config.json").write_text(json.dumps(new))
+
+
+def make_export(application: str, folder: Path) -> Path:
+    """A run and its export: the folder of the version."""
+    make_run(application, folder / "runs" / application)
+    run, writer = folder / "runs" / application, WRITERS[application]
+    with new_version(folder / "saved_models" / application) as version:
+        writer.write(version.folder, run, keras.saving.load_model(run / "model.keras"))
+        write_card(version.folder, run, application, writer.DESCRIPTION)
+    return version.folder
+
+
+def _sentiment_classification(run):
+    vocabulary = WordVocabulary.learn(SENTENCES, 30)
+    vocabulary.save(run)
+    sizes = {"cell": "gru", "units": 8, "depth": 1, "embedding_size": 8, "pooling": "attention"}
+    model = recurrent_classifier(vocabulary.size, 2, **sizes, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0)
+    return model, SentimentConfig(max_length_tokens=40), {"labels": ["negative", "positive"]}
+
+
+def _translation(run):
+    vocabularies = Vocabularies.learn([Pair(a, a.upper()) for a in SENTENCES], "bpe", 80, joint=True)
+    vocabularies.save(run)
+    model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
+    model.build()
+    return model, TranslationConfig(max_length_tokens=20, beam_width=3), {}
+
+
+def _image_captioning(run):
+    vocabulary = WordVocabulary.learn(SENTENCES, 40, markers=True)
+    vocabulary.save(run)
+    size = 32
+    model = Captioner(
+        vocabulary.size, (size, size, 3), image_encoder("small-cnn", size, "none").tail, False,
+        embedding_size=8, units=8, memory_size=8, depth=1, attention="additive",
+    )  # fmt: skip
+    model.build()
+    return model, CaptioningConfig(image_size=size, beam_width=3, max_length_tokens=12), {}
+
+
+def _music_generation(run):
+    tunes = [Tune("6/8", "1/8", "Dmaj", "d2e fdA|B3 A3|\n"), Tune("C", "1/8", "Gmaj", "G2B2 d4|g>f e/d/c B2 z2|]\n")]
+    vocabulary = TuneVocabulary.learn_tokens([tune.text for tune in tunes], "characters")
+    vocabulary.save(run)
+    (run / "headers.json").write_text(json.dumps(tune_headers(tunes)))
+    model = TuneModel(vocabulary.size, 8, rows=2, units=8, depth=1)
+    model.build()
+    return model, MusicConfig(max_length_tokens=60), {}
+
+
+def _piano_rolls(run):
+    model = RollModel(frame="nade", hidden=8, rows=2, units=8, depth=1)
+    model.build()
+    return model, MusicConfig(music="rolls", max_length_tokens=40), {}

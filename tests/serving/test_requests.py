@@ -1,0 +1,179 @@
+"""Requests that no one should send get a defined answer or an error that names the input; good ones beside them notice nothing."""
+
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common.export import load_export
+from apps.image_captioning.serving import example_image
+
+DRAWING = {"length": 30, "temperature": 0.9, "top_p": 0.95, "seed": 7}
+JPEG = tf.io.encode_jpeg(np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype("uint8")).numpy()
+BAD_TEXTS = ["", b"\xff\xfe broken \xc3", "x" * 1_000_000, "word " * 200_000, "\x00\x01\n\t", "<b>" * 50, "🙂" * 30]
+BAD_IMAGES = [b"", b"no picture", JPEG[:200], JPEG[:-40] + b"\x00" * 40, b"\xff\xd8" + b"\x00" * 1_000_000]
+
+
+@pytest.fixture(scope="module")
+def served(exports):
+    """(application, signature) -> a function of plain values that returns plain values."""
+    loaded = {application: load_export(str(folder)) for application, folder in exports.items()}
+
+    def call(application, signature="serving_default", **inputs):
+        function = loaded[application].signatures[signature]
+        specs = function.structured_input_signature[1]
+        constants = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in function(**constants).items()}
+
+    call.signatures = {application: list(model.signatures) for application, model in loaded.items()}
+    call.function = lambda application, name: loaded[application].signatures[name]
+    return call
+
+
+def rows_alone(served, application, signature, name, rows, **other):
+    return [served(application, signature, **{name: [row]}, **other) for row in rows]
+
+
+def is_text(value):
+    """All strings are UTF-8, as JSON wants it, and all numbers are numbers."""
+    if value.dtype == object:
+        [text.decode("utf-8") for text in value.ravel()]
+    else:
+        assert np.isfinite(value).all()
+    return True
+
+
+def test_every_signature_takes_an_empty_batch(served):
+    for application, signatures in served.signatures.items():
+        for signature in signatures:
+            function = served.function(application, signature)
+            inputs = {}
+            for name, spec in function.structured_input_signature[1].items():
+                shape = [size or 0 for size in spec.shape] if spec.shape.rank else []
+                if spec.shape.rank is None:  # a number for all
+                    shape = []
+                inputs[name] = tf.zeros(shape, spec.dtype) if spec.dtype != tf.string else tf.zeros(shape, tf.string)
+            for name, value in function(**inputs).items():
+                assert value.shape[0] == 0, (application, signature, name)
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "serving_fast"])
+@pytest.mark.parametrize("application, good", [("sentiment_classification", "the food wasn't good"), ("translation", "two men")])
+def test_bad_texts_get_answers_and_good_ones_beside_them_their_own(served, application, good, signature):
+    begun = time.monotonic()
+    mixed = served(application, signature, text=[BAD_TEXTS[0], good, *BAD_TEXTS[1:], good + " eat"])
+    assert time.monotonic() - begun < 60
+    assert all(is_text(value) for value in mixed.values())
+    for place, text in ((1, good), (-1, good + " eat")):
+        assert_same_row(mixed, place, served(application, signature, text=[text]))
+
+
+def assert_same_row(batch, place, alone):
+    """The row of a batch says what the request said alone; it may be padded more."""
+    for name, value in batch.items():
+        row, single = np.asarray(value[place]), np.asarray(alone[name][0])
+        part = row[tuple(slice(size) for size in single.shape)]
+        if value.dtype == object:
+            np.testing.assert_array_equal(part, single, err_msg=name)
+        else:
+            np.testing.assert_allclose(part, single, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "serving_fast"])
+def test_broken_images_get_an_error_each_and_good_ones_beside_them_their_caption(served, signature):
+    good = [JPEG, example_image()]
+    mixed = served("image_captioning", signature, image_bytes=[good[0], *BAD_IMAGES, good[1]])
+    assert all(is_text(value) for value in mixed.values())
+    for place, image in ((0, good[0]), (-1, good[1])):
+        alone = served("image_captioning", signature, image_bytes=[image])
+        assert alone["error"] == [b""] and alone["caption"][0]
+        assert_same_row(mixed, place, alone)
+    for place in (1, 2, 5):
+        assert mixed["error"][place].startswith(b"image_bytes[%d]: " % place)
+        assert mixed["caption"][place] == b""
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "in_metre"])
+def test_odd_primes_and_numbers_get_tunes(served, signature):
+    good, seeds = "M:6/8\nL:1/8\nK:D\nd2e", range(5, 5 + len(BAD_TEXTS) + 2)
+    alone = served("music_generation", signature, prime=[good], **{**DRAWING, "seed": [seeds[1]]})
+    numbers = {
+        "length": [30, 30, -5, 0, 2_000_000_000, 30, 30, 30, 30],
+        "temperature": [1.0, 0.9, 0.0, -1.0, np.nan, np.inf, 1e30, 1e-30, 1.0],
+        "top_p": [0.95, 0.95, 0.0, -1.0, 2.0, np.nan, 0.9, 0.9, 0.9],
+    }
+    mixed = served("music_generation", signature, prime=[BAD_TEXTS[0], good, *BAD_TEXTS[1:], good], seed=list(seeds), **numbers)
+    assert is_text(mixed["abc"])
+    assert mixed["abc"][1] == alone["abc"][0]
+    assert mixed["abc"][3].decode() == BAD_TEXTS[2]  # far too long: it comes back
+
+
+def test_temperature_0_and_below_write_the_most_probable_tune(served):
+    tunes = [
+        served("music_generation", prime=[""], **{**DRAWING, "top_p": 1.0, "temperature": t, "seed": 3})["abc"][0]
+        for t in (0.0, -1.0, np.nan)
+    ]
+    fast = served("music_generation", "serving_fast", prime=[""], length=30)["abc"][0]
+    assert set(tunes) == {fast}
+    assert served("music_generation", prime=[""], **{**DRAWING, "temperature": 3.0})["abc"][0] != fast
+
+
+def test_a_tune_is_as_long_as_the_limit_at_most(served):
+    limit = 60  # of the small export
+    longest = served("music_generation", prime=["M:6/8\nL:1/8\nK:D\n"], **{**DRAWING, "length": 10**9, "temperature": 1000.0})
+    assert len(longest["abc"][0]) <= limit + len("X:1\nM:6/8\nL:1/8\nK:Dmaj\n")
+
+
+@pytest.mark.parametrize(
+    "application, signature, inputs, named",
+    [
+        ("music_generation", "serving_default", {"prime": ["", ""], **DRAWING, "temperature": [1.0, 1.0, 1.0]}, "temperature"),
+        ("music_generation", "in_metre", {"prime": ["", ""], **DRAWING, "seed": []}, "seed"),
+        ("music_generation", "serving_fast", {"prime": [""], "length": [1, 2]}, "length"),
+        ("music_generation", "score", {"text": ["a" * 200_000]}, "text"),
+        ("piano_rolls", "score", {"frames": np.zeros((1, 60_000, 88), "uint8"), "lengths": [60_000]}, "frames"),
+    ],
+)
+def test_what_fits_no_row_is_an_error_that_names_the_input(served, application, signature, inputs, named):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\[{named} has \d+ .*\. .+\.\]"):
+        served(application, signature, **inputs)
+
+
+def test_what_fits_no_signature_is_an_error(served):
+    for application, name in (("sentiment_classification", "text"), ("translation", "text"), ("image_captioning", "image_bytes")):
+        function = served.function(application, "serving_default")
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected to be a string tensor but is a float tensor"):
+            function(**{name: tf.constant([1.0])})
+        with pytest.raises(TypeError, match=name):
+            function(other=tf.constant(["a"]))
+
+
+def test_odd_rolls_get_frames(served):
+    numbers = {"length": 12, "temperature": 1.0, "seed": 1}
+    piece = np.random.default_rng(0).integers(0, 2, (1, 5, 88)).astype("uint8")
+    normal = served("piano_rolls", frames=piece, **numbers)["frames"]
+    assert normal.shape == (1, 17, 88)
+    np.testing.assert_array_equal(served("piano_rolls", frames=255 * piece, **numbers)["frames"], normal)  # loud is on
+    for change in ({"temperature": 0.0}, {"temperature": -1.0}, {"temperature": np.nan}):
+        np.testing.assert_array_equal(
+            served("piano_rolls", frames=piece, **{**numbers, **change})["frames"],
+            served("piano_rolls", "serving_fast", frames=piece, length=12)["frames"],
+        )
+    assert served("piano_rolls", frames=piece, **{**numbers, "length": -3})["frames"].shape == (1, 5, 88)
+    assert served("piano_rolls", frames=piece[:, :0], **{**numbers, "length": 0})["frames"].shape == (1, 0, 88)
+    assert served("piano_rolls", frames=piece, **{**numbers, "length": 10**9})["frames"].shape == (1, 45, 88)
+
+
+def test_fast_signatures_say_what_a_greedy_search_finds(served):
+    text = ["the food wasn't good at all !", "a small dog"]
+    full, fast = (served("sentiment_classification", name, text=text) for name in ("serving_default", "serving_fast"))
+    assert set(fast) == {"label", "probability"}
+    for name in fast:
+        np.testing.assert_array_equal(fast[name], full[name])
+    fast = served("translation", "serving_fast", text=text)
+    assert set(fast) == {"translation", "score"}
+    best = served("translation", text=text)
+    assert (best["score"] >= -1e8).all() and all(fast["translation"])
+    fast = served("image_captioning", "serving_fast", image_bytes=[JPEG])
+    assert set(fast) == {"caption", "score", "error"} and fast["caption"][0]
