@@ -6,6 +6,7 @@ brings the rest. What is written is run once and compared with the model, as con
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,9 +98,10 @@ def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> f
     example = keras.tree.map_structure(_example, inputs)
     wanted = keras.tree.flatten(model(example, training=False))
     named = {spec.name: value for spec, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(example))}
-    partial = path.with_name(f".{path.name}{path.suffix}")
+    partial = path.with_name(f".{path.name}{ENDINGS[format]}")
     try:
-        with writes_in_order():
+        with writes_in_order(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converters' own
             model.export(str(partial), format=format, verbose=False, input_signature=[inputs])
         outputs = (_run_litert if format == "litert" else _run_onnx)(partial, named)
         difference = _difference(outputs, wanted)
@@ -132,8 +134,6 @@ def _example(spec: tf.TensorSpec) -> np.ndarray:
 
 
 def _run_litert(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it will move to a package of its own
         return list(tf.lite.Interpreter(str(path)).get_signature_runner()(**inputs).values())

@@ -7,7 +7,6 @@ import tensorflow as tf
 from apps.music_generation.model import RollModel
 from data_pipelines.piano_rolls import KEYS
 
-
 FRAMES_LIMIT = 50_000
 
 

@@ -12,6 +12,8 @@ from apps.translation.model import Translator
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, PADDING, START
 
+BYTES_PER_TOKEN = 64  # more than any token has
+
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
     """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
@@ -61,6 +63,7 @@ def serving_signatures(
     the first two."""
 
     def read(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        text = tf.strings.substr(text, 0, BYTES_PER_TOKEN * max_length_tokens)  # no need to tokenize what is cut off
         pieces = vocabularies.source.tokenize(text)[:, :max_length_tokens]
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column

@@ -1,4 +1,4 @@
-"""Requests that no one should send get a defined answer or an error that names the input; good ones beside them notice nothing."""
+"""Requests that no one should send get a defined answer or an error that says why; good ones beside them notice nothing."""
 
 import time
 

@@ -97,5 +97,5 @@ def test_c_gets_the_answers_that_python_gets(application, client, exports, tmp_p
 
 
 def test_c_gets_an_error_that_names_what_is_wrong(client, exports, tmp_path):
-    with pytest.raises(AssertionError, match="Expects arg.0. to be string but float is provided"):
+    with pytest.raises(AssertionError, match=r"Expects arg\[0\] to be string but float is provided"):
         ask(client, exports["sentiment_classification"], "serving_default", {"text": 1.0}, tmp_path)

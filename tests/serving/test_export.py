@@ -1,0 +1,229 @@
+"""Exports are written whole or not at all, hold plain operations only, and say what they are."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.framework import kernels, op_def_registry
+from tensorflow_serving.config import model_server_config_pb2
+
+from apps.common.export import load_export, new_version, run_warm_up
+from apps.common.formats import write_network
+from data_pipelines.sources import DataError
+from tests.apps import helpers
+from tests.apps.helpers import ENVIRONMENT, ROOT
+from tests.serving.small import WRITERS
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from apps.common.export import new_version
+with new_version(Path(sys.argv[1])) as version:
+    (version.folder / "saved_model.pb").write_text("half")
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def numbers(root):
+    return sorted(path.name for path in root.iterdir() if path.name.isdigit())
+
+
+def test_a_killed_export_leaves_no_version(tmp_path):
+    for kill in (signal.SIGKILL, signal.SIGINT):
+        line = [sys.executable, "-c", KILLED, str(tmp_path)]
+        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout.readline() == b"writing\n"
+        process.send_signal(kill)
+        process.wait()
+        process.stdout.close()
+        assert numbers(tmp_path) == []
+    left = list(tmp_path.glob(".writing-*"))
+    assert len(left) == 1  # of the one that could not clean up
+    with new_version(tmp_path):
+        pass
+    assert left[0].exists()  # it might still be written
+    os.utime(left[0], (time.time() - 2 * 24 * 3600,) * 2)
+    with new_version(tmp_path) as version:
+        pass
+    assert not left[0].exists() and version.folder == tmp_path / "2"
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), new_version(tmp_path / "application"):
+        raise RuntimeError
+    assert list((tmp_path / "application").iterdir()) == []
+    assert not (tmp_path / "models.config").exists()
+
+
+def test_exports_at_once_get_a_version_each(tmp_path):
+    barrier = threading.Barrier(6)
+    made = []
+
+    def export(n):
+        with new_version(tmp_path) as version:
+            (version.folder / "who").write_text(str(n))
+            barrier.wait()
+        made.append((version.folder.name, (version.folder / "who").read_text()))
+
+    threads = [threading.Thread(target=export, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(version for version, _ in made) == list("123456") == numbers(tmp_path)
+    assert sorted(who for _, who in made) == list("012345")
+
+
+def read_config(path):
+    return text_format.Parse(path.read_text(), model_server_config_pb2.ModelServerConfig()).model_config_list.config
+
+
+def test_models_config_gets_each_model_once_and_keeps_what_a_person_wrote(tmp_path, capsys):
+    for name in ("one", "two", "one"):
+        with new_version(tmp_path / name):
+            pass
+    config = tmp_path / "models.config"
+    assert [(m.name, m.base_path, m.model_platform) for m in read_config(config)] == [
+        ("one", "/models/one", "tensorflow"),
+        ("two", "/models/two", "tensorflow"),
+    ]
+    config.write_text(config.read_text().replace("/models/one", "/elsewhere/one"))
+    with new_version(tmp_path / "one"), new_version(tmp_path / "three"):
+        pass
+    assert [m.base_path for m in read_config(config)] == ["/elsewhere/one", "/models/two", "/models/three"]
+    config.write_text("not a config {")
+    with new_version(tmp_path / "four"):
+        pass
+    assert config.read_text() == "not a config {"
+    assert "Add the model 'four' by hand" in capsys.readouterr().out
+
+
+def allowed_operations():
+    """kind -> names; a line that begins with a space goes on."""
+    text = Path(__file__).with_name("allowed_ops.txt").read_text()
+    lines = [line.split() for line in text.replace("\n ", " ").splitlines() if not line.startswith("#")]
+    return {kind: set(names) for kind, *names in lines}
+
+
+KINDS = allowed_operations()
+
+
+def graph_of(version):
+    return saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+
+
+@pytest.mark.parametrize("application", WRITERS)
+def test_every_operation_of_every_function_is_a_plain_one(application, exports):
+    graph = graph_of(exports[application])
+    operations = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
+    functions = {function.signature.name for function in graph.library.function}
+    unknown = operations - functions - set().union(*KINDS.values())
+    assert not unknown, f"not allowed in an export: {sorted(unknown)}"
+    assert application == "translation" or not operations & KINDS["text"]
+    for function in graph.library.function:
+        for name in ("_XlaMustCompile", "_XlaScope", "api_implements"):  # compiled by XLA; swapped for cuDNN
+            assert name not in function.attr or (not function.attr[name].b and not function.attr[name].s), function.signature.name
+        for node in function.node_def:
+            assert not node.attr["_XlaMustCompile"].b and "GPU" not in node.device, node.name
+
+
+def test_what_is_allowed_runs_on_a_processor():
+    import tensorflow_text  # noqa: F401
+
+    for kind, operations in KINDS.items():
+        for name in operations:
+            assert op_def_registry.get(name) is not None, name
+            devices = {kernel.device_type for kernel in kernels.get_registered_kernels_for_op(name).kernel}
+            assert devices & {"CPU", "DEFAULT"}, name
+            assert (kind == "text") == name.startswith("Sentencepiece")
+    assert not {name for operations in KINDS.values() for name in operations if "Py" in name or "Cudnn" in name or "Xla" in name}
+
+
+@pytest.mark.parametrize("application", WRITERS)
+def test_an_export_has_its_contract_its_warm_up_its_vocabulary_and_its_card(application, exports):
+    version = exports[application]
+    served = load_export(str(version))
+    assert {"serving_default", "serving_fast"} <= set(served.signatures)
+    full, fast = (set(served.signatures[name].structured_outputs) for name in ("serving_default", "serving_fast"))
+    assert fast <= full and "attention" not in fast
+    for outputs in run_warm_up(version, served):
+        assert set(outputs) == full
+    card = (version / "model_card.md").read_text()
+    for part in (
+        WRITERS[application].DESCRIPTION,
+        f"python -m apps.{application}.train",
+        tf.__version__,
+        "MB |",
+        "### serving_fast",
+    ):
+        assert part in card
+    names = {"translation": "joint", "piano_rolls": None}.get(application, "vocabulary")
+    assert names is None or (version / f"{names}.json").exists()
+
+
+def test_models_config_lists_all_exports(exports):
+    config = read_config(exports["translation"].parents[1] / "models.config")
+    assert [model.name for model in config] == list(WRITERS)
+
+
+# -- other formats
+
+
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+@pytest.mark.parametrize("application", WRITERS)
+def test_networks_are_written_and_do_what_the_model_does(application, format, exports, tmp_path):
+    run = exports[application].parents[2] / "runs" / application
+    model = keras.saving.load_model(run / "model.keras")
+    difference = write_network(model, WRITERS[application].network(model), tmp_path / "network", format)
+    assert difference < 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["network"]
+
+
+def test_a_network_that_a_converter_gets_wrong_is_refused(exports, tmp_path, monkeypatch):
+    run = exports["music_generation"].parents[2] / "runs" / "music_generation"
+    model = keras.saving.load_model(run / "model.keras")
+    inputs = WRITERS["music_generation"].network(model)
+
+    def write_another(path, **kwargs):
+        other = keras.saving.load_model(run / "model.keras")
+        other.set_weights([weight + 1 for weight in model.get_weights()])
+        other.export(path, **kwargs)
+
+    monkeypatch.setattr(model, "export", write_another)
+    with pytest.raises(DataError, match=r"differ by .* from the model's"):
+        write_network(model, inputs, tmp_path / "network.onnx", "onnx")
+    monkeypatch.setattr(model, "export", lambda *_, **__: 1 / 0)
+    with pytest.raises(DataError, match=r"can't write this network \(division by zero\)"):
+        write_network(model, inputs, tmp_path / "network.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_exports_again_and_refuses_what_is_no_run(exports, tmp_path):
+    run = exports["sentiment_classification"].parents[2] / "runs" / "sentiment_classification"
+    (run / "metrics.json").write_text(json.dumps({"validation": {"accuracy": 0.75}}))
+    result = helpers.command("sentiment_classification", "export", run, "--export-to", tmp_path / "again")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "MB, loads and answers in" in result.stdout
+    assert "| accuracy | 0.7500 |" in (tmp_path / "again" / "1" / "model_card.md").read_text()
+    text = tf.constant(["a small dog", "the food wasn't good"])
+    outputs = [
+        load_export(str(version)).signatures["serving_default"](text=text)["probability"].numpy()
+        for version in (exports["sentiment_classification"], tmp_path / "again")
+    ]
+    np.testing.assert_array_equal(*outputs)
+    result = helpers.command("sentiment_classification", "export", tmp_path)
+    assert result.returncode == 2 and "holds no finished run" in result.stderr
+    result = helpers.command("sentiment_classification", "export", run, "--format", "onnx", "--export-to", tmp_path)
+    assert result.returncode == 2 and "--export-to is for savedmodel" in result.stderr
