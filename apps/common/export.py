@@ -88,7 +88,6 @@ def _add_to_models_config(root: Path) -> None:
 
 def write_saved_model(
     folder: Path,
-    model: keras.Model,
     resources: list[tf.Module],
     signatures: Signatures,
     warm_up: Mapping[str, Any],
@@ -98,14 +97,13 @@ def write_saved_model(
 
     Args:
         folder: of a `Version`.
-        model: its variables travel.
-        resources: modules with tables and tokenizers; they travel too.
+        resources: modules with tables and tokenizers, which travel with the variables. (The model itself is not among them:
+            Keras would write its weights twice.)
         signatures: name -> (function of named tensors, their specs). `serving_default` must be among them.
         warm_up: inputs of one request for `serving_default`, run by TF Serving when it loads the model.
         files: name -> content, written beside the graph.
     """
     archive = keras.export.ExportArchive()
-    archive.track(model)
     for resource in resources:
         archive.track(resource)
     for name, (function, specs) in signatures.items():

@@ -4,6 +4,7 @@ A backbone with ImageNet weights is all front; with `fine_tune_blocks` its last 
 all tail, and its front are the pixels.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,7 +133,7 @@ def _application(name: str, size: int, alpha: float, weights: str | None) -> ker
     except Exception as error:  # keras.utils.get_file raises a plain Exception
         raise DataError(
             f"{name}: the ImageNet weights can't be had ({error}). Put the file into "
-            f"{Path(keras.config.keras_home()) / 'models'}, or pass --backbone-weights PATH or none."
+            f"{os.environ.get('KERAS_HOME', '~/.keras')}/models, or pass --backbone-weights PATH or none."
         ) from None
 
 

@@ -30,7 +30,6 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     limits = {"size": config.image_size, "max_pixels": config.max_pixels, "max_length": config.max_length_tokens}
     write_saved_model(
         folder,
-        model,
         [vocabulary, *([front] if front else [])],
         serving_signatures(ImageEncoder(front, None, "", True), model, vocabulary, **limits, **search),
         warm_up={"image_bytes": [example_image()]},

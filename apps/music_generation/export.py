@@ -39,7 +39,7 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
         writer = RollWriter(model, config.max_length_tokens)
         signatures = roll_signatures(writer)
         warm_up |= {"frames": np.zeros((1, 0, KEYS), np.uint8)}
-    write_saved_model(folder, model, [writer], signatures, warm_up, vocabulary_files(run))
+    write_saved_model(folder, [writer], signatures, warm_up, vocabulary_files(run))
 
 
 def network(model: keras.Model) -> dict[str, tf.TensorSpec]:

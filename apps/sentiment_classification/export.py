@@ -26,7 +26,6 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     vocabulary = load_vocabulary(run)
     write_saved_model(
         folder,
-        model,
         [vocabulary],
         serving_signatures(model, vocabulary, labels, config.max_length_tokens),
         warm_up={"text": [b"a fine film", b""]},

@@ -27,7 +27,6 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     search |= {"width": config.beam_width, "best": config.beam_width}
     write_saved_model(
         folder,
-        model,
         [vocabularies.source, vocabularies.target],
         serving_signatures(model, vocabularies, config.max_length_tokens, **search),
         warm_up={"text": [b"a warm-up request", b""]},

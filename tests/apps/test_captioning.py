@@ -281,6 +281,16 @@ def test_the_parts_of_an_encoder_make_the_whole(backbone_weights):
         image_encoder("mobilenet", 64, weights, alpha=0.5)
 
 
+def test_missing_weights_say_where_to_put_them(monkeypatch):
+    def fail(**_):
+        raise Exception("URL fetch failure")  # as keras.utils.get_file does without a network
+
+    monkeypatch.setattr(keras.applications, "MobileNet", fail)
+    monkeypatch.setenv("KERAS_HOME", "/somewhere")
+    with pytest.raises(DataError, match=r"URL fetch failure.*/somewhere/models"):
+        image_encoder("mobilenet", 64, "imagenet")
+
+
 @pytest.mark.parametrize("name, channels", [("mobilenet_v2", 1280), ("efficientnet_b0", 1280)])
 def test_the_other_backbones_build(name, channels):
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
