@@ -1,11 +1,12 @@
 # make demo   train every application on its embedded data, export, predict
 # make test   lint, types, doctests and tests; the layers on JAX too
+# make test-browser   the page of apps.demo in Chromium, over models trained for it
 
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-browser lint types clean
 
 demo: .venv/demo
 	$(BIN)/python -m apps.sentiment_classification.train --quick
@@ -21,8 +22,11 @@ demo: .venv/demo
 		"M:6/8\nL:1/8\nK:D\n"
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests layers data_pipelines apps
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser tests layers data_pipelines apps
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 tests/layers
+
+test-browser: .venv/dev
+	$(BIN)/python -m pytest tests/browser
 
 lint: .venv/dev
 	$(BIN)/ruff check .

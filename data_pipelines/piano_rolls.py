@@ -1,5 +1,6 @@
 """Piano rolls: which keys sound in each frame; from any source to the streams that a model trains on."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +150,7 @@ def _roll(cells: list[tuple[int, int, int]]) -> np.ndarray:
     return frames
 
 
-def write_midi(frames: np.ndarray, path: Path, frame_beats: float = 0.25, beats_per_minute: float = 100.0) -> None:
+def midi_bytes(frames: np.ndarray, frame_beats: float = 0.25, beats_per_minute: float = 100.0) -> bytes:
     """Frames as a MIDI file; a key that sounds in frames that follow each other is one note."""
     import mido
 
@@ -165,7 +166,9 @@ def write_midi(frames: np.ndarray, path: Path, frame_beats: float = 0.25, beats_
         kind = "note_on" if changes[t, key] > 0 else "note_off"
         track.append(mido.Message(kind, note=int(key) + LOWEST, velocity=72, time=at - now))
         now = at
-    file.save(path)
+    content = io.BytesIO()
+    file.save(file=content)
+    return content.getvalue()
 
 
 def embedded_chorales(frame_beats: float = 0.25) -> list[np.ndarray]:

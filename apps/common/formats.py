@@ -73,7 +73,7 @@ def load_model(run: Path) -> keras.Model:
     if not path.is_file():
         raise DataError(f"{run}: holds no finished run, as there is no {path.name}. Pass a folder below runs/.")
     try:
-        return keras.saving.load_model(path)
+        return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, KeyError) as error:
         raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]}). Train again.") from None
 

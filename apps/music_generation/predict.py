@@ -2,13 +2,12 @@
 
     python -m apps.music_generation.predict saved_models/music_generation --out tune [--prime "M:6/8\\nL:1/8\\nK:D\\n"]
 
-Tunes are printed as ABC, and with `--out` written as .abc, .mid, .svg and .png, and .wav where fluidsynth is
-installed. A model of piano rolls needs `--out`; its prime is a .mid file.
+Tunes are printed as ABC, and with `--out` written as .abc, .mid, .wav, .svg and .png. A model of piano rolls needs
+`--out`; its prime is a .mid file.
 """
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.export import load_export
 from apps.music_generation.evaluate import draw_tunes, writes_tunes
-from apps.music_generation.scores import missing_sound, write_roll, write_tune
+from apps.music_generation.scores import write_roll, write_tune
 from data_pipelines.piano_rolls import KEYS, Rolls, read_midi
 from data_pipelines.sources import DataError, read_text
 from data_pipelines.tunes import Tunes
@@ -52,8 +51,6 @@ def main() -> None:
             print(json.dumps({"prime": prime, **result}, ensure_ascii=False))
         else:
             print("\n".join([*([result["abc"]] if "abc" in result else []), *result["files"]]))
-    if arguments.out is not None and missing_sound():
-        print(missing_sound(), file=sys.stderr)
 
 
 def _tune(served: Any, prime: str, out: Path | None, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,27 +1,20 @@
 """Music as files: ABC, MIDI, sheet music, sound, and piano-roll pictures."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from apps.common.runs import new_figure, save_figure
 from apps.music_generation.engraver import engrave
+from apps.music_generation.sound import notes_of, synthesize, to_wav
 from data_pipelines.abc import elements
-from data_pipelines.piano_rolls import LOWEST, write_midi
+from data_pipelines.piano_rolls import LOWEST, midi_bytes
 from data_pipelines.sources import DataError
-
-SOUND_FONTS = (
-    "/usr/share/sounds/sf2/FluidR3_GM.sf2",
-    "/usr/share/sounds/sf2/default-GM.sf2",
-    "/usr/share/soundfonts/default.sf2",
-)
 
 
 def write_tune(abc: str, path: Path) -> list[Path]:
-    """Write `path` with the endings .abc, .mid and .svg and .png, .wav where fluidsynth is; return them.
+    """Write `path` with the endings .abc, .mid, .wav, .svg and .png; return them.
 
     Raises:
         DataError: verovio can't read the tune; the .abc file is written before.
@@ -39,11 +32,11 @@ def write_tune(abc: str, path: Path) -> list[Path]:
         files.append(path.with_name(f"{name}.svg"))
         files[-1].write_text(svg)
         files.append(_png(svg, path.with_name(f"{name}.png")))
-    return files + _wav(path)
+    return [*files, _wav(score.midi, path)]
 
 
 def with_open_repeats(abc: str) -> str:
-    """The tune with every `|:` that ABC lets a writer leave out: players of MIDI files need them.
+    """The tune with every `|:` that ABC lets a writer leave out: players of MIDI files need them. What isn't ABC stays as it is.
 
     >>> print(with_open_repeats("X:1\\nM:2/4\\nK:D\\nabcd:|\\nefga|b4:|\\n"))
     X:1
@@ -53,10 +46,15 @@ def with_open_repeats(abc: str) -> str:
     |:efga|b4:|
     <BLANKLINE>
     """
-    head, key, body = re.split(r"(?m)^(K:.*\n)", abc, maxsplit=1)
+    fields = re.split(r"(?m)^(K:.*\n)", abc, maxsplit=1)
+    try:
+        head, key, body = fields
+        found = list(elements(body))
+    except ValueError:  # not ABC
+        return abc
     parts: list[str] = []
     section, is_open = 0, False
-    for kind, match in elements(body):
+    for kind, match in found:
         parts.append(match[0])
         if kind == "bar":
             line = match["bar"]
@@ -70,11 +68,12 @@ def with_open_repeats(abc: str) -> str:
 
 
 def write_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> list[Path]:
-    """Write `path` with the endings .mid and .png, .wav where fluidsynth is; return them."""
+    """Write `path` with the endings .mid, .wav and .png; return them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_midi(frames, path.with_suffix(".mid"), frame_beats)
+    midi = midi_bytes(frames, frame_beats)
+    path.with_suffix(".mid").write_bytes(midi)
     draw_roll(frames, path.with_suffix(".png"), frame_beats, primed)
-    return [path.with_suffix(".mid"), path.with_suffix(".png"), *_wav(path)]
+    return [path.with_suffix(".mid"), path.with_suffix(".png"), _wav(midi, path)]
 
 
 def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> None:
@@ -103,19 +102,6 @@ def _png(svg: str, path: Path) -> Path:
     return path
 
 
-def _wav(path: Path) -> list[Path]:
-    font = next((font for font in SOUND_FONTS if Path(font).exists()), None)
-    if font is None or shutil.which("fluidsynth") is None:
-        return []
-    wav = path.with_suffix(".wav")
-    subprocess.run(
-        ["fluidsynth", "-ni", "-q", "-F", str(wav), font, str(path.with_suffix(".mid"))], check=True, capture_output=True
-    )
-    return [wav]
-
-
-def missing_sound() -> str:
-    """Why there is no .wav, or ""."""
-    if shutil.which("fluidsynth") and any(Path(font).exists() for font in SOUND_FONTS):
-        return ""
-    return "no .wav: fluidsynth or a sound font is missing. On Debian: apt install fluidsynth fluid-soundfont-gm"
+def _wav(midi: bytes, path: Path) -> Path:
+    path.with_suffix(".wav").write_bytes(to_wav(synthesize(notes_of(midi))))
+    return path.with_suffix(".wav")

@@ -31,20 +31,6 @@ def run_alone(script, *arguments):
     assert result.stdout.endswith("fine\n"), result.stderr[-3000:]
 
 
-def check_graph(version, text_ops=False):
-    """No Python, no compiled function, no cuDNN; and only TensorFlow's own operations, or TensorFlow Text's with `text_ops`."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = (version / "saved_model.pb").read_bytes()
-    graph = saved_model_pb2.SavedModel.FromString(saved).meta_graphs[0].graph_def
-    for function in graph.library.function:
-        must_compile = function.attr.get("_XlaMustCompile")
-        assert not (must_compile and must_compile.b), function.signature.name
-        operations = {node.op for node in function.node_def}
-        assert not operations & {"PyFunc", "EagerPyFunc", "CudnnRNNV3"}
-        assert text_ops or not {op for op in operations if "Sentencepiece" in op}
-
-
 def checkpoint_arrays(run, folder="checkpoints"):
     """All that the last checkpoint of a run holds."""
     with np.load(max((run / folder).glob("step-*.npz"))) as file:

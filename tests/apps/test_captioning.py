@@ -17,6 +17,7 @@ from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import END, START, UNKNOWN
 from tests.apps import helpers
 from tests.data_pipelines.test_images import encoded, picture
+from tests.serving.operations import check_graph
 
 SMALL = ["--quick", "--backbone", "small-cnn", "--image-size", "32", "--units", "16", "--embedding-size", "16"]
 SMALL += ["--memory-size", "16", "--batch-size", "16", "--learning-rate", "0.01"]
@@ -124,13 +125,6 @@ def test_the_export_describes_without_this_project(trained, tmp_path):
     helpers.run_alone(script, export / "1", tmp_path)
 
 
-def test_the_graph_is_plain_and_warm_up_requests_run(trained):
-    _, export, _ = trained
-    helpers.check_graph(export / "1")
-    for outputs in helpers.run_warm_up(export / "1"):
-        assert outputs["error"][0] == b"" and outputs["caption"].shape == (1,)
-
-
 def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
     finished, _, _ = trained
     helpers.kill_twice("image_captioning", tmp_path / "run", *flags(files, tmp_path))
@@ -172,7 +166,7 @@ def test_a_frozen_backbone_and_then_its_last_blocks_train(files, backbone_weight
     base.load_weights(backbone_weights)
     np.testing.assert_array_equal(frozen, base.get_layer("conv_pw_12").kernel)
     assert np.abs(tuned - frozen).max() > 0
-    helpers.check_graph(tmp_path / "export" / "1", text_ops=True)
+    check_graph(tmp_path / "export" / "1", text_ops=True)
     assert command("predict", tmp_path / "export", files / "images" / "test-0000.png").returncode == 0
 
 

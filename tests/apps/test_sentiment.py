@@ -10,6 +10,7 @@ import tensorflow as tf
 from apps.sentiment_classification.model import AttentionPooling, bag_of_words_classifier, recurrent_classifier
 from data_pipelines.embedded.reviews import embedded_reviews
 from tests.apps import helpers
+from tests.serving.operations import check_graph
 
 SMALL = ["--quick", "--units", "16", "--embedding-size", "16"]
 
@@ -92,32 +93,11 @@ def test_the_export_predicts_without_this_project(trained):
     helpers.run_alone(script, export / "1")
 
 
-def test_the_graph_is_plain_and_warm_up_requests_run(trained):
-    _, export, _ = trained
-    helpers.check_graph(export / "1")
-    results = helpers.run_warm_up(export / "1")
-    assert results
-    for outputs in results:
-        assert set(outputs) == {"label", "probability", "tokens", "attention"}
-
-
-def test_a_second_export_gets_the_next_version(trained, reviews, tmp_path):
-    from apps.common.export import export_model
-    from apps.sentiment_classification.model import serving_signatures
-    from data_pipelines.vocabulary import load_vocabulary
-
-    run, _, _ = trained
-    model, vocabulary = keras.saving.load_model(run / "model.keras"), load_vocabulary(run)
-    for version in (1, 2):
-        made = export_model(tmp_path, model, [vocabulary], serving_signatures(model, vocabulary, ["a", "b"], 20), {}, {})
-        assert made == tmp_path / str(version)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
-
-
 def test_subwords_baseline_and_last_state_export_too(reviews, tmp_path):
     result = train(reviews, tmp_path, "--tokens", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "good" in command("predict", tmp_path / "export", "good food").stdout
+    check_graph(tmp_path / "export" / "1", text_ops=True)
 
 
 def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):

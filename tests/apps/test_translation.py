@@ -15,6 +15,7 @@ from apps.translation.train import MODEL_FLAGS, Config
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.vocabulary import END, START
 from tests.apps import helpers
+from tests.serving.operations import check_graph
 
 SMALL = ["--quick", "--units", "16", "--embedding-size", "16", "--vocabulary-size", "200", "--beam-width", "3"]
 
@@ -102,13 +103,6 @@ def test_the_export_translates_without_this_project(trained):
     helpers.run_alone(script, export / "1")
 
 
-def test_the_graph_is_plain_and_warm_up_requests_run(trained):
-    _, export, _ = trained
-    helpers.check_graph(export / "1", text_ops=True)
-    for outputs in helpers.run_warm_up(export / "1"):
-        assert {"translation", "score", "alternatives", "alternative_scores", "attention"} <= set(outputs)
-
-
 def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
     finished, _, _ = trained
     helpers.kill_twice("translation", tmp_path / "run", *flags(files, tmp_path))
@@ -127,6 +121,7 @@ def test_the_other_parts_train_and_export_too(files, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "training pair(s) beyond 25 tokens" in result.stdout
     assert command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
+    check_graph(tmp_path / "export" / "1", text_ops=True)
 
 
 def test_wrong_use_is_one_line_and_leaves_nothing(files, tmp_path):

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from apps.common.export import new_version
+from apps.common.formats import load_model
+from apps.common.losses import TokenLoss
 from apps.common.model_card import write_card
 from apps.common.runs import versions
 from apps.image_captioning import export as captioning_export
@@ -58,7 +60,7 @@ def make_export(application: str, folder: Path) -> Path:
     make_run(application, folder / "runs" / application)
     run, writer = folder / "runs" / application, WRITERS[application]
     with new_version(folder / "saved_models" / application) as version:
-        writer.write(version.folder, run, keras.saving.load_model(run / "model.keras"))
+        writer.write(version.folder, run, load_model(run))
         write_card(version.folder, run, application, writer.DESCRIPTION)
     return version.folder
 
@@ -76,6 +78,7 @@ def _translation(run):
     vocabularies.save(run)
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
     model.build()
+    model.compile("adam", TokenLoss())  # stands in the file, too
     return model, TranslationConfig(max_length_tokens=20, beam_width=3), {}
 
 

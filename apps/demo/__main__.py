@@ -1,0 +1,36 @@
+"""One page over the exported models, in the browser.
+
+    python -m apps.demo [--models saved_models] [--host 127.0.0.1] [--port 7860]
+
+Needs `pip install -e '.[demo]'`. No request leaves the machine.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.demo", allow_abbrev=False)
+    parser.add_argument("--models", type=Path, default=Path("saved_models"), help="folder of exports, <application>/<version>/")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+    arguments = parser.parse_args()
+    try:
+        from apps.demo.models import Models
+        from apps.demo.page import launch_options, make_page
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}. Install what the page needs by: pip install -e '.[demo]'")
+    models = Models(arguments.models)
+    models.preload()
+    page = make_page(models)
+    print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)
+    page.launch(server_name=arguments.host, server_port=arguments.port, quiet=True, **launch_options())
+
+
+if __name__ == "__main__":
+    main()

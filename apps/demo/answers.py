@@ -1,0 +1,111 @@
+"""From what a user gives to what the page shows, through the exported models. Nothing here is kept between requests."""
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.demo import drawing
+from apps.image_captioning.pictures import open_image
+from apps.music_generation.engraver import engrave
+from apps.music_generation.evaluate import draw_tunes, writes_tunes
+from apps.music_generation.predict import continue_roll
+from apps.music_generation.scores import with_open_repeats
+from apps.music_generation.sound import notes_of, synthesize, to_wav
+from data_pipelines.piano_rolls import KEYS, midi_bytes
+from data_pipelines.sources import DataError
+
+LONGEST_TEXT = 5_000  # characters
+LARGEST_IMAGE = 10 * 2**20  # bytes
+
+
+def _first(served: Any, signature: str, **inputs: Any) -> dict[str, Any]:
+    """The outputs for a batch of one, without the batch."""
+    outputs = served.signatures[signature](**{name: tf.constant([value]) for name, value in inputs.items()})
+    return {name: value.numpy()[0] for name, value in outputs.items()}
+
+
+def _strings(values: Any) -> list[str]:
+    return [value.decode("utf-8", "replace") for value in values if value]
+
+
+def _checked(text: str) -> str:
+    if not text.strip():
+        raise DataError("There is no text yet. Type some, or choose an example.")
+    if len(text) > LONGEST_TEXT:
+        raise DataError(f"The text has {len(text):,} characters; expected at most {LONGEST_TEXT:,}. Send a part of it.")
+    return text
+
+
+def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
+    """The classes with their probabilities; the words, weighed."""
+    outputs = _first(served, "serving_default", text=_checked(text))
+    classes = _first(served, "probabilities", text=text)
+    tokens = _strings(outputs["tokens"])
+    labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
+    return labels, drawing.weighed_words(list(zip(tokens, map(float, outputs["attention"]))))
+
+
+def translation(served: Any, text: str) -> tuple[str, str, str]:
+    """The translation; the alternatives; what each token looked at."""
+    outputs = _first(served, "serving_default", text=_checked(text))
+    best, source, target = (outputs["translation"].decode(), *(_strings(outputs[n]) for n in ("source_tokens", "target_tokens")))
+    rows = [
+        (other.decode("utf-8", "replace"), float(score))
+        for other, score in zip(outputs["alternatives"], outputs["alternative_scores"])
+        if score > -1e8
+    ]
+    weights = outputs["attention"][: len(target), : len(source)]
+    attention = drawing.attention_table(source, target, weights) if weights.size else ""
+    return best, drawing.table(["alternative", "score"], rows), attention
+
+
+def caption(served: Any, path: str | None) -> tuple[str, str]:
+    """The caption; where each of its words looked."""
+    if path is None:
+        raise DataError("There is no picture yet. Drop a JPEG or PNG, or choose the example.")
+    file = Path(path)
+    if file.stat().st_size > LARGEST_IMAGE:
+        size, limit = file.stat().st_size / 2**20, LARGEST_IMAGE // 2**20
+        raise DataError(f"The picture has {size:.0f} MB; expected at most {limit}. Send a smaller one.")
+    data = file.read_bytes()
+    outputs = _first(served, "serving_default", image_bytes=data)
+    if outputs["error"]:
+        reason = outputs["error"].decode("utf-8", "replace").removeprefix("image_bytes[0]: ")
+        raise DataError(f"This file can't be read as a picture: {reason} Drop a JPEG or PNG.")
+    words = _strings(outputs["words"])
+    return outputs["caption"].decode("utf-8", "replace"), drawing.looking(open_image(data), words, outputs["attention"])
+
+
+def music(
+    served: Any, prime: str, temperature: float, seed: int, length: int, in_metre: bool
+) -> Iterator[tuple[str, str, str, str]]:
+    """(what is done, the notation, pictures, the sound), each time with more of it."""
+    if len(prime) > LONGEST_TEXT:
+        raise DataError(f"The beginning has {len(prime):,} characters; expected at most {LONGEST_TEXT:,}. Send a shorter one.")
+    if not writes_tunes(served):
+        yield "1 of 2: writing", "", "", ""
+        frames = continue_roll(served, np.zeros((0, KEYS), np.uint8), min(length, 512), temperature, seed)
+        yield from _sounding("", "", midi_bytes(frames, 0.25), "2 of 2: making the sound")
+        return
+    yield "1 of 3: writing the tune", "", "", ""
+    abc = draw_tunes(served, 1, temperature, 0.95, seed, length, in_metre, prime=prime)[0]
+    yield "2 of 3: engraving it", abc, "", ""
+    score = engrave([with_open_repeats(abc)], files=True)[0]
+    if score is None:
+        message = "This tune can't be read as sheet music. Keep the bars full, lower the temperature, or take another seed."
+        yield "", abc, f"<p>{html.escape(message)}</p>", ""
+        return
+    yield from _sounding(abc, drawing.sheet_music(score.pages), score.midi, "3 of 3: making the sound")
+
+
+def _sounding(abc: str, sheet: str, midi: bytes, step: str) -> Iterator[tuple[str, str, str, str]]:
+    notes = notes_of(midi)
+    pictures = sheet + drawing.piano_roll(notes)
+    yield step, abc, pictures, ""
+    files = drawing.download(midi, "audio/midi", "tune.mid")
+    files += drawing.download(abc.encode(), "text/vnd.abc", "tune.abc") if abc else ""
+    yield "", abc, pictures, drawing.player(to_wav(synthesize(notes))) + files

@@ -1,0 +1,130 @@
+"""What the page shows, as HTML: weighed words, attention over a sentence, attention over a picture, a piano roll.
+
+Text of users and models is always escaped, and no picture comes from elsewhere: all are in the page.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from apps.music_generation.sound import Note
+
+LIGHT, DARK = (255, 255, 255), (37, 99, 235)
+
+
+def shade(weight: float) -> str:
+    """The style of a cell: the darker the more weight, the text always readable."""
+    colour = [round(a + (b - a) * min(1.0, max(0.0, weight))) for a, b in zip(LIGHT, DARK)]
+    return f"background:rgb({colour[0]},{colour[1]},{colour[2]});color:{'#fff' if weight > 0.45 else '#111'}"
+
+
+def weighed_words(pairs: Sequence[tuple[str, float]]) -> str:
+    """The words of a text, each on a ground as dark as its weight, relative to the largest."""
+    largest = max([weight for _, weight in pairs], default=0.0) or 1.0
+    words = [
+        f'<span class="word" style="{shade(weight / largest)}" title="weight {weight:.3f}">{html.escape(word)}</span>'
+        for word, weight in pairs
+    ]
+    return f'<p class="words">{" ".join(words)}</p>'
+
+
+def attention_table(source: Sequence[str], target: Sequence[str], weights: np.ndarray) -> str:
+    """A row for each target token, a column for each source token, darker where more attention is."""
+    head = "".join(f'<th scope="col"><span>{_token(token)}</span></th>' for token in source)
+    rows = []
+    for token, row in zip(target, weights):
+        cells = [
+            f'<td style="{shade(weight)}" title="{_token(token)} looks at {_token(other)}: {weight:.2f}"></td>'
+            for other, weight in zip(source, row)
+        ]
+        rows.append(f'<tr><th scope="row">{_token(token)}</th>{"".join(cells)}</tr>')
+    caption = "Each row is a token of the translation; the darker, the more it looked at that token of the source."
+    lines = f"<caption>{caption}</caption><tr><td></td>{head}</tr>{''.join(rows)}"
+    return f'<div class="scroll" tabindex="0"><table class="attention">{lines}</table></div>'
+
+
+def _token(token: str) -> str:
+    return html.escape(token.replace("▁", " ").strip() or "␣")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = ["<tr>" + "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header) + "</tr>"]
+    for row in rows:
+        cells = [f"{cell:.2f}" if isinstance(cell, float) else html.escape(str(cell)) for cell in row]
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f'<div class="scroll" tabindex="0"><table class="plain">{"".join(lines)}</table></div>'
+
+
+def looking(image: Any, words: Sequence[str], attention: np.ndarray) -> str:
+    """The picture, and for each word where it looked.
+
+    Args:
+        image: of Pillow.
+        words: of the caption.
+        attention: (words, rows, columns).
+    """
+    from PIL import Image
+
+    figures = [_figure(image, "")]
+    for word, weights in zip(words, attention):
+        light = np.asarray(Image.fromarray(weights.astype("float32")).resize(image.size, Image.Resampling.BICUBIC))
+        light = (light - light.min()) / max(float(np.ptp(light)), 1e-9)
+        shown = np.asarray(image) * (0.15 + 0.85 * light[..., None])
+        figures.append(_figure(Image.fromarray(shown.astype("uint8")), word.replace("▁", " ").strip()))
+    return f'<div class="looking">{"".join(figures)}</div>'
+
+
+def _figure(image: Any, word: str) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    alternative = html.escape(f"where {word!r} looked" if word else "the picture")
+    picture = f'<img src="{_data(file.getvalue(), "image/jpeg")}" alt="{alternative}">'
+    return f"<figure>{picture}<figcaption>{html.escape(word) or 'the picture'}</figcaption></figure>"
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def player(wav: bytes) -> str:
+    return f'<audio controls src="{_data(wav, "audio/wav")}" aria-label="the tune"></audio>'
+
+
+def sheet_music(pages: Sequence[str]) -> str:
+    """SVG as a picture: what is in it can't act on the page."""
+    return "".join(
+        f'<img class="sheet" src="{_data(page.encode(), "image/svg+xml")}" alt="sheet music, page {number}">'
+        for number, page in enumerate(pages, start=1)
+    )
+
+
+def download(content: bytes, kind: str, name: str) -> str:
+    return f'<a class="download" download="{name}" href="{_data(content, kind)}">{name}</a>'
+
+
+def piano_roll(notes: Sequence[Note]) -> str:
+    """Time to the right, pitch upwards, a line at each C."""
+    if not notes:
+        return ""
+    low, high = min(n.pitch for n in notes) - 2, max(n.pitch for n in notes) + 2
+    end = max(n.start_seconds + n.seconds for n in notes)
+    width, row = 900.0, 7
+    height = (high - low + 1) * row
+    lines = [
+        f'<line x1="0" x2="{width}" y1="{(high - c + 0.5) * row}" y2="{(high - c + 0.5) * row}" stroke="#bbb"/>'
+        f'<text x="2" y="{(high - c) * row}" font-size="9" fill="#555">C{c // 12 - 1}</text>'
+        for c in range(low, high + 1)
+        if c % 12 == 0
+    ]
+    for start, seconds, pitch in notes:
+        lines.append(
+            f'<rect x="{start / end * width:.1f}" y="{(high - pitch) * row}" width="{max(1.5, seconds / end * width - 0.5):.1f}" '
+            f'height="{row}" rx="1.5" fill="#2563eb"/>'
+        )
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}">{"".join(lines)}</svg>'
+    picture = _data(svg.encode(), "image/svg+xml")
+    return f'<img class="roll" src="{picture}" alt="piano roll: {len(notes)} notes in {end:.0f} seconds">'

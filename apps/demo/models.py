@@ -1,0 +1,58 @@
+"""The exported models of the page: loaded when they are needed, again when there is a newer version."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from apps.common.export import load_export
+from data_pipelines.sources import DataError
+
+MINUTES = {"sentiment_classification": 1, "translation": 2, "image_captioning": 6, "music_generation": 5}
+
+
+class Models:
+    """What lies in a folder of exports, `<application>/<version>/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._loaded: dict[str, tuple[Path, Any]] = {}
+        self._lock = threading.Lock()
+
+    def preload(self) -> None:
+        """Begin to load what is there, beside whatever else goes on."""
+
+        def load() -> None:
+            for application in MINUTES:
+                if self.newest(application):
+                    self.get(application)
+
+        threading.Thread(target=load, daemon=True).start()
+
+    def newest(self, application: str) -> Path | None:
+        """The folder of the newest version."""
+        versions = [p for p in (self.folder / application).glob("*") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
+        return max(versions, key=lambda p: int(p.name), default=None)
+
+    def missing(self, application: str) -> str:
+        """How to make the model, or "" if it is there."""
+        if self.newest(application):
+            return ""
+        minutes = MINUTES[application]
+        return (
+            f"There is no model in `{self.folder / application}` yet. Make one, in about {minutes} minute{'s' * (minutes > 1)}, "
+            f"by `python -m apps.{application}.train --quick`, and reload this page."
+        )
+
+    def get(self, application: str) -> Any:
+        """The newest version.
+
+        Raises:
+            DataError: there is none.
+        """
+        folder = self.newest(application)
+        if folder is None:
+            raise DataError(self.missing(application))
+        with self._lock:  # users who come at once wait for one load
+            if self._loaded.get(application, (None,))[0] != folder:
+                self._loaded[application] = (folder, load_export(str(folder)))
+            return self._loaded[application][1]

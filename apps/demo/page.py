@@ -1,0 +1,172 @@
+"""The page: a tab an application over the exported models."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import tensorflow as tf
+
+from apps.demo import answers
+from apps.demo.models import Models
+from data_pipelines.sources import DataError
+
+SCENE = Path(__file__).parents[1] / "image_captioning" / "scene.png"
+
+STYLE = """
+.gradio-container { max-width: 60rem !important; width: 100% !important; margin: auto; }
+.gradio-container main { width: 100%; }
+@media (max-width: 30rem) {
+  .gradio-container main { padding: .5rem !important; }
+  .tab-container button { padding: .4rem .25rem !important; font-size: .82rem !important; }
+}
+.words { line-height: 2.1; font-size: 1.05rem; } .word { padding: .15rem .3rem; border-radius: .3rem; }
+.scroll { overflow-x: auto; max-width: 100%; }
+.scroll table, .scroll tr, .scroll th, .scroll td { border: 0 !important; }
+table.attention { border-collapse: collapse; width: auto; } table.attention caption { text-align: left; padding-bottom: .5rem; }
+table.attention td { width: 1.6rem; height: 1.6rem; min-width: 1.2rem; padding: 0; border: 1px solid #ddd !important; }
+table.attention tr:first-child td { border: 0 !important; }
+table.attention th { font-weight: normal; padding: 0 .4rem; text-align: right; white-space: nowrap; }
+table.attention th[scope=col] { vertical-align: bottom; padding: .2rem 0; }
+table.attention th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); }
+table.plain td, table.plain th { padding: .2rem .8rem .2rem 0; text-align: left; }
+.looking { display: flex; flex-wrap: wrap; gap: .6rem; } .looking figure { margin: 0; width: 8.5rem; }
+.looking img { width: 100%; border-radius: .3rem; } .looking figcaption { text-align: center; }
+.sheet { background: white; width: 100%; } .roll { background: white; width: 100%; margin-top: .8rem; border: 1px solid #ddd; }
+audio { width: 100%; margin-bottom: .5rem; } .download { margin-right: 1rem; }
+.problem { border-left: .3rem solid #dc2626; padding: .4rem .8rem; }
+:focus-visible { outline: 3px solid #2563eb !important; outline-offset: 1px; }
+"""
+
+# The page asks no other host for fonts, so these are what the reader's machine has.
+THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+    button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700"
+)
+
+
+def make_page(models: Models) -> gr.Blocks:
+    """The page over the models of a folder; `launch` it."""
+    with gr.Blocks(title="Unfold", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown("# Unfold\nFour sequence models, each as TensorFlow Serving would load it.")
+        for name, application, build in (
+            ("Sentiment", "sentiment_classification", _sentiment),
+            ("Translation", "translation", _translation),
+            ("Captions", "image_captioning", _captions),
+            ("Music", "music_generation", _music),
+        ):
+            with gr.Tab(name):
+                notice = gr.Markdown(elem_classes="problem", visible=False)
+                look = partial(_notice, models, application)
+                page.load(look, outputs=notice, show_progress="hidden", api_visibility="private")
+                build(partial(models.get, application))
+    page.queue(default_concurrency_limit=4, max_size=64)
+    return page
+
+
+def launch_options() -> dict[str, Any]:
+    """What belongs to the page, but is asked for when it is launched."""
+    return {
+        "theme": THEME,
+        "css": STYLE,
+        "max_file_size": answers.LARGEST_IMAGE,
+        "footer_links": [],
+        "allowed_paths": [str(SCENE)],
+        "enable_monitoring": False,
+    }
+
+
+def _notice(models: Models, application: str) -> Any:
+    missing = models.missing(application)
+    return gr.Markdown(missing, visible=bool(missing))
+
+
+def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrong input is told to the user; so is what the model refuses."""
+
+    def call(*inputs: Any) -> Any:
+        try:
+            return function(*inputs)
+        except DataError as error:
+            raise gr.Error(str(error), title="This can't be done", print_exception=False) from None
+        except tf.errors.OpError as error:
+            raise gr.Error(error.message.splitlines()[0], title="The model refuses this", print_exception=False) from None
+
+    return call
+
+
+def _sentiment(model: Callable[[], Any]) -> None:
+    text = gr.Textbox(label="Review", lines=3, placeholder="Type a review", elem_id="review")
+    button = gr.Button("Classify", variant="primary")
+    label = gr.Label(label="Sentiment", elem_id="sentiment")
+    gr.Markdown("The darker a word, the more it weighed.")
+    words = gr.HTML(elem_id="words")
+    gr.Examples(["the food was good , not bad at all .", "the food was bad , not good at all ."], text)
+    _run(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
+
+
+def _translation(model: Callable[[], Any]) -> None:
+    text = gr.Textbox(label="Sentence", lines=2, placeholder="Type a sentence", elem_id="sentence")
+    button = gr.Button("Translate", variant="primary")
+    best = gr.Textbox(label="Translation", interactive=False, elem_id="translation")
+    others = gr.HTML(elem_id="alternatives")
+    attention = gr.HTML(elem_id="attention")
+    gr.Examples(["The town has 12,345 inhabitants.", "The meeting begins on Friday, July 3, 2026 at 3:05 PM."], text)
+    _run(lambda text: answers.translation(model(), text), [text], [best, others, attention], button, text.submit)
+
+
+def _captions(model: Callable[[], Any]) -> None:
+    limit = answers.LARGEST_IMAGE // 2**20
+    file = gr.File(label=f"Picture: a JPEG or PNG of at most {limit} MB", file_types=[".jpg", ".jpeg", ".png"], elem_id="picture")
+    button = gr.Button("Describe", variant="primary")
+    best = gr.Textbox(label="Caption", interactive=False, elem_id="caption")
+    looking = gr.HTML(elem_id="looking")
+    gr.Examples([str(SCENE)], file)
+    _run(lambda path: answers.caption(model(), path), [file], [best, looking], button, file.upload)
+
+
+def _music(model: Callable[[], Any]) -> None:
+    prime = gr.Textbox(label="Beginning in ABC notation, or nothing", lines=3, placeholder="M:6/8\nL:1/8\nK:D", elem_id="prime")
+    with gr.Row():
+        temperature = gr.Slider(0.0, 1.5, 0.8, step=0.05, label="Temperature: higher is bolder")
+        seed = gr.Number(1, label="Seed: another one gives another tune", precision=0, minimum=0, maximum=2**31 - 1)
+        length = gr.Slider(20, 800, 400, step=10, label="Length, at most")
+    in_metre = gr.Checkbox(True, label="Keep every bar as long as the metre says")
+    with gr.Row():
+        button = gr.Button("Play", variant="primary")
+        stop = gr.Button("Stop")
+    status = gr.Markdown(elem_id="status")
+    sound = gr.HTML(elem_id="sound")
+    pictures = gr.HTML(elem_id="pictures")
+    notation = gr.Textbox(label="ABC notation", interactive=False, buttons=["copy"], elem_id="notation")
+    gr.Examples([["M:6/8\nL:1/8\nK:D\n"], ["M:4/4\nL:1/8\nK:G\nG2B2 d2"]], [prime])
+
+    def play(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Iterator[tuple[str, str, str, str]]:  # noqa: B008
+        progress(0.0, "loading the model")
+        served = model()
+        for done, (step, *outputs) in enumerate(_steps(answers.music, served, *inputs), start=1):
+            if step:
+                progress(done / 4, step)
+            yield step, *outputs
+
+    running = button.click(
+        play,
+        [prime, temperature, seed, length, in_metre],
+        [status, notation, pictures, sound],
+        show_progress_on=status,
+        api_visibility="private",
+    )
+    stop.click(lambda: "Stopped.", outputs=status, cancels=[running], api_visibility="private")
+
+
+def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:
+    """The steps of a generator, its errors made readable."""
+    steps = function(*inputs)
+    following = _readable(lambda: next(steps, None))
+    while (step := following()) is not None:
+        yield step
+
+
+def _run(function: Callable[..., Any], inputs: list, outputs: list, button: gr.Button, *triggers: Any) -> None:
+    for trigger in (button.click, *triggers):
+        trigger(_readable(function), inputs, outputs, api_visibility="private")

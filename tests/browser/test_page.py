@@ -1,0 +1,245 @@
+"""The page in a real browser: right answers, readable errors, a phone's width, the keyboard alone, several users at once."""
+
+import itertools
+
+import pytest
+from playwright.sync_api import expect
+
+from apps.demo.page import SCENE
+
+TABS = ["Sentiment", "Translation", "Captions", "Music"]
+SENTENCES = {
+    "The town has 12,345 inhabitants.": "Die Stadt hat 12.345 Einwohner.",
+    "The meeting begins on Friday, July 3, 2026 at 3:05 PM.": "",
+    "The ticket costs €1,234.50.": "",
+    "It rained 12.5% more in 2021.": "",
+}
+
+
+def classify(page, text):
+    page.get_by_role("tab", name="Sentiment").click()
+    page.locator("#review textarea").fill(text)
+    page.get_by_role("button", name="Classify").click()
+
+
+def translate(page, text):
+    page.get_by_role("tab", name="Translation").click()
+    page.locator("#sentence textarea").fill(text)
+    page.get_by_role("button", name="Translate").click()
+
+
+def describe(page, path):
+    page.get_by_role("tab", name="Captions").click()
+    page.locator("#picture input[type=file]").set_input_files(path)
+
+
+def play(page):
+    page.get_by_role("tab", name="Music").click()
+    page.get_by_role("button", name="Play").click()
+
+
+def error(page):
+    """The message a user sees."""
+    return page.locator(".toast-body.error, .toast-wrap .error").first
+
+
+# -- right answers
+
+
+def test_a_review_gets_its_label_and_weighed_words(visit, server):
+    page = visit(server)
+    classify(page, "the food was good , not bad at all .")
+    expect(page.locator("#sentiment h2")).to_have_text("positive")
+    words = page.locator("#words .word")
+    expect(words).to_have_count(10)
+    assert len({words.nth(n).get_attribute("style") for n in range(10)}) > 1
+    page.get_by_role("button", name="the food was bad , not good at all .").click()  # an example
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#sentiment h2")).to_have_text("negative")
+
+
+def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, server):
+    page = visit(server)
+    translate(page, "The town has 12,345 inhabitants.")
+    expect(page.locator("#translation textarea")).to_have_value("Die Stadt hat 12.345 Einwohner.")
+    expect(page.locator("#alternatives tr")).to_have_count(4)
+    rows = page.locator("#attention tr")
+    assert rows.count() > 5 and rows.nth(1).locator("td").count() > 5
+
+
+def test_a_picture_gets_its_caption_and_where_each_word_looked(visit, server):
+    page = visit(server)
+    describe(page, SCENE)
+    expect(page.locator("#caption textarea")).to_have_value("a large green circle with a small blue star below it.")
+    expect(page.locator("#looking figure")).to_have_count(13)
+    assert page.locator("#looking img").nth(1).evaluate("image => image.complete && image.naturalWidth > 0")
+
+
+def test_a_tune_gets_sheet_music_a_piano_roll_and_sound(visit, server):
+    page = visit(server)
+    play(page)
+    sound = page.locator("#sound audio")
+    expect(sound).to_have_count(1)
+    page.wait_for_function("document.querySelector('#sound audio').duration > 1")
+    for picture in ("#pictures .sheet", "#pictures .roll"):
+        assert page.locator(picture).first.evaluate("image => image.naturalWidth > 100")
+    first = page.locator("#notation textarea").input_value()
+    assert first.startswith("X:1\nM:") and "|" in first
+    page.get_by_label("Seed").fill("2")
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function("text => ![text, ''].includes(document.querySelector('#notation textarea').value)", arg=first)
+    expect(sound).to_have_count(1)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="tune.mid").click()
+    assert download.value.path().read_bytes()[:4] == b"MThd"
+
+
+def test_a_tune_shows_its_progress_and_can_be_stopped(visit, server):
+    page = visit(server)
+    play(page)
+    expect(page.locator("#status")).to_contain_text(r"of 3")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#status")).to_contain_text("Stopped.")
+    page.wait_for_timeout(4_000)
+    expect(page.locator("#sound audio")).to_have_count(0)
+    play(page)  # and goes on afterwards
+    expect(page.locator("#sound audio")).to_have_count(1)
+
+
+# -- wrong input
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("notes.jpg", b"these are words", "can't be read as a picture"),
+        ("half.png", SCENE.read_bytes()[:200], "can't be read as a picture"),
+        ("empty.png", b"", "can't be read as a picture"),
+        ("large.jpg", b"\xff\xd8" + bytes(11_000_000), "exceed the maximum allowed size of 10"),
+        ("notes.txt", b"these are words", "Invalid file type"),
+    ],
+)
+def test_a_bad_upload_gets_a_readable_message(visit, server, name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    page = visit(server)
+    describe(page, tmp_path / name)
+    expect(error(page)).to_contain_text(message)
+    assert page.locator("#caption textarea").input_value() == ""
+
+
+@pytest.mark.parametrize("text, message", [("", "There is no text yet"), ("word " * 2_000, "expected at most 5,000")])
+def test_too_little_and_too_much_text_get_a_readable_message(visit, server, text, message):
+    page = visit(server)
+    translate(page, text)
+    expect(error(page)).to_contain_text(message)
+
+
+def test_a_bad_beginning_of_a_tune_gets_a_tune_or_a_readable_message(visit, server):
+    page = visit(server)
+    page.get_by_role("tab", name="Music").click()
+    page.locator("#prime textarea").fill("no music at all <b>")
+    page.get_by_label("Keep every bar").uncheck()
+    page.get_by_role("button", name="Play").click()
+    expect(page.locator("#sound audio, #pictures p").first).to_be_visible()
+
+
+def test_what_a_user_types_is_text_never_code(visit, server):
+    page = visit(server)
+    attack = "<img src=x onerror=alert(1)><script>alert(2)</script> good"
+    classify(page, attack)
+    expect(page.locator("#words .word").first).to_be_visible()
+    translate(page, attack)
+    expect(page.locator("#attention table")).to_be_visible()
+    assert page.locator("#words img, #words script, #attention img, #attention script, #alternatives img").count() == 0
+
+
+def test_missing_models_are_offered_with_the_command_that_makes_them(visit, empty_server):
+    page = visit(empty_server)
+    for tab, application in zip(TABS, ("sentiment_classification", "translation", "image_captioning", "music_generation")):
+        page.get_by_role("tab", name=tab).click()
+        expect(page.get_by_text(f"python -m apps.{application}.train --quick").first).to_be_visible()
+    classify(page, "good")
+    expect(error(page)).to_contain_text("python -m apps.sentiment_classification.train --quick")
+
+
+# -- everyone's page
+
+
+def test_it_fits_a_phone(visit, server):
+    page = visit(server, width=360, height=740)
+    classify(page, "the food was good , not bad at all .")
+    expect(page.locator("#words .word").first).to_be_visible()
+    assert_fits(page)
+    translate(page, "The meeting begins on Friday, July 3, 2026 at 3:05 PM.")
+    expect(page.locator("#attention table")).to_be_visible()
+    assert_fits(page)
+    describe(page, SCENE)
+    expect(page.locator("#looking figure").first).to_be_visible()
+    assert_fits(page)
+    play(page)
+    expect(page.locator("#sound audio")).to_be_visible()
+    assert_fits(page)
+
+
+def assert_fits(page):
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for button in page.get_by_role("button").all():
+        box = button.bounding_box()
+        if box and button.is_visible():
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 360, button.inner_text()
+
+
+def test_the_keyboard_is_enough(visit, server):
+    page = visit(server)
+
+    def press_until(condition, key="Tab"):
+        for _ in range(60):
+            if page.evaluate(f"(() => {{ const e = document.activeElement; return {condition}; }})()"):
+                return
+            page.keyboard.press(key)
+        raise AssertionError(condition)
+
+    press_until("e.closest('#review') && e.tagName == 'TEXTAREA'")
+    page.keyboard.type("the food was good , not bad at all .")
+    press_until("e.innerText == 'Classify'")
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentiment h2")).to_have_text("positive")
+    press_until("e.getAttribute('role') == 'tab'", "Shift+Tab")
+    press_until("e.getAttribute('role') == 'tab' && e.innerText == 'Translation'", "Shift+Tab")
+    page.keyboard.press("Enter")
+    press_until("e.closest('#sentence') && e.tagName == 'TEXTAREA'")
+    page.keyboard.type("The town has 12,345 inhabitants.")
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator("#translation textarea")).to_have_value("Die Stadt hat 12.345 Einwohner.")
+    press_until("e.getAttribute('role') == 'tab' && e.innerText == 'Music'", "Shift+Tab")
+    page.keyboard.press("Enter")
+    press_until("e.innerText == 'Play'")
+    page.keyboard.press("Enter")
+    expect(page.locator("#sound audio")).to_have_count(1)
+
+
+def test_users_at_once_get_their_own_answers(visit, server):
+    texts = [f"the food was {a} , not {b} at all ." for a, b in (("good", "bad"), ("bad", "good"))]
+    pages = [visit(server) for _ in range(4)]
+    for turn in range(3):
+        asked = [texts[(n + turn) % 2] for n in range(len(pages))]
+        for page in pages:
+            page.get_by_role("tab", name="Sentiment").click()
+        for page, text in zip(pages, asked):
+            page.locator("#review textarea").fill(text)
+        for page in pages:
+            page.get_by_role("button", name="Classify").click(no_wait_after=True)
+        for page, text in zip(pages, asked):
+            expect(page.locator("#sentiment h2")).to_have_text("positive" if "was good" in text else "negative")
+            shown = page.locator("#words .word").all_inner_texts()
+            assert " ".join(shown) == text
+    tunes = []
+    for page, seed in zip(pages, itertools.count(1)):
+        page.get_by_role("tab", name="Music").click()
+        page.get_by_label("Seed").fill(str(seed % 2))
+    for page in pages:
+        page.get_by_role("button", name="Play").click(no_wait_after=True)
+    for page in pages:
+        expect(page.locator("#sound audio")).to_have_count(1)
+        tunes.append(page.locator("#notation textarea").input_value())
+    assert tunes[0] == tunes[2] != tunes[1] == tunes[3]
