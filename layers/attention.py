@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.attention_blocks import Masks, attend, softmax_of
+
 Tensor = Any
 
 
@@ -102,21 +104,18 @@ def additive_attention(
 
 def _weigh(scores, value, mask, dropout, seed):
     """The softmax of the scores under a mask, and the mean of the values with these weights."""
-    if mask is not None:
-        mask = ops.cast(mask, "bool")
-        scores = ops.where(mask, scores, ops.cast(-1e9 if scores.dtype != "float16" else -6e4, scores.dtype))
-    precise = ops.cast(scores, _at_least_float32(scores.dtype))
-    exponentials = ops.exp(precise - ops.stop_gradient(ops.max(precise, axis=-1, keepdims=True)))
-    weights = ops.cast(exponentials / ops.sum(exponentials, axis=-1, keepdims=True), scores.dtype)
-    if mask is not None:
-        weights = ops.where(mask, weights, ops.zeros_like(weights))
+    weights = softmax_of(scores, None if mask is None else ops.cast(mask, "bool"))
     dropped = keras.random.dropout(weights, dropout, seed=seed) if dropout else weights
     return ops.matmul(dropped, value), weights
 
 
-def _at_least_float32(dtype: Any) -> str:
-    name = keras.backend.standardize_dtype(dtype)
-    return "float32" if name in ("float16", "bfloat16") else name
+def attention_output(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
+    """The output of `scaled_dot_product_attention` for (rows, heads, time, size); memory is linear in long times."""
+    output = attend(query, key, value, masks)
+    if output is not None:
+        return output
+    mask = masks.whole(ops.shape(query)[2], ops.shape(key)[2])
+    return scaled_dot_product_attention(query, key, value, None if mask is None else ops.expand_dims(mask, -3))[0]
 
 
 class AttentionLayer(keras.layers.Layer):
@@ -141,7 +140,8 @@ class AttentionLayer(keras.layers.Layer):
                     "Add the missing axis."
                 )
 
-    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
+        """The output, and the weights if `scores`."""
         raise NotImplementedError
 
     def call(
@@ -158,10 +158,8 @@ class AttentionLayer(keras.layers.Layer):
         training: bool = False,
     ) -> Any:
         key = value if key is None else key
-        mask = attention_mask_from(
-            query, key, query_mask, [value_mask, key_mask], attention_mask=attention_mask, causal=use_causal_mask
-        )
-        output, weights = self.attend(query, value, key, mask, self.dropout if training else 0.0)
+        masks = masks_from(query_mask, [value_mask, key_mask], attention_mask, use_causal_mask)
+        output, weights = self.attend(query, value, key, masks, self.dropout if training else 0.0, return_attention_scores)
         return (output, weights) if return_attention_scores else output
 
     def compute_mask(self, query: Any, *args: Any, query_mask: Any = None, **kwargs: Any) -> Any:
@@ -202,7 +200,11 @@ class ScaledDotProductAttention(AttentionLayer):
     [[6.0, 0.0, 0.0], [3.0, 3.0, 0.0], [2.0, 2.0, 2.0]]
     """
 
-    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
+        if not (scores or dropout):
+            q, k, v = (ops.expand_dims(x, 1) for x in (query, key, value))  # one head
+            return ops.squeeze(attention_output(q, k, v, masks), 1), None
+        mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
         return scaled_dot_product_attention(query, key, value, mask, dropout, self.seed_generator)
 
 
@@ -245,7 +247,8 @@ class AdditiveAttention(AttentionLayer):
         self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
         self.scale = self.add_weight(shape=(self.units,), initializer="glorot_uniform", name="scale")
 
-    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
+        mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
         dtype = query.dtype
         query = ops.matmul(query, ops.cast(self.query_kernel, dtype)) + ops.cast(self.bias, dtype)
         key = ops.matmul(key, ops.cast(self.key_kernel, dtype))
@@ -255,28 +258,9 @@ class AdditiveAttention(AttentionLayer):
         return {**super().get_config(), "units": self.units}
 
 
-def attention_mask_from(
-    query: Tensor,
-    key: Tensor,
-    query_mask: Tensor | None = None,
-    key_masks: list[Tensor | None] | None = None,
-    attention_mask: Tensor | None = None,
-    causal: bool = False,
-) -> Tensor | None:
-    """All masks in one, (batch, query_time, key_time) or a shape that broadcasts to it; None if there are none."""
-    parts = []
-    if query_mask is not None:
-        parts.append(ops.expand_dims(ops.cast(query_mask, "bool"), 2))  # (batch, query_time, 1)
-    for mask in key_masks or []:
-        if mask is not None:
-            parts.append(ops.expand_dims(ops.cast(mask, "bool"), 1))  # (batch, 1, key_time)
-    if attention_mask is not None:
-        parts.append(ops.cast(attention_mask, "bool"))
-    if causal:
-        query_step = ops.arange(ops.shape(query)[1])
-        key_step = ops.arange(ops.shape(key)[1])
-        parts.append(ops.expand_dims(query_step, 1) >= ops.expand_dims(key_step, 0))
-    mask = None
-    for part in parts:
-        mask = part if mask is None else ops.logical_and(mask, part)
-    return mask
+def masks_from(query_mask: Any, key_masks: list, pairs: Any, causal: bool) -> Masks:
+    """All masks of a call, as booleans."""
+    query_mask, pairs, *keys = (None if m is None else ops.cast(m, "bool") for m in (query_mask, pairs, *key_masks))
+    keys = [mask for mask in keys if mask is not None]
+    key = keys[0] if len(keys) == 1 else ops.logical_and(*keys) if keys else None
+    return Masks(query_mask, key, pairs, causal)

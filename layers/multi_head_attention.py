@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers.attention import AttentionLayer, Tensor, scaled_dot_product_attention
+from layers.attention import AttentionLayer, Tensor, attention_output, scaled_dot_product_attention
+from layers.attention_blocks import Masks
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -75,10 +76,14 @@ class MultiHeadAttention(AttentionLayer):
         if self.use_bias:
             self.biases[name] = self.add_weight(shape=bias_shape, initializer="zeros", name=f"{name}_bias")
 
-    def attend(self, query: Tensor, value: Tensor, key: Tensor, mask: Tensor | None, dropout: float) -> tuple[Tensor, Tensor]:
+    def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
         q, k, v = (self._heads(name, x) for name, x in (("query", query), ("key", key), ("value", value)))
-        mask = None if mask is None else ops.expand_dims(mask, -3)  # (…, 1, query_time, key_time)
-        heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout, self.seed_generator)
+        if scores or dropout:
+            mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
+            mask = None if mask is None else ops.expand_dims(mask, -3)  # (…, 1, query_time, key_time)
+            heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout, self.seed_generator)
+        else:
+            heads, weights = attention_output(q, k, v, masks), None
         joined = ops.transpose(heads, (0, 2, 1, 3))  # (batch, query_time, heads, value_dim)
         joined = ops.reshape(joined, (-1, ops.shape(joined)[1], self.num_heads * self.value_dim))
         kernel = ops.cast(self.kernels["output"], joined.dtype)

@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 
 import layers
+from layers import attention_blocks
 from tests.layers.helpers import ON_TENSORFLOW, close, gradients, numpy, random_weights, sequences, weighted_sum
 
 ROOT = Path(__file__).parents[2]
@@ -237,3 +238,76 @@ def test_errors():
         layers.additive_attention(q, sequences(2, 3, 6), q, np.ones(4, "float32"))
     with pytest.raises(ValueError, match=r"PositionalEncoding .*inputs have shape \(3,\); expected"):
         layers.PositionalEncoding()(q[0, :, 0])
+
+
+# -- long sequences, in blocks
+
+
+PARTS = [
+    {},
+    {"query_mask": 1},
+    {"value_mask": 1},
+    {"attention_mask": 1},
+    {"use_causal_mask": 1},
+    dict.fromkeys([*MASKS, "causal"], 1),
+]
+
+
+def long_inputs(parts, query_time=13, key_time=11):
+    rng = np.random.default_rng(5)
+    query, value = sequences(2, query_time, seed=1), sequences(2, key_time, seed=2)
+    shapes = {"query_mask": (2, query_time), "value_mask": (2, key_time), "attention_mask": (2, query_time, key_time)}
+    masks = {name: rng.random(shape) > 0.3 for name, shape in shapes.items() if name in parts}
+    return query, value, masks | ({"use_causal_mask": True} if "causal" in parts else {})
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "+".join(sorted(parts)) or "none")
+@pytest.mark.parametrize("name", ["ScaledDotProductAttention", "MultiHeadAttention"])
+def test_blocks_give_what_all_scores_at_once_give(name, parts, jit_compile, monkeypatch):
+    monkeypatch.setattr(attention_blocks, "LARGEST", 20)
+    monkeypatch.setattr(attention_blocks, "BLOCK", 40)
+    layer = built(name)
+    query, value, masks = long_inputs(parts)
+    at_once = layer(query, value, return_attention_scores=True, **masks)[0]
+    close(layer(query, value, **masks), at_once)
+    variables = layer.trainable_variables
+    wanted = gradients(
+        lambda q, v: weighted_sum(layer(q, v, return_attention_scores=True, **masks)[0]), [query, value], variables, jit_compile
+    )
+    close(gradients(lambda q, v: weighted_sum(layer(q, v, **masks)), [query, value], variables, jit_compile), wanted, 2e-5)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="shapes are always known on JAX")
+@pytest.mark.parametrize("time", [3, 13])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_time_that_is_known_late_is_long_or_short(time, jit_compile, monkeypatch):
+    import tensorflow as tf
+
+    monkeypatch.setattr(attention_blocks, "LARGEST", 20)
+    monkeypatch.setattr(attention_blocks, "BLOCK", 40)
+    layer = built("MultiHeadAttention")
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, 4))], jit_compile=jit_compile, autograph=False)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = layer(x, x, use_causal_mask=True)
+            loss = tf.reduce_sum(output**2)
+        return output, tape.gradient(loss, x)
+
+    x = sequences(2, time)
+    at_once = layer(x, x, use_causal_mask=True, return_attention_scores=True)[0]
+    output, d_x = step(tf.constant(x))
+    close(output, at_once)
+    wanted = gradients(lambda x: ops.sum(layer(x, x, use_causal_mask=True, return_attention_scores=True)[0] ** 2), [x])
+    close([d_x], wanted, 2e-5)
+
+
+def test_long_sequences_in_half_precision(monkeypatch):
+    monkeypatch.setattr(attention_blocks, "LARGEST", 20)
+    layer = built("ScaledDotProductAttention", dtype="mixed_bfloat16")
+    query, value, _ = long_inputs({})
+    output = layer(query, value)
+    assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+    close(output, layer(query, value, return_attention_scores=True)[0], 0.05)

@@ -1,0 +1,196 @@
+"""Scaled dot-product attention without the matrix of all weights: memory is linear in time.
+
+The queries are taken in blocks; of each only the output is kept, and the gradient computes the weights again (Rabe and Staats
+2021, https://arxiv.org/abs/2112.05682; Dao et al. 2022, https://arxiv.org/abs/2205.14135, here without blocks of keys).
+
+    P  = softmax(Q K^T / sqrt(d))               O  = P V
+    dS = P * (dO V^T - rowsum(dO * O))          dQ = dS K / sqrt(d)     dK = dS^T Q / sqrt(d)     dV = P^T dO
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+LARGEST = 2**20  # scores of a head that are computed at once
+BLOCK = 2**21  # scores of a block: 8 MB of float32, measured; smaller ones cost more in their loop than they save in caches
+
+
+class Masks(NamedTuple):
+    """What may be attended to, True = keep: queries (rows, query_time), keys (rows, key_time), pairs ((rows,) query_time,
+    key_time), and only what is not later than the query. A part is None where it forbids nothing."""
+
+    query: Tensor | None = None
+    key: Tensor | None = None
+    pairs: Tensor | None = None
+    causal: bool = False
+
+    def whole(self, query_time: Any, key_time: Any) -> Tensor | None:
+        """All in one, (rows, query_time, key_time) or a shape that broadcasts to it."""
+        parts = [None if self.query is None else self.query[:, :, None], None if self.key is None else self.key[:, None]]
+        parts += [self.pairs, ops.arange(query_time)[:, None] >= ops.arange(key_time) if self.causal else None]
+        return _all(parts)
+
+    def block(self, row: Tensor, times: Tensor, key_time: Any) -> Tensor | None:
+        """For some queries of a row, (queries, key_time) or a shape that broadcasts to it."""
+        parts = [None if self.query is None else ops.take(self.query[row], times)[:, None]]
+        parts += [None if self.key is None else self.key[row][None]]
+        if self.pairs is not None:
+            parts.append(ops.take(self.pairs if len(self.pairs.shape) == 2 else self.pairs[row], times, axis=0))
+        return _all([*parts, times[:, None] >= ops.arange(key_time) if self.causal else None])
+
+
+def _all(parts: list[Tensor | None]) -> Tensor | None:
+    mask = None
+    for part in parts:
+        if part is not None:
+            mask = part if mask is None else ops.logical_and(mask, part)
+    return mask
+
+
+def softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """The softmax along the last axis, in float32 at least; zeros where the mask is False."""
+    dtype = keras.backend.standardize_dtype(scores.dtype)
+    if mask is not None:
+        scores = ops.where(mask, scores, ops.cast(-6e4 if dtype == "float16" else -1e9, dtype))
+    precise = ops.cast(scores, "float32") if dtype in ("float16", "bfloat16") else scores
+    weights = ops.cast(ops.softmax(precise, axis=-1), dtype)
+    return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor | None:
+    """The output of scaled dot-product attention where times are long, or known so late that they may be; None where they are
+    short, and the weights may be kept for the gradient.
+
+    Args:
+        query, key, value: (rows, heads, time, size).
+        masks: of the rows.
+
+    Returns:
+        (rows, heads, query_time, d_v); zeros where a query may attend to nothing.
+    """
+    scores = ops.shape(query)[2] * ops.shape(key)[2]
+    is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # there what isn't a number only infers shapes
+    if is_known and not (isinstance(scores, int) and scores > LARGEST):
+        return None
+
+    def choose(in_blocks: Callable, at_once: Callable, *tensors: Tensor) -> Any:
+        if is_known:
+            return in_blocks(*tensors, masks)
+        return ops.cond(scores > LARGEST, lambda: in_blocks(*tensors, masks), lambda: at_once(*tensors, masks))
+
+    @ops.custom_gradient
+    def run(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Callable]:
+        tensors = [ops.stop_gradient(x) for x in (query, key, value)]
+        output = choose(_forward_in_blocks, _forward_at_once, *tensors)
+
+        def gradient(*upstream: Any) -> list[Tensor]:
+            (d_output,) = keras.tree.flatten(upstream)
+            return list(choose(_backward_in_blocks, _backward_at_once, *tensors, output, d_output))
+
+        return output, gradient
+
+    return run(query, key, value)
+
+
+def _weights_at_once(query: Tensor, key: Tensor, masks: Masks) -> Tensor:
+    mask = masks.whole(ops.shape(query)[2], ops.shape(key)[2])
+    scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))
+    return softmax_of(scores, None if mask is None else ops.expand_dims(mask, -3))
+
+
+def _forward_at_once(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
+    return ops.matmul(_weights_at_once(query, key, masks), value)
+
+
+def _backward_at_once(query: Tensor, key: Tensor, value: Tensor, output: Tensor, d: Tensor, masks: Masks) -> tuple:
+    p = _weights_at_once(query, key, masks)
+    d_s = p * (ops.matmul(d, ops.swapaxes(value, -1, -2)) - ops.sum(d * output, axis=-1, keepdims=True))
+    d_s = d_s * query.shape[-1] ** -0.5
+    d_key, d_value = (ops.matmul(ops.swapaxes(x, -1, -2), y) for x, y in ((d_s, query), (p, d)))
+    return ops.matmul(d_s, key), d_key, d_value
+
+
+class _Blocks:
+    """How queries are cut into blocks; block i holds queries of head `i // count`."""
+
+    def __init__(self, query: Tensor, key: Tensor, masks: Masks) -> None:
+        self.rows, self.heads, self.time = ops.shape(query)[:3]
+        self.key_time, self.masks = ops.shape(key)[2], masks
+        self.count = -(-(self.time * self.key_time) // BLOCK)
+        self.size = -(-self.time // self.count)
+        self.static_size = self.size if isinstance(self.size, int) else None
+
+    def cut(self, x: Tensor) -> Tensor:
+        """(rows, heads, query_time, size) -> (blocks, queries, size)."""
+        x = ops.pad(x, [[0, 0], [0, 0], [0, self.count * self.size - self.time], [0, 0]])
+        return ops.reshape(x, (self.rows * self.heads * self.count, self.size, x.shape[-1]))
+
+    def join(self, x: Tensor) -> Tensor:
+        return ops.reshape(x, (self.rows, self.heads, self.count * self.size, x.shape[-1]))[:, :, : self.time]
+
+    def flat(self, x: Tensor) -> Tensor:
+        return ops.reshape(x, (self.rows * self.heads, self.key_time, x.shape[-1]))
+
+    def weights(self, q: Tensor, k: Tensor, i: Tensor) -> Tensor:
+        times = ops.minimum(i % self.count * self.size + ops.arange(self.size), self.time - 1)
+        mask = self.masks.block(i // (self.count * self.heads), times, self.key_time)
+        return softmax_of(ops.matmul(q, ops.transpose(k)), mask)
+
+
+def _forward_in_blocks(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
+    blocks = _Blocks(query, key, masks)
+    q, k, v = blocks.cut(query * query.shape[-1] ** -0.5), blocks.flat(key), blocks.flat(value)
+
+    def forward(i: Tensor, carry: list) -> tuple[list, list]:
+        head = i // blocks.count
+        return carry, [ops.matmul(blocks.weights(q[i], k[head], i), v[head])]
+
+    shape = (blocks.static_size, value.shape[-1])
+    return blocks.join(_each(blocks.rows * blocks.heads * blocks.count, forward, [], [shape], query.dtype)[1][0])
+
+
+def _backward_in_blocks(query: Tensor, key: Tensor, value: Tensor, output: Tensor, d_output: Tensor, masks: Masks) -> tuple:
+    blocks = _Blocks(query, key, masks)
+    size, width, dtype = query.shape[-1], value.shape[-1], query.dtype
+    scale = size**-0.5
+    q, k, v = blocks.cut(query * scale), blocks.flat(key), blocks.flat(value)
+    d, inner = blocks.cut(d_output), blocks.cut(ops.sum(d_output * output, axis=-1, keepdims=True))
+
+    def backward(head: Tensor, carry: list) -> tuple[list, list]:
+        def step(b: Tensor, sums: list) -> tuple[list, list]:
+            i = head * blocks.count + b
+            p = blocks.weights(q[i], k[head], i)
+            d_s = p * (ops.matmul(d[i], ops.transpose(v[head])) - inner[i])
+            d_k, d_v = ops.matmul(ops.transpose(d_s), q[i]), ops.matmul(ops.transpose(p), d[i])
+            return [sums[0] + d_k, sums[1] + d_v], [ops.matmul(d_s, k[head]) * scale]
+
+        start = [ops.zeros_like(k[head]), ops.zeros_like(v[head])]
+        sums, (d_q,) = _each(blocks.count, step, start, [(blocks.static_size, size)], dtype)
+        return carry, [ops.reshape(d_q, (blocks.count * blocks.size, size)), *sums]
+
+    shapes = [(None, size), (None, size), (None, width)]
+    _, (d_query, d_key, d_value) = _each(blocks.rows * blocks.heads, backward, [], shapes, dtype)
+    return blocks.join(d_query), ops.reshape(d_key, ops.shape(key)), ops.reshape(d_value, ops.shape(value))
+
+
+def _each(count: Any, function: Callable, carry: list, shapes: list[tuple], dtype: Any) -> tuple[list, list]:
+    """`carry, outputs = function(i, carry)` for i from 0 to count - 1, one after the other; the outputs stacked."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.lax.scan(lambda c, i: function(i, list(c)), carry, ops.arange(count))
+    import tensorflow as tf
+
+    def body(i: Tensor, carry: tuple, stacks: tuple) -> tuple:
+        carry, outputs = function(i, list(carry))
+        return i + 1, tuple(carry), tuple(stack.write(i, output) for stack, output in zip(stacks, outputs))
+
+    stacks = tuple(tf.TensorArray(dtype, count, element_shape=shape) for shape in shapes)
+    _, carry, stacks = tf.while_loop(
+        lambda i, *_: i < count, body, (0, tuple(carry), stacks), maximum_iterations=count, parallel_iterations=1
+    )
+    return list(carry), [stack.stack() for stack in stacks]
