@@ -10,12 +10,13 @@ graph and under XLA; the better one counts, for time and for memory apart.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import memory
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -38,14 +39,14 @@ def measure_here(name: str, who: str, xla: bool, shape: tuple[int, ...]) -> dict
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512))).numpy()
     layer = getattr(layers, name)(units, return_sequences=True) if who == "ours" else keras_twin(name, units)
     layer.build(x.shape)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory.begin()
     begun = time.perf_counter()
     step = tensorflow_candidate(layer, x, d_y, None, True, xla)
     step()[0].numpy()
     first = time.perf_counter() - begun
     for _ in range(2):
         step()[0].numpy()
-    return {"first_s": first, "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+    return {"first_s": first, "megabytes": memory.peak() - before}
 
 
 def measure(name: str, who: str, xla: bool, shape: tuple[int, ...]) -> dict[str, float]:

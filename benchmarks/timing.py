@@ -1,6 +1,7 @@
-"""Timing side by side: candidates take turns, medians count."""
+"""Timing side by side: candidates take turns in random order, medians count."""
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -16,10 +17,13 @@ def milliseconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict
         for _ in range(3):
             function()
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    generator = random.Random(0)
     for _ in range(repeats):
-        for name, function in candidates.items():
+        order = list(candidates)
+        generator.shuffle(order)  # PyTorch's threads go on spinning for a while: no one shall always come after them
+        for name in order:
             start = time.perf_counter()
-            result = keras.tree.flatten(function())[0]
+            result = keras.tree.flatten(candidates[name]())[0]
             if tf.is_tensor(result):
                 result.numpy()  # wait for it
             times[name].append((time.perf_counter() - start) * 1e3)

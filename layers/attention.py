@@ -109,15 +109,6 @@ def _weigh(scores, value, mask, dropout, seed):
     return ops.matmul(dropped, value), weights
 
 
-def attention_output(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
-    """The output of `scaled_dot_product_attention` for (rows, heads, time, size); memory is linear in long times."""
-    output = attend(query, key, value, masks)
-    if output is not None:
-        return output
-    mask = masks.whole(ops.shape(query)[2], ops.shape(key)[2])
-    return scaled_dot_product_attention(query, key, value, None if mask is None else ops.expand_dims(mask, -3))[0]
-
-
 class AttentionLayer(keras.layers.Layer):
     """What the attention layers share: dropout, checks, and one mask made of all masks."""
 
@@ -203,7 +194,7 @@ class ScaledDotProductAttention(AttentionLayer):
     def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
         if not (scores or dropout):
             q, k, v = (ops.expand_dims(x, 1) for x in (query, key, value))  # one head
-            return ops.squeeze(attention_output(q, k, v, masks), 1), None
+            return ops.squeeze(attend(q, k, v, masks), 1), None
         mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
         return scaled_dot_product_attention(query, key, value, mask, dropout, self.seed_generator)
 

@@ -61,9 +61,8 @@ def softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor | None:
-    """The output of scaled dot-product attention where times are long, or known so late that they may be; None where they are
-    short, and the weights may be kept for the gradient.
+def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
+    """The output of scaled dot-product attention, in blocks where times are long; the gradient computes the weights again.
 
     Args:
         query, key, value: (rows, heads, time, size).
@@ -74,12 +73,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor | 
     """
     scores = ops.shape(query)[2] * ops.shape(key)[2]
     is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # there what isn't a number only infers shapes
-    if is_known and not (isinstance(scores, int) and scores > LARGEST):
-        return None
 
     def choose(in_blocks: Callable, at_once: Callable, *tensors: Tensor) -> Any:
         if is_known:
-            return in_blocks(*tensors, masks)
+            return (in_blocks if isinstance(scores, int) and scores > LARGEST else at_once)(*tensors, masks)
         return ops.cond(scores > LARGEST, lambda: in_blocks(*tensors, masks), lambda: at_once(*tensors, masks))
 
     @ops.custom_gradient

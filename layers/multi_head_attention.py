@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers.attention import AttentionLayer, Tensor, attention_output, scaled_dot_product_attention
-from layers.attention_blocks import Masks
+from layers.attention import AttentionLayer, Tensor, scaled_dot_product_attention
+from layers.attention_blocks import Masks, attend
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -83,7 +83,7 @@ class MultiHeadAttention(AttentionLayer):
             mask = None if mask is None else ops.expand_dims(mask, -3)  # (…, 1, query_time, key_time)
             heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout, self.seed_generator)
         else:
-            heads, weights = attention_output(q, k, v, masks), None
+            heads, weights = attend(q, k, v, masks), None
         joined = ops.transpose(heads, (0, 2, 1, 3))  # (batch, query_time, heads, value_dim)
         joined = ops.reshape(joined, (-1, ops.shape(joined)[1], self.num_heads * self.value_dim))
         kernel = ops.cast(self.kernels["output"], joined.dtype)
