@@ -57,7 +57,8 @@ def softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         scores = ops.where(mask, scores, ops.cast(-6e4 if dtype == "float16" else -1e9, dtype))
     precise = ops.cast(scores, "float32") if dtype in ("float16", "bfloat16") else scores
-    weights = ops.cast(ops.softmax(precise, axis=-1), dtype)
+    alone = precise.shape[-1] == 1  # Keras' softmax warns of it, but a sequence may well have one step
+    weights = ops.cast(0.0 * precise + 1.0 if alone else ops.softmax(precise, axis=-1), dtype)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
 
 

@@ -311,3 +311,13 @@ def test_long_sequences_in_half_precision(monkeypatch):
     output = layer(query, value)
     assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
     close(output, layer(query, value, return_attention_scores=True)[0], 0.05)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_memory_of_one_step_gets_all_the_attention(name):
+    layer = built(name)
+    query, value = sequences(2, 3), sequences(2, 1, seed=1)
+    mask = np.array([[True], [False]])
+    output, weights = layer(query, value, value_mask=mask, return_attention_scores=True)
+    close(weights, np.ones(weights.shape) * mask.reshape((2, *[1] * (len(weights.shape) - 1))))
+    close(layer(query, value, value_mask=mask), output)
