@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from layers.loops import each
+
 Tensor = Any
 
 LARGEST = 2**20  # scores of a head that are computed at once
@@ -38,8 +40,9 @@ class Masks(NamedTuple):
         """For some queries of a row, (queries, key_time) or a shape that broadcasts to it."""
         parts = [None if self.query is None else ops.take(self.query[row], times)[:, None]]
         parts += [None if self.key is None else self.key[row][None]]
-        if self.pairs is not None:
-            parts.append(ops.take(self.pairs if len(self.pairs.shape) == 2 else self.pairs[row], times, axis=0))
+        if self.pairs is not None:  # its first axes may have one place that stands for all
+            pairs = self.pairs if len(self.pairs.shape) == 2 else self.pairs[ops.minimum(row, ops.shape(self.pairs)[0] - 1)]
+            parts.append(ops.take(pairs, ops.minimum(times, ops.shape(pairs)[0] - 1), axis=0))
         return _all([*parts, times[:, None] >= ops.arange(key_time) if self.causal else None])
 
 
@@ -56,10 +59,14 @@ def softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if mask is not None:
         scores = ops.where(mask, scores, ops.cast(-6e4 if dtype == "float16" else -1e9, dtype))
-    precise = ops.cast(scores, "float32") if dtype in ("float16", "bfloat16") else scores
+    precise = _at_least_float32(scores)
     alone = precise.shape[-1] == 1  # Keras' softmax warns of it, but a sequence may well have one step
     weights = ops.cast(0.0 * precise + 1.0 if alone else ops.softmax(precise, axis=-1), dtype)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16") else x
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
@@ -100,13 +107,18 @@ def _weights_at_once(query: Tensor, key: Tensor, masks: Masks) -> Tensor:
     return softmax_of(scores, None if mask is None else ops.expand_dims(mask, -3))
 
 
+def _row_sums(d: Tensor, output: Tensor) -> Tensor:
+    """rowsum(dO * O)."""
+    return ops.cast(ops.sum(_at_least_float32(d) * _at_least_float32(output), axis=-1, keepdims=True), d.dtype)
+
+
 def _forward_at_once(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
     return ops.matmul(_weights_at_once(query, key, masks), value)
 
 
 def _backward_at_once(query: Tensor, key: Tensor, value: Tensor, output: Tensor, d: Tensor, masks: Masks) -> tuple:
     p = _weights_at_once(query, key, masks)
-    d_s = p * (ops.matmul(d, ops.swapaxes(value, -1, -2)) - ops.sum(d * output, axis=-1, keepdims=True))
+    d_s = p * (ops.matmul(d, ops.swapaxes(value, -1, -2)) - _row_sums(d, output))
     d_s = d_s * query.shape[-1] ** -0.5
     d_key, d_value = (ops.matmul(ops.swapaxes(x, -1, -2), y) for x, y in ((d_s, query), (p, d)))
     return ops.matmul(d_s, key), d_key, d_value
@@ -148,7 +160,7 @@ def _forward_in_blocks(query: Tensor, key: Tensor, value: Tensor, masks: Masks) 
         return carry, [ops.matmul(blocks.weights(q[i], k[head], i), v[head])]
 
     shape = (blocks.static_size, value.shape[-1])
-    return blocks.join(_each(blocks.rows * blocks.heads * blocks.count, forward, [], [shape], query.dtype)[1][0])
+    return blocks.join(each(blocks.rows * blocks.heads * blocks.count, forward, [], [shape], query.dtype)[1][0])
 
 
 def _backward_in_blocks(query: Tensor, key: Tensor, value: Tensor, output: Tensor, d_output: Tensor, masks: Masks) -> tuple:
@@ -156,7 +168,7 @@ def _backward_in_blocks(query: Tensor, key: Tensor, value: Tensor, output: Tenso
     size, width, dtype = query.shape[-1], value.shape[-1], query.dtype
     scale = size**-0.5
     q, k, v = blocks.cut(query * scale), blocks.flat(key), blocks.flat(value)
-    d, inner = blocks.cut(d_output), blocks.cut(ops.sum(d_output * output, axis=-1, keepdims=True))
+    d, inner = blocks.cut(d_output), blocks.cut(_row_sums(d_output, output))
 
     def backward(head: Tensor, carry: list) -> tuple[list, list]:
         def step(b: Tensor, sums: list) -> tuple[list, list]:
@@ -167,28 +179,9 @@ def _backward_in_blocks(query: Tensor, key: Tensor, value: Tensor, output: Tenso
             return [sums[0] + d_k, sums[1] + d_v], [ops.matmul(d_s, k[head]) * scale]
 
         start = [ops.zeros_like(k[head]), ops.zeros_like(v[head])]
-        sums, (d_q,) = _each(blocks.count, step, start, [(blocks.static_size, size)], dtype)
+        sums, (d_q,) = each(blocks.count, step, start, [(blocks.static_size, size)], dtype)
         return carry, [ops.reshape(d_q, (blocks.count * blocks.size, size)), *sums]
 
     shapes = [(None, size), (None, size), (None, width)]
-    _, (d_query, d_key, d_value) = _each(blocks.rows * blocks.heads, backward, [], shapes, dtype)
+    _, (d_query, d_key, d_value) = each(blocks.rows * blocks.heads, backward, [], shapes, dtype)
     return blocks.join(d_query), ops.reshape(d_key, ops.shape(key)), ops.reshape(d_value, ops.shape(value))
-
-
-def _each(count: Any, function: Callable, carry: list, shapes: list[tuple], dtype: Any) -> tuple[list, list]:
-    """`carry, outputs = function(i, carry)` for i from 0 to count - 1, one after the other; the outputs stacked."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.lax.scan(lambda c, i: function(i, list(c)), carry, ops.arange(count))
-    import tensorflow as tf
-
-    def body(i: Tensor, carry: tuple, stacks: tuple) -> tuple:
-        carry, outputs = function(i, list(carry))
-        return i + 1, tuple(carry), tuple(stack.write(i, output) for stack, output in zip(stacks, outputs))
-
-    stacks = tuple(tf.TensorArray(dtype, count, element_shape=shape) for shape in shapes)
-    _, carry, stacks = tf.while_loop(
-        lambda i, *_: i < count, body, (0, tuple(carry), stacks), maximum_iterations=count, parallel_iterations=1
-    )
-    return list(carry), [stack.stack() for stack in stacks]

@@ -16,14 +16,14 @@ weight. The engine keeps in the loop only what truly depends on the previous ste
 Memory is linear in time. A cell that has no hand-written gradient is differentiated by the backend instead.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from layers.loops import scan
 
 Tensor = Any
 
@@ -237,73 +237,3 @@ def _stepper(cell, dropout_mask, training):
         return output, keras.tree.flatten(new)
 
     return one_step
-
-
-# -- one scan, two backends --------------------------------------------------------------------------------------------
-
-_in_order = contextvars.ContextVar("writes_in_order", default=False)
-
-
-@contextlib.contextmanager
-def writes_in_order() -> Iterator[None]:
-    """In this block, loops from the last step to the first are traced so that they write their results in the order of the
-    loop, and turn them round afterwards. It costs a copy; tf2onnx silently takes the order of writing for that of the results.
-    """
-    token = _in_order.set(True)
-    try:
-        yield
-    finally:
-        _in_order.reset(token)
-
-
-def scan(
-    step: Callable[[list, list], tuple[list, list]],
-    carry: list,
-    sequences: list,
-    widths: Sequence[int],
-    reverse: bool = False,
-    differentiable: bool = False,
-) -> tuple[list, list]:
-    """`carry, outputs_t = step(carry, [s[t] for s in sequences])` for every t; outputs stacked along the first axis.
-
-    The outputs of a step are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With
-    `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper.
-    """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.lax.scan(lambda c, e: step(list(c), list(e)), carry, sequences, reverse=reverse)
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"layers: the Keras backend is {keras.backend.backend()!r}; expected 'tensorflow' or 'jax'. "
-            "Set KERAS_BACKEND before Keras is imported."
-        )
-    return _scan_tensorflow(step, carry, sequences, widths, reverse, differentiable)
-
-
-def _scan_tensorflow(step, carry, sequences, widths, reverse, differentiable):
-    import tensorflow as tf
-
-    time = sequences[0].shape[0]
-    if time is None:
-        time = tf.shape(sequences[0])[0]
-    if differentiable:  # the gradient of an array's read is a write; that of a slice would be a whole sequence
-        sources = [tf.TensorArray(s.dtype, time, element_shape=s.shape[1:]).unstack(s) for s in sequences]
-    carry = [tf.convert_to_tensor(c) for c in carry]
-    batch, dtype = sequences[0].shape[1], carry[0].dtype
-    turn = reverse and _in_order.get()
-    stacks = [tf.TensorArray(dtype, time, element_shape=(batch, width)) for width in widths]
-
-    def body(k, carry, stacks):
-        t = time - 1 - k if reverse else k
-        elements = [s.read(t) for s in sources] if differentiable else [s[t] for s in sequences]
-        new, outputs = step(list(carry), elements)
-        for after, before in zip(new, carry):
-            after.set_shape(before.shape)
-        place = k if turn else t
-        return k + 1, tuple(new), tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
-
-    _, carry, stacks = tf.while_loop(
-        lambda k, *_: k < time, body, (0, tuple(carry), tuple(stacks)), maximum_iterations=time, parallel_iterations=1
-    )
-    return list(carry), [tf.reverse(stack.stack(), [0]) if turn else stack.stack() for stack in stacks]

@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 import layers
-from layers.recurrence import scan
+from layers.loops import scan
 
 Tensor = Any
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from apps.common.export import new_version
 from apps.common.model_card import write_card
 from data_pipelines.sources import DataError
-from layers.recurrence import writes_in_order
+from layers.loops import writes_in_order
 
 ENDINGS = {"litert": ".tflite", "onnx": ".onnx"}
 TOLERANCE = 1e-4

@@ -71,7 +71,7 @@ def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, serve
 
 def test_a_picture_gets_its_caption_and_where_each_word_looked(visit, server, tmp_path):
     scene = embedded_scenes()["test"][0]
-    (tmp_path / "scene.png").write_bytes(scene.png)
+    (tmp_path / "scene.png").write_bytes(scene.png())
     page = visit(server)
     describe(page, tmp_path / "scene.png")
     caption = page.locator("#caption textarea")

@@ -245,11 +245,13 @@ def test_errors():
 
 PARTS = [
     {},
-    {"query_mask": 1},
-    {"value_mask": 1},
-    {"attention_mask": 1},
-    {"use_causal_mask": 1},
-    dict.fromkeys([*MASKS, "causal"], 1),
+    {"query_mask"},
+    {"value_mask"},
+    {"attention_mask"},
+    {"attention_mask of all rows"},
+    {"attention_mask of all queries"},
+    {"causal"},
+    {*MASKS, "causal"},
 ]
 
 
@@ -258,6 +260,9 @@ def long_inputs(parts, query_time=13, key_time=11):
     query, value = sequences(2, query_time, seed=1), sequences(2, key_time, seed=2)
     shapes = {"query_mask": (2, query_time), "value_mask": (2, key_time), "attention_mask": (2, query_time, key_time)}
     masks = {name: rng.random(shape) > 0.3 for name, shape in shapes.items() if name in parts}
+    for name, shape in ((" of all rows", (query_time, key_time)), (" of all queries", (2, 1, key_time))):
+        if f"attention_mask{name}" in parts:
+            masks["attention_mask"] = rng.random(shape) > 0.3
     return query, value, masks | ({"use_causal_mask": True} if "causal" in parts else {})
 
 
