@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,6 +25,7 @@ import tensorflow as tf
 
 import layers
 from benchmarks import memory
+from benchmarks.saving import save
 from benchmarks.timing import milliseconds
 from layers.attention_blocks import Masks, attend
 
@@ -162,11 +162,7 @@ def main() -> None:
     rows = [row for shape in SHAPES for row in measure(shape, arguments.repeats)]
     peaks = {who: {time: memory_of(who, time) for time in TIMES} for who in ("blocks", "at once")}
     text = report(rows, peaks)
-    print(text)
-    target = Path(arguments.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps({"rows": rows, "memory": peaks}, indent=1))
-    target.with_suffix(".md").write_text(text + "\n")
+    save(arguments.save, text, {"rows": rows, "memory": peaks})
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ as a plain graph and under XLA; the better one counts.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,6 +26,7 @@ from keras import ops
 from apps.common.losses import TokenLoss
 from apps.translation.model import Translator
 from apps.translation.serving import search
+from benchmarks.saving import save
 from benchmarks.timing import milliseconds
 from data_pipelines.vocabulary import END, START
 
@@ -192,11 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found, training = measure_search(arguments.repeats), measure_training(arguments.repeats)
     text = report(found, training)
-    print(text + f"\n\nparameters: {training['parameters']}")
-    target = Path(arguments.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps({"search": found, "training": training}, indent=1))
-    target.with_suffix(".md").write_text(text + "\n")
+    save(arguments.save, text, {"search": found, "training": training})
 
 
 if __name__ == "__main__":

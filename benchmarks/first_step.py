@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks import memory
+from benchmarks.saving import save
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -91,11 +91,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row), flush=True)
     text = report(rows)
-    print(text)
-    target = Path(arguments.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(rows, indent=1))
-    target.with_suffix(".md").write_text(text + "\n")
+    save(arguments.save, text, rows)
 
 
 if __name__ == "__main__":

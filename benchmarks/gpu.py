@@ -9,10 +9,7 @@ count; all is waited for.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,24 +19,12 @@ import torch
 from keras import ops
 
 import layers
+from benchmarks.saving import save
+from benchmarks.timing import milliseconds
 
 SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512), (128, 400, 512, 1024)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CELLS = ("LSTM", "GRU", "GatedRNN", "SimpleRNN")
-
-
-def milliseconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Medians of calls that take turns."""
-    for function in candidates.values():
-        for _ in range(3):
-            function()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, function in candidates.items():
-            begun = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def jax_candidate(layer: Any, x: Any, d_y: Any, mask: Any, training: bool) -> Callable[[], Any]:
@@ -134,11 +119,7 @@ def main() -> None:
                 rows += measure(name, shape, dtype, masked, arguments.repeats)
                 print(json.dumps(rows[-2:]), flush=True)
     text = report(rows)
-    print(text)
-    target = Path(arguments.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(rows, indent=1))
-    target.with_suffix(".md").write_text(text + "\n")
+    save(arguments.save, text, rows)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ rate of a large sgemm in the same run.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,6 +21,7 @@ import tensorflow as tf
 import torch
 
 import layers
+from benchmarks.saving import save
 from benchmarks.timing import geometric_mean, milliseconds, sgemm_gflops
 
 SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512)]
@@ -175,11 +174,7 @@ def main() -> None:
             rows += measure(name, shape, masked, arguments.repeats, gflops)
             print(name, shape, "masked" if masked else "", {r["what"]: round(r["over_keras"], 2) for r in rows[-2:]}, flush=True)
     text = report(rows, gflops)
-    print("\n" + text)
-    target = Path(arguments.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps({"gflops": gflops, "rows": rows}, indent=1))
-    target.with_suffix(".md").write_text(text + "\n")
+    save(arguments.save, text, {"gflops": gflops, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.export import load_export
+from apps.common.export import load_export, newest_version
 from apps.common.formats import load_model
 from apps.image_captioning.encoders import ImageEncoder
+from benchmarks.saving import save
 from data_pipelines.captions import load_captions
 from data_pipelines.images import decode_images
 from data_pipelines.reviews import load_reviews
@@ -162,11 +163,12 @@ def newest_run(folder: Path) -> Path:
 
 
 def start_up(folder: Path, inputs: dict[str, Any]) -> dict[str, float]:
+    newest = newest_version(folder)
+    assert newest is not None
     begun = time.perf_counter()
-    served = load_export(str(folder))
+    served = load_export(newest)
     loaded = time.perf_counter()
     served.signatures["serving_default"](**inputs)
-    newest = max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     size = sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
     return {"megabytes": size / 1e6, "load_s": loaded - begun, "first_answer_s": time.perf_counter() - loaded}
 
@@ -176,7 +178,7 @@ def measure(saved_models: Path, runs: Path, seconds: float) -> dict[str, Any]:
     for application, prepare in APPLICATIONS.items():
         export, run = saved_models / application, newest_run(runs / application)
         importlib.import_module(f"apps.{application}.model")  # registers what the file holds
-        served, model = load_export(str(export)), load_model(run)
+        served, model = load_export(export), load_model(run)
         inputs, usual = prepare(served, run, model)
         ways = {name: signature(served, name, inputs) for name in ("serving_default", "serving_fast")}
         found: dict[str, Any] = {"start": start_up(export, inputs(1))}
@@ -230,10 +232,7 @@ def main() -> None:
     ]
     text = f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}\n\n{table(results)}"
     print(f"serving_fast over the usual way, median: {statistics.median(ratios):.1f}")
-    target = Path(arguments.save)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix(".json").write_text(json.dumps(results, indent=1))
-    target.with_suffix(".md").write_text(text)
+    save(arguments.save, text, results)
 
 
 if __name__ == "__main__":

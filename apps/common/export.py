@@ -1,6 +1,7 @@
 """SavedModels that TF Serving loads as they are: versioned, whole or not at all, measured, warmed up."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -70,20 +71,32 @@ def _add_to_models_config(root: Path) -> None:
     path = root.parent / "models.config"
     name = root.resolve().name
     config = model_server_config_pb2.ModelServerConfig()
-    if path.exists():
-        try:
-            text_format.Parse(path.read_text(), config)
-        except text_format.ParseError as error:
-            print(f"{path}: left as it is, as it can't be read ({error}). Add the model {name!r} by hand.")
+    with _alone_in(root.parent):
+        if path.exists():
+            try:
+                text_format.Parse(path.read_text(), config)
+            except text_format.ParseError as error:
+                print(f"{path}: left as it is, as it can't be read ({error}). Add the model {name!r} by hand.")
+                return
+        if any(model.name == name for model in config.model_config_list.config):
             return
-    if any(model.name == name for model in config.model_config_list.config):
-        return
-    config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
-    handle, temporary = tempfile.mkstemp(prefix=".models.config-", dir=root.parent, text=True)
-    with os.fdopen(handle, "w") as file:
-        file.write(text_format.MessageToString(config))
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+        config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
+        handle, temporary = tempfile.mkstemp(prefix=".models.config-", dir=root.parent, text=True)
+        with os.fdopen(handle, "w") as file:
+            file.write(text_format.MessageToString(config))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block; the system ends it if this process is killed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_saved_model(
@@ -144,20 +157,24 @@ def run_warm_up(folder: Path, served: Any) -> list[dict[str, tf.Tensor]]:
     return results
 
 
-def load_export(path: str) -> Any:
+def newest_version(root: Path) -> Path | None:
+    """The folder of the newest version of a model, or None if it has none."""
+    versions = [p for p in root.glob("*") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
+    return max(versions, key=lambda p: int(p.name), default=None)
+
+
+def load_export(path: str | Path) -> Any:
     """A SavedModel; `path` is a version folder, or the folder above it for the newest version.
 
     Raises:
         DataError: there is no SavedModel.
     """
     folder = Path(path)
-    if not (folder / "saved_model.pb").is_file():
-        numbered = [p for p in folder.glob("*") if p.name.isdigit()]
-        if not numbered:
-            raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
-        folder = max(numbered, key=lambda p: int(p.name))
+    version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
+    if version is None:
+        raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
     _load_text_ops()
-    return tf.saved_model.load(str(folder))
+    return tf.saved_model.load(str(version))
 
 
 def _load_text_ops() -> None:

@@ -100,26 +100,30 @@ def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> f
     named = {spec.name: value for spec, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(example))}
     partial = path.with_name(f".{path.name}{ENDINGS[format]}")
     try:
+        difference = _difference(_converted(model, inputs, named, partial, format), wanted)
+        if not difference < TOLERANCE:
+            raise DataError(
+                f"--format {format}: the converted network's outputs differ by {difference:.1e} from the model's; expected less "
+                f"than {TOLERANCE:.0e}. Take savedmodel."
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return difference
+
+
+def _converted(model: keras.Model, inputs: Any, example: dict[str, np.ndarray], path: Path, format: str) -> list[np.ndarray]:
+    """Write the network; return its outputs for an example."""
+    try:
         with writes_in_order(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converters' own
-            model.export(str(partial), format=format, verbose=False, input_signature=[inputs])
-        outputs = (_run_litert if format == "litert" else _run_onnx)(partial, named)
-        difference = _difference(outputs, wanted)
+            model.export(str(path), format=format, verbose=False, input_signature=[inputs])
+        return (_run_litert if format == "litert" else _run_onnx)(path, example)
     except ImportError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(f"--format {format}: {error}. Install it by: pip install -e '.[formats]'") from None
     except Exception as error:  # the converters raise many kinds
-        partial.unlink(missing_ok=True)
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"--format {format}: the converter can't write this network ({reason}). Take savedmodel.") from None
-    if not difference < TOLERANCE:
-        partial.unlink(missing_ok=True)
-        raise DataError(
-            f"--format {format}: the converted network's outputs differ by {difference:.1e} from the model's; expected less than "
-            f"{TOLERANCE:.0e}. Take savedmodel."
-        )
-    partial.replace(path)
-    return difference
 
 
 def _example(spec: tf.TensorSpec) -> np.ndarray:

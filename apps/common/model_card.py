@@ -20,41 +20,35 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
         description: what goes in, what comes out, and what it is not for.
     """
     begun = time.monotonic()
-    served = load_export(str(folder))
+    served = load_export(folder)
     run_warm_up(folder, served)
     seconds = time.monotonic() - begun
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-    facts = json.loads((run / "config.json").read_text())
-    metrics = json.loads((run / "metrics.json").read_text()) if (run / "metrics.json").exists() else {}
-    data = [f"{name}: " + ", ".join(f"{k} {v}" for k, v in part.items()) for name, part in facts["data"].items()]
-    lines = [
-        f"# {application}",
-        "",
-        description,
-        "",
-        *_markdown_table(
-            [
-                ("trained by", f"`{facts['command']}`"),
-                ("trained on", f"`{facts['config']['data']}`; " + "; ".join(data)),
-                ("trained with", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())),
-                ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
-                ("exported with", ", ".join(f"{name} {version}" for name, version in versions().items())),
-                ("size", f"{megabytes:.1f} MB"),
-                ("start", f"{seconds:.1f} s to load and to answer the first request, {os.cpu_count()} processor cores"),
-            ],
-            ("", ""),
-        ),
-        "",
-        "## Metrics",
-        "",
-        *_metrics_table(metrics),
-        "",
-        "## Signatures",
-        "",
-        *_signature_tables(served),
+    facts = [
+        *_training(json.loads((run / "config.json").read_text())),
+        ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
+        ("exported with", _listed(versions())),
+        ("size", f"{megabytes:.1f} MB"),
+        ("start", f"{seconds:.1f} s to load and to answer the first request, {os.cpu_count()} processor cores"),
     ]
+    metrics = json.loads((run / "metrics.json").read_text()) if (run / "metrics.json").exists() else {}
+    lines = [f"# {application}", "", description, "", *_markdown_table(facts, ("", "")), ""]
+    lines += ["## Metrics", "", *_metrics_table(metrics), "", "## Signatures", "", *_signature_tables(served)]
     (folder / "model_card.md").write_text("\n".join(lines).rstrip() + "\n")
     return f"{megabytes:.1f} MB, loads and answers in {seconds:.1f} s"
+
+
+def _training(run: dict[str, Any]) -> list[tuple[str, str]]:
+    data = "; ".join(f"{name}: {_listed(part)}" for name, part in run["data"].items())
+    return [
+        ("trained by", f"`{run['command']}`"),
+        ("trained on", f"`{run['config']['data']}`; {data}"),
+        ("trained with", _listed(run["versions"])),
+    ]
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _metrics_table(metrics: dict[str, Any]) -> list[str]:

@@ -28,8 +28,16 @@ def main() -> None:
     models = Models(arguments.models)
     models.preload()
     page = make_page(models)
-    print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)
-    page.launch(server_name=arguments.host, server_port=arguments.port, quiet=True, **launch_options())
+    try:
+        _, url, _ = page.launch(
+            server_name=arguments.host, server_port=arguments.port, quiet=True, prevent_thread_lock=True, **launch_options()
+        )
+    except OSError:
+        sys.exit(
+            f"error: --port {arguments.port} can't be opened on {arguments.host}: it is in use, or not allowed. Pass another one."
+        )
+    print(f"{url}  (Ctrl-C ends it)", flush=True)
+    page.block_thread()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from apps.music_generation.evaluate import draw_tunes, writes_tunes
 from apps.music_generation.predict import continue_roll
 from apps.music_generation.scores import with_open_repeats
 from apps.music_generation.sound import notes_of, synthesize, to_wav
+from apps.sentiment_classification.predict import predictions
+from apps.translation.predict import alternatives_of, attention_of
 from data_pipelines.piano_rolls import KEYS, midi_bytes
 from data_pipelines.sources import DataError
 
@@ -42,36 +44,25 @@ def _checked(text: str) -> str:
 
 def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
     """The classes with their probabilities; the words, weighed."""
-    outputs = _first(served, "serving_default", text=_checked(text))
-    classes = _first(served, "probabilities", text=text)
-    tokens = _strings(outputs["tokens"])
+    classes = _first(served, "probabilities", text=_checked(text))
     labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
-    return labels, drawing.weighed_words(list(zip(tokens, map(float, outputs["attention"]))))
+    return labels, drawing.weighed_words(next(predictions(served, [text]))["weights"])
 
 
 def translation(served: Any, text: str) -> tuple[str, str, str]:
     """The translation; the alternatives; what each token looked at."""
     outputs = _first(served, "serving_default", text=_checked(text))
-    best, source, target = (outputs["translation"].decode(), *(_strings(outputs[n]) for n in ("source_tokens", "target_tokens")))
-    rows = [
-        (other.decode("utf-8", "replace"), float(score))
-        for other, score in zip(outputs["alternatives"], outputs["alternative_scores"])
-        if score > -1e8
-    ]
-    weights = outputs["attention"][: len(target), : len(source)]
+    rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
+    source, target, weights = attention_of(outputs)
     attention = drawing.attention_table(source, target, weights) if weights.size else ""
-    return best, drawing.table(["alternative", "score"], rows), attention
+    return outputs["translation"].decode("utf-8", "replace"), drawing.table(["alternative", "score"], rows), attention
 
 
 def caption(served: Any, path: str | None) -> tuple[str, str]:
     """The caption; where each of its words looked."""
     if path is None:
         raise DataError("There is no picture yet. Drop a JPEG or PNG, or choose the example.")
-    file = Path(path)
-    if file.stat().st_size > LARGEST_IMAGE:
-        size, limit = file.stat().st_size / 2**20, LARGEST_IMAGE // 2**20
-        raise DataError(f"The picture has {size:.0f} MB; expected at most {limit}. Send a smaller one.")
-    data = file.read_bytes()
+    data = Path(path).read_bytes()  # of at most LARGEST_IMAGE, or the page had refused it
     outputs = _first(served, "serving_default", image_bytes=data)
     if outputs["error"]:
         reason = outputs["error"].decode("utf-8", "replace").removeprefix("image_bytes[0]: ")
@@ -88,7 +79,7 @@ def music(
         raise DataError(f"The beginning has {len(prime):,} characters; expected at most {LONGEST_TEXT:,}. Send a shorter one.")
     if not writes_tunes(served):
         yield "1 of 2: writing", "", "", ""
-        frames = continue_roll(served, np.zeros((0, KEYS), np.uint8), min(length, 512), temperature, seed)
+        frames = continue_roll(served, np.zeros((0, KEYS), np.uint8), length, temperature, seed)
         yield from _sounding("", "", midi_bytes(frames, 0.25), "2 of 2: making the sound")
         return
     yield "1 of 3: writing the tune", "", "", ""

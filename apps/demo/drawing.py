@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.image_captioning.pictures import darkened
 from apps.music_generation.sound import Note
 
 LIGHT, DARK = (255, 255, 255), (37, 99, 235)
@@ -48,7 +49,7 @@ def attention_table(source: Sequence[str], target: Sequence[str], weights: np.nd
 
 
 def _token(token: str) -> str:
-    return html.escape(token.replace("▁", " ").strip() or "␣")
+    return html.escape(token.strip() or "␣")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -71,10 +72,7 @@ def looking(image: Any, words: Sequence[str], attention: np.ndarray) -> str:
 
     figures = [_figure(image, "")]
     for word, weights in zip(words, attention):
-        light = np.asarray(Image.fromarray(weights.astype("float32")).resize(image.size, Image.Resampling.BICUBIC))
-        light = (light - light.min()) / max(float(np.ptp(light)), 1e-9)
-        shown = np.asarray(image) * (0.15 + 0.85 * light[..., None])
-        figures.append(_figure(Image.fromarray(shown.astype("uint8")), word.replace("▁", " ").strip()))
+        figures.append(_figure(Image.fromarray(darkened(image, weights)), word.replace("▁", " ").strip()))
     return f'<div class="looking">{"".join(figures)}</div>'
 
 

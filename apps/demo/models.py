@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from apps.common.export import load_export
+from apps.common.export import load_export, newest_version
 from data_pipelines.sources import DataError
 
 MINUTES = {"sentiment_classification": 1, "translation": 2, "image_captioning": 6, "music_generation": 5}
@@ -30,8 +30,7 @@ class Models:
 
     def newest(self, application: str) -> Path | None:
         """The folder of the newest version."""
-        versions = [p for p in (self.folder / application).glob("*") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
-        return max(versions, key=lambda p: int(p.name), default=None)
+        return newest_version(self.folder / application)
 
     def missing(self, application: str) -> str:
         """How to make the model, or "" if it is there."""
@@ -54,5 +53,5 @@ class Models:
             raise DataError(self.missing(application))
         with self._lock:  # users who come at once wait for one load
             if self._loaded.get(application, (None,))[0] != folder:
-                self._loaded[application] = (folder, load_export(str(folder)))
+                self._loaded[application] = (folder, load_export(folder))
             return self._loaded[application][1]

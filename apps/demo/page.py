@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import tensorflow as tf
 
 from apps.demo import answers
 from apps.demo.models import Models
@@ -82,15 +81,13 @@ def _notice(models: Models, application: str) -> Any:
 
 
 def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrong input is told to the user; so is what the model refuses."""
+    """Wrong input is told to the user."""
 
     def call(*inputs: Any) -> Any:
         try:
             return function(*inputs)
         except DataError as error:
             raise gr.Error(str(error), title="This can't be done", print_exception=False) from None
-        except tf.errors.OpError as error:
-            raise gr.Error(error.message.splitlines()[0], title="The model refuses this", print_exception=False) from None
 
     return call
 

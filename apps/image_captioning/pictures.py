@@ -25,14 +25,29 @@ def open_image(data: bytes) -> Any:
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
+def darkened(image: Any, weights: np.ndarray) -> np.ndarray:
+    """A picture, darker where there is less attention.
+
+    Args:
+        image: of Pillow, (height, width).
+        weights: (rows, columns), over the picture.
+
+    Returns:
+        (height, width, 3), bytes.
+    """
+    from PIL import Image
+
+    light = np.asarray(Image.fromarray(weights.astype("float32")).resize(image.size, Image.Resampling.BICUBIC))
+    light = (light - light.min()) / max(float(np.ptp(light)), 1e-9)
+    return (np.asarray(image) * (0.15 + 0.85 * light[..., None])).astype("uint8")
+
+
 def draw_attention(served: Any, data: bytes, path: Path) -> str:
     """The picture, and for each word of its caption where it looked; returns the caption.
 
     Raises:
         DataError: the picture has no caption.
     """
-    from PIL import Image
-
     outputs = served.signatures["serving_default"](image_bytes=tf.constant([data], tf.string))
     outputs = {name: value.numpy()[0] for name, value in outputs.items()}
     words = [word.decode("utf-8", "replace").replace("▁", " ") for word in outputs["words"] if word]
@@ -48,10 +63,7 @@ def draw_attention(served: Any, data: bytes, path: Path) -> str:
     axes[0].imshow(image)
     caption = outputs["caption"].decode("utf-8", "replace")
     for axis, word, weights in zip(axes[1:], words, outputs["attention"]):
-        light = np.asarray(Image.fromarray(weights).resize(image.size, Image.Resampling.BICUBIC))
-        light = (light - light.min()) / max(float(np.ptp(light)), 1e-9)
-        shade = 0.15 + 0.85 * light[..., None]
-        axis.imshow((np.asarray(image) * shade).astype("uint8"))
+        axis.imshow(darkened(image, weights))
         axis.set_title(word, fontsize=10)
     figure.suptitle("\n".join(textwrap.wrap(caption, 30 * columns)), fontsize=11)
     save_figure(figure, path)

@@ -177,7 +177,7 @@ def train(config: Config) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     with new_version(Path(config.export_to)) as version:
         write(version.folder, folder, model)
-        metrics = report(load_export(str(version.folder)), config.data, data, folder)
+        metrics = report(load_export(version.folder), config.data, data, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
     return metrics["validation"]

@@ -169,7 +169,7 @@ def train(config: Config) -> dict[str, float]:
     drawing = {name: getattr(config, name) for name in ("samples", "temperature", "top_p", "seed")}
     with new_version(Path(config.export_to)) as version:
         write(version.folder, folder, model)
-        served = load_export(str(version.folder))
+        served = load_export(version.folder)
         metrics = report(served, music, folder, length=config.max_length_tokens, **drawing)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, music, folder / "example", config.frame_beats)

@@ -153,7 +153,7 @@ def train(config: Config) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     with new_version(Path(config.export_to)) as version:
         write(version.folder, folder, model)
-        served = load_export(str(version.folder))
+        served = load_export(version.folder)
         metrics = report(served, reviews, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nThree validation texts, with the words that weighed most:")

@@ -26,12 +26,25 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
     for places, outputs in in_batches(served, sentences, progress):
         for row, place in enumerate(places):
             alternatives = [
-                {"translation": text.decode("utf-8", "replace"), "score": round(float(score), 4)}
-                for text, score in zip(outputs["alternatives"][row], outputs["alternative_scores"][row])
-                if score > -1e8  # a search may find fewer than it was asked for
+                {"translation": text, "score": round(score, 4)}
+                for text, score in alternatives_of(outputs["alternatives"][row], outputs["alternative_scores"][row])
             ]
             results[place] = {"text": sentences[place], **alternatives[0], "alternatives": alternatives[:n_best]}
     return results
+
+
+def alternatives_of(texts: Sequence[bytes], scores: Sequence[float]) -> list[tuple[str, float]]:
+    """The translations of a sentence with their scores; a search may find fewer than it was asked for."""
+    return [(text.decode("utf-8", "replace"), float(score)) for text, score in zip(texts, scores) if score > -1e8]
+
+
+def attention_of(outputs: dict[str, Any]) -> tuple[list[str], list[str], np.ndarray]:
+    """The tokens of a source and of its translation, and how much these looked at those, from the outputs for one sentence."""
+    source, target = (
+        [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs[f"{side}_tokens"] if token]
+        for side in ("source", "target")
+    )
+    return source, target, outputs["attention"][: len(target), : len(source)]
 
 
 def explain(served: Any, sentences: Sequence[str]) -> list[str]:
@@ -45,9 +58,7 @@ def explain(served: Any, sentences: Sequence[str]) -> list[str]:
 def plot_attention(served: Any, sentence: str, path: Path) -> None:
     """A picture of how much each target token attended to each source token."""
     outputs = {k: v.numpy()[0] for k, v in served.signatures["serving_default"](text=tf.constant([sentence])).items()}
-    source = [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs["source_tokens"] if token]
-    target = [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs["target_tokens"] if token]
-    weights = outputs["attention"][: len(target), : len(source)]
+    source, target, weights = attention_of(outputs)
     if not weights.size:
         raise DataError(f"attention: none for {sentence!r}. Give a sentence with words, and a model with attention.")
     figure, axis = new_figure(1, 1, width=1.5 + 0.32 * len(source), height=1.5 + 0.28 * len(target))

@@ -155,7 +155,7 @@ def train(config: Config) -> dict[str, float | str]:
     # -- export, and the metrics of what was exported
     with new_version(Path(config.export_to)) as version:
         write(version.folder, folder, model)
-        served = load_export(str(version.folder))
+        served = load_export(version.folder)
         metrics = report(served, data, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\n".join(explain(served, [pair.source for pair in held_out[:3]])))

@@ -31,6 +31,17 @@ def run_alone(script, *arguments):
     assert result.stdout.endswith("fine\n"), result.stderr[-3000:]
 
 
+def some_tunes(count=24):
+    """Tunes of random notes with full bars, in jig time and common time, as ABC."""
+    generator = np.random.default_rng(0)
+    text = ""
+    for i in range(count):
+        metre, length = [("6/8", 6), ("C", 8)][i % 2]
+        body = "|".join("".join(generator.choice(list("DEFGABcde"), length)) for _ in range(4 + i % 3))
+        text += f"X:{i + 1}\nT:Tune {i}\nM:{metre}\nL:1/8\nK:{'DG'[i % 2]}\n{body}:|\n\n"
+    return text
+
+
 def checkpoint_arrays(run, folder="checkpoints"):
     """All that the last checkpoint of a run holds."""
     with np.load(max((run / folder).glob("step-*.npz"))) as file:

@@ -30,16 +30,6 @@ def command(module, *arguments, **kwargs):
     return helpers.command("music_generation", module, *arguments, **kwargs)
 
 
-def some_tunes(count=24):
-    generator = np.random.default_rng(0)
-    text = ""
-    for i in range(count):
-        metre, length = [("6/8", 6), ("C", 8)][i % 2]
-        body = "|".join("".join(generator.choice(list("DEFGABcde"), length)) for _ in range(4 + i % 3))
-        text += f"X:{i + 1}\nT:Tune {i}\nM:{metre}\nL:1/8\nK:{'DG'[i % 2]}\n{body}:|\n\n"
-    return text
-
-
 def flags(data, folder, *arguments):
     return ["--data", data, "--run", folder / "run", "--export-to", folder / "export", *SMALL, *arguments]
 
@@ -47,7 +37,7 @@ def flags(data, folder, *arguments):
 @pytest.fixture(scope="module")
 def tunes_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("tunes") / "own.abc"
-    path.write_text(some_tunes() + "X:99\nT:Broken\nM:C\nabc|\n")
+    path.write_text(helpers.some_tunes() + "X:99\nT:Broken\nM:C\nabc|\n")
     return path
 
 
@@ -312,7 +302,7 @@ def test_the_grammar_knows_bars_of_six(text, reads):
 
 @pytest.mark.parametrize("kind", ["characters", "musical"])
 def test_a_model_that_knows_nothing_writes_full_bars(kind):
-    tunes, _ = read_tunes(some_tunes())
+    tunes, _ = read_tunes(helpers.some_tunes())
     vocabulary = TuneVocabulary.learn_tokens([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
     model = TuneModel(vocabulary.size, 4, rows=1, units=4, depth=1)
     model.build()
@@ -340,7 +330,7 @@ def test_the_order_n_model_is_a_distribution():
 
 
 def test_copies_and_broken_tunes_show():
-    tunes, _ = read_tunes(some_tunes())
+    tunes, _ = read_tunes(helpers.some_tunes())
     copied = tune_metrics(["X:1\n" + transpose(tunes[0], 5).text], tunes)
     assert copied["copied_max"] == 1.0 and copied["parse"] == 1.0 and copied["bars_fit"] == 1.0
     mixed = tune_metrics(["X:1\nM:6/8\nL:1/8\nK:D\nABc def|ABc|ABc def|]\n", "no tune", "X:1\n" + tunes[1].text], tunes)

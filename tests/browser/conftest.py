@@ -15,15 +15,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.apps.test_music import some_tunes
+from tests.apps.helpers import some_tunes
 
 expect.set_options(timeout=60_000)
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-NO_SAMPLES = ["--samples", "0"]
 TRAININGS = [  # two at a time; as short as a right answer allows
-    [["image_captioning", "--epochs", "2"]],
+    [["image_captioning", "--epochs", "3"]],
     [
         ["translation", "--epochs", "8"],
         ["sentiment_classification"],

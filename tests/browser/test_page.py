@@ -10,12 +10,6 @@ from apps.demo.page import SCENE
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 
 TABS = ["Sentiment", "Translation", "Captions", "Music"]
-SENTENCES = {
-    "The town has 12,345 inhabitants.": "Die Stadt hat 12.345 Einwohner.",
-    "The meeting begins on Friday, July 3, 2026 at 3:05 PM.": "",
-    "The ticket costs €1,234.50.": "",
-    "It rained 12.5% more in 2021.": "",
-}
 
 
 def classify(page, text):

@@ -78,7 +78,7 @@ def main():
     folder = parser.parse_args().saved_models
 
     def rewrite(match):
-        response = answer(load_export(str(folder / match["application"])), body_of(match["command"]))
+        response = answer(load_export(folder / match["application"]), body_of(match["command"]))
         lines = json.dumps(response, ensure_ascii=False, indent=1)
         lines = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\n\s+", " ", m[1]) + "]", lines)  # a row a line
         return match[0].replace(match["response"], lines)

@@ -45,7 +45,7 @@ def make_run(application: str, run: Path) -> None:
     """What training leaves in the folder of a run, as far as an export needs it."""
     run.mkdir(parents=True)
     keras.utils.set_random_seed(3)
-    model, config, facts = globals()[f"_{application}"](run)
+    model, config, facts = MAKERS[application](run)
     for variable in model.trainable_variables:  # clear preferences, so that nothing hangs on rounding
         if len(variable.shape) == 2:
             variable.assign(3 * np.asarray(variable))
@@ -108,3 +108,12 @@ def _piano_rolls(run):
     model = RollModel(frame="nade", hidden=8, rows=2, units=8, depth=1)
     model.build()
     return model, MusicConfig(music="rolls", max_length_tokens=40), {}
+
+
+MAKERS = {
+    "sentiment_classification": _sentiment_classification,
+    "translation": _translation,
+    "image_captioning": _image_captioning,
+    "music_generation": _music_generation,
+    "piano_rolls": _piano_rolls,
+}

@@ -20,7 +20,7 @@ from tests.serving import bodies
 def test_the_readme_shows_what_the_signatures_take_and_give(application, exports):
     command, response = bodies.examples()[application]
     body = bodies.body_of(command)
-    made = bodies.answer(load_export(str(exports[application])), body)
+    made = bodies.answer(load_export(exports[application]), body)
     assert bodies.kinds(made) == bodies.kinds(json.loads(response))
     assert len(made["predictions"]) == len(json.loads(response)["predictions"])
 
@@ -29,7 +29,7 @@ class Server(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Answers as TensorFlow Serving does."""
 
     def __init__(self, folder):
-        self.served = load_export(str(folder))
+        self.served = load_export(folder)
 
     def Predict(self, request, context):
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
@@ -51,7 +51,7 @@ def test_the_grpc_client_of_the_readme_works(exports, tmp_path):
     result = subprocess.run([sys.executable, "client.py", *texts], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     server.stop(None)
     assert result.returncode == 0, result.stderr[-3000:]
-    wanted = load_export(str(exports["translation"])).signatures["serving_default"](text=tf.constant(texts))["translation"]
+    wanted = load_export(exports["translation"]).signatures["serving_default"](text=tf.constant(texts))["translation"]
     for line, translation in zip(result.stdout.splitlines(), wanted.numpy(), strict=True):
         assert line.split("  ", 1)[1] == translation.decode()
 

@@ -66,23 +66,35 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     assert not (tmp_path / "models.config").exists()
 
 
-def test_exports_at_once_get_a_version_each(tmp_path):
-    barrier = threading.Barrier(6)
+def exports_at_once(roots):
+    """(number of the version, who wrote it) of exports that end at the same time."""
+    barrier = threading.Barrier(len(roots))
     made = []
 
-    def export(n):
-        with new_version(tmp_path) as version:
+    def export(n, root):
+        with new_version(root) as version:
             (version.folder / "who").write_text(str(n))
             barrier.wait()
         made.append((version.folder.name, (version.folder / "who").read_text()))
 
-    threads = [threading.Thread(target=export, args=(n,)) for n in range(6)]
+    threads = [threading.Thread(target=export, args=each) for each in enumerate(roots)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return made
+
+
+def test_exports_at_once_get_a_version_each(tmp_path):
+    made = exports_at_once([tmp_path] * 6)
     assert sorted(version for version, _ in made) == list("123456") == numbers(tmp_path)
     assert sorted(who for _, who in made) == list("012345")
+
+
+def test_exports_of_several_models_at_once_all_enter_models_config(tmp_path):
+    names = [f"model_{n}" for n in range(16)]
+    exports_at_once([tmp_path / name for name in names])
+    assert sorted(model.name for model in read_config(tmp_path / "models.config")) == sorted(names)
 
 
 def read_config(path):
@@ -130,7 +142,7 @@ def test_what_is_allowed_runs_on_a_processor():
 @pytest.mark.parametrize("application", WRITERS)
 def test_an_export_has_its_contract_its_warm_up_its_vocabulary_and_its_card(application, exports):
     version = exports[application]
-    served = load_export(str(version))
+    served = load_export(version)
     assert {"serving_default", "serving_fast"} <= set(served.signatures)
     full, fast = (set(served.signatures[name].structured_outputs) for name in ("serving_default", "serving_fast"))
     assert fast <= full and "attention" not in fast
@@ -183,6 +195,13 @@ def test_a_network_that_a_converter_gets_wrong_is_refused(exports, tmp_path, mon
     monkeypatch.setattr(model, "export", lambda *_, **__: 1 / 0)
     with pytest.raises(DataError, match=r"can't write this network \(division by zero\)"):
         write_network(model, inputs, tmp_path / "network.onnx", "onnx")
+
+    def has_no_converter(path, **kwargs):
+        raise ImportError("No module named 'tf2onnx'")
+
+    monkeypatch.setattr(model, "export", has_no_converter)
+    with pytest.raises(DataError, match=r"No module named 'tf2onnx'. Install it by: pip install -e '.\[formats\]'"):
+        write_network(model, inputs, tmp_path / "network.onnx", "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +214,7 @@ def test_the_command_exports_again_and_refuses_what_is_no_run(exports, tmp_path)
     assert "| bleu | 40.2500 |" in (tmp_path / "again" / "1" / "model_card.md").read_text()
     text = tf.constant(["a small dog", "the food wasn't good"])
     outputs = [
-        load_export(str(version)).signatures["serving_default"](text=text)["score"].numpy()
+        load_export(version).signatures["serving_default"](text=text)["score"].numpy()
         for version in (exports["translation"], tmp_path / "again")
     ]
     np.testing.assert_array_equal(*outputs)

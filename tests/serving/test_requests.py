@@ -18,7 +18,7 @@ BAD_IMAGES = [b"", b"no picture", JPEG[:200], JPEG[:-40] + b"\x00" * 40, b"\xff\
 @pytest.fixture(scope="module")
 def served(exports):
     """(application, signature) -> a function of plain values that returns plain values."""
-    loaded = {application: load_export(str(folder)) for application, folder in exports.items()}
+    loaded = {application: load_export(folder) for application, folder in exports.items()}
 
     def call(application, signature="serving_default", **inputs):
         function = loaded[application].signatures[signature]
@@ -29,10 +29,6 @@ def served(exports):
     call.signatures = {application: list(model.signatures) for application, model in loaded.items()}
     call.function = lambda application, name: loaded[application].signatures[name]
     return call
-
-
-def rows_alone(served, application, signature, name, rows, **other):
-    return [served(application, signature, **{name: [row]}, **other) for row in rows]
 
 
 def is_text(value):

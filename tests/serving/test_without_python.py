@@ -83,7 +83,7 @@ def parse(line):
 def test_c_gets_the_answers_that_python_gets(application, client, exports, tmp_path):
     inputs = REQUESTS[application]
     answers = ask(client, exports[application], "serving_default", inputs, tmp_path)
-    served = load_export(str(exports[application]))
+    served = load_export(exports[application])
     constants = {name: tf.constant(value) for name, value in inputs.items()}
     wanted = served.signatures["serving_default"](**constants)
     assert answers.keys() == wanted.keys()

@@ -1,0 +1,14 @@
+"""Where results go."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def save(path: str, text: str, found: Any) -> None:
+    """Print a report, write it to `path`.md, and all that was found to `path`.json."""
+    print(text)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".json").write_text(json.dumps(found, indent=1))
+    target.with_suffix(".md").write_text(text.rstrip() + "\n")

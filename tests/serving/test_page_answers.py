@@ -1,0 +1,94 @@
+"""What the page shows for what a user gives, without a browser: over exports with random weights."""
+
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from apps.demo import answers, drawing
+from apps.demo.models import Models
+from apps.demo.page import SCENE
+from data_pipelines.sources import DataError
+from tests.apps.helpers import ENVIRONMENT, ROOT
+
+ATTACK = '<img src=x onerror="alert(1)"> & more'
+
+
+@pytest.fixture(scope="module")
+def model(exports):
+    return Models(exports["translation"].parents[1]).get
+
+
+def test_a_review(model):
+    labels, words = answers.sentiment(model("sentiment_classification"), "The food wasn't good , 1 < 2 " + ATTACK)
+    assert labels.keys() == {"negative", "positive"} and sum(labels.values()) == pytest.approx(1)
+    assert "<img" not in words and "&lt;" in words
+    assert words.count('class="word"') > 5
+
+
+def test_a_sentence(model):
+    best, alternatives, attention = answers.translation(model("translation"), "a small dog " + ATTACK)
+    assert best in re.sub("<.*?>", "", alternatives)
+    assert alternatives.count("<tr>") == 4  # the header and a beam of three
+    assert "<img" not in alternatives + attention
+    assert attention.count("looks at") == (attention.count('scope="row"')) * (attention.count('scope="col"')) > 0
+
+
+def test_a_picture(model, tmp_path):
+    caption, looking = answers.caption(model("image_captioning"), str(SCENE))
+    assert looking.count("<figure>") == 1 + len(caption.rstrip(".").split()) + caption.endswith(".")
+    (tmp_path / "broken.jpg").write_bytes(SCENE.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"can't be read as a picture: .* Drop a JPEG or PNG"):
+        answers.caption(model("image_captioning"), str(tmp_path / "broken.jpg"))
+    with pytest.raises(DataError, match="no picture yet"):
+        answers.caption(model("image_captioning"), None)
+
+
+def test_a_tune(model):
+    steps = list(answers.music(model("music_generation"), "M:6/8\nL:1/8\nK:Dmaj\nd2e fdA|", 0.8, 1, 60, True))
+    assert [step for step, *_ in steps][:2] == ["1 of 3: writing the tune", "2 of 3: engraving it"]
+    _, abc, pictures, sound = steps[-1]
+    assert abc.startswith("X:1\nM:6/8\n") and "d2e fdA|" in abc
+    if sound:
+        assert 'class="sheet"' in pictures and 'class="roll"' in pictures and 'download="tune.mid"' in sound
+    else:
+        assert "can't be read as sheet music" in pictures
+
+
+def test_a_piano_roll(model):
+    *_, (step, abc, pictures, sound) = answers.music(model("piano_rolls"), "", 1.0, 1, 40, True)
+    assert (step, abc) == ("", "")
+    assert 'class="roll"' in pictures and 'class="sheet"' not in pictures
+    assert "audio/wav" in sound and 'download="tune.mid"' in sound and "tune.abc" not in sound
+
+
+@pytest.mark.parametrize("text", ["", " \n", "x" * 5_001])
+def test_no_text_and_too_much(model, text):
+    for answer, application in ((answers.sentiment, "sentiment_classification"), (answers.translation, "translation")):
+        with pytest.raises(DataError, match=r"Type some|at most 5,000"):
+            answer(model(application), text)
+    if len(text) > 5_000:
+        with pytest.raises(DataError, match="at most 5,000"):
+            next(answers.music(model("music_generation"), text, 1.0, 1, 40, True))
+
+
+def test_a_missing_model_names_its_command(tmp_path):
+    with pytest.raises(DataError, match=r"about 2 minutes, by `python -m apps.translation.train --quick`"):
+        Models(tmp_path).get("translation")
+
+
+def test_drawings_of_nothing():
+    assert drawing.weighed_words([]) == '<p class="words"></p>'
+    assert drawing.piano_roll([]) == ""
+    assert drawing.shade(-1) == drawing.shade(0) and drawing.shade(2) == drawing.shade(1)
+
+
+def test_a_port_in_use_is_told_in_a_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = [sys.executable, "-m", "apps.demo", "--models", str(tmp_path), "--port", str(port)]
+        result = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"error: --port {port} can't be opened") and "Traceback" not in result.stderr
