@@ -26,7 +26,8 @@ from benchmarks.timing import geometric_mean, milliseconds, sgemm_gflops
 
 SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512)]
 MASKED = (32, 100, 128, 128)  # once more with half of every second row masked
-GATES = {"SimpleRNN": 1, "GatedRNN": 2, "GRU": 3, "LSTM": 4}
+ONE_ROW = (1, 50, 256, 256)  # inference only
+GATES = {"SimpleRNN": 1, "GatedRNN": 2, "GRU": 3, "LSTM": 4, "Bidirectional GRU": 6, "Bidirectional LSTM": 8}
 
 
 class KerasGatedRNNCell(keras.layers.Layer):
@@ -50,8 +51,15 @@ class KerasGatedRNNCell(keras.layers.Layer):
         return s, [s]
 
 
+def ours(name: str, units: int) -> keras.layers.Layer:
+    layer = getattr(layers, name.split()[-1])(units, return_sequences=True)
+    return layers.Bidirectional(layer) if name.startswith("Bidirectional") else layer
+
+
 def keras_twin(name: str, units: int) -> keras.layers.Layer:
     """What Keras offers: its own layer, or the cell in `keras.layers.RNN` (for SimpleRNN too, as a cell)."""
+    if name.startswith("Bidirectional"):
+        return keras.layers.Bidirectional(keras_twin(name.split()[-1], units))
     cells = {"SimpleRNN": keras.layers.SimpleRNNCell, "GatedRNN": KerasGatedRNNCell}
     if name in cells:
         return keras.layers.RNN(cells[name](units), return_sequences=True)
@@ -74,10 +82,10 @@ def tensorflow_candidate(layer: Any, x: tf.Tensor, d_y: tf.Tensor, mask: Any, tr
 
 
 def torch_candidate(name: str, shape: tuple, x: tf.Tensor, d_y: tf.Tensor, training: bool) -> Callable[[], Any] | None:
-    module = {"SimpleRNN": torch.nn.RNN, "GRU": torch.nn.GRU, "LSTM": torch.nn.LSTM}.get(name)
+    module = {"SimpleRNN": torch.nn.RNN, "GRU": torch.nn.GRU, "LSTM": torch.nn.LSTM}.get(name.split()[-1])
     if module is None:
         return None
-    network = module(shape[2], shape[3], batch_first=True)
+    network = module(shape[2], shape[3], batch_first=True, bidirectional=name.startswith("Bidirectional"))
     inputs, upstream = torch.tensor(x.numpy(), requires_grad=training), torch.tensor(d_y.numpy())
 
     def step() -> Any:
@@ -96,17 +104,18 @@ def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) 
     batch, time_steps, features, units = shape
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(batch, time_steps, features)), tf.float32)
-    d_y = tf.constant(rng.normal(size=(batch, time_steps, units)), tf.float32)
+    width = units * (2 if name.startswith("Bidirectional") else 1)
+    d_y = tf.constant(rng.normal(size=(batch, time_steps, width)), tf.float32)
     mask = None
     if masked:
         lengths = np.where(np.arange(batch) % 2, time_steps // 2, time_steps)
         mask = tf.constant(np.arange(time_steps) < lengths[:, None])
-    ours, twin = getattr(layers, name)(units, return_sequences=True), keras_twin(name, units)
+    both = {"ours": ours(name, units), "keras": keras_twin(name, units)}
     rows = []
-    for training in (True, False):
+    for training in (False,) if shape == ONE_ROW else (True, False):
         candidates = {
             f"{who}{' xla' if xla else ''}": tensorflow_candidate(layer, x, d_y, mask, training, xla)
-            for who, layer in (("ours", ours), ("keras", twin))
+            for who, layer in both.items()
             for xla in (False, True)
         }
         torch_step = None if masked else torch_candidate(name, shape, x, d_y, training)
@@ -170,9 +179,10 @@ def main() -> None:
     gflops = sgemm_gflops()
     rows = []
     for name in arguments.cells:
-        for shape, masked in [*((shape, False) for shape in SHAPES), (MASKED, True)]:
-            rows += measure(name, shape, masked, arguments.repeats, gflops)
-            print(name, shape, "masked" if masked else "", {r["what"]: round(r["over_keras"], 2) for r in rows[-2:]}, flush=True)
+        for shape, masked in [*((shape, False) for shape in [*SHAPES, ONE_ROW]), (MASKED, True)]:
+            new = measure(name, shape, masked, arguments.repeats, gflops)
+            print(name, shape, "masked" if masked else "", {r["what"]: round(r["over_keras"], 2) for r in new}, flush=True)
+            rows += new
     text = report(rows, gflops)
     save(arguments.save, text, {"gflops": gflops, "rows": rows})
 

@@ -17,6 +17,7 @@ Memory is linear in time. A cell that has no hand-written gradient is differenti
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,17 +55,41 @@ def unfold(
     Returns:
         `(outputs, final_states)`: (batch, time, units), or None if not `sequences`, and a list of (batch, size).
     """
-    time_mask = None if mask is None else ops.expand_dims(ops.transpose(mask), -1)  # (time, batch, 1)
-    time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
-    if getattr(cell, "has_gradient", False):
-        outputs, states = _unfold_by_hand(
-            cell, time_major, initial_state, time_mask, recurrent_dropout_mask, reverse, sequences, training
+    by_hand = getattr(cell, "has_gradient", False)
+
+    def rows(inputs: Tensor, states: list, options: dict[str, Tensor]) -> list:
+        time_mask = ops.expand_dims(ops.transpose(options["mask"]), -1) if "mask" in options else None  # (time, batch, 1)
+        time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
+        walk = _unfold_by_hand if by_hand else _unfold_by_autodiff
+        outputs, states = walk(
+            cell, time_major, states, time_mask, options.get("recurrent_dropout_mask"), reverse, sequences, training
         )
+        return [ops.transpose(outputs, (1, 0, 2)), *states] if sequences else list(states)
+
+    options = {"mask": mask, "recurrent_dropout_mask": recurrent_dropout_mask}
+    options = {name: value for name, value in options.items() if value is not None}
+    everything = (inputs, list(initial_state), options)
+    if training and by_hand and _halves_pay(inputs.shape[0]):
+        half = ops.shape(inputs)[0] // 2
+        parts = (keras.tree.map_structure(lambda x, cut=cut: x[cut], everything) for cut in (slice(half), slice(half, None)))
+        results = [ops.concatenate(both, axis=0) for both in zip(*(rows(*part) for part in parts))]
     else:
-        outputs, states = _unfold_by_autodiff(
-            cell, time_major, initial_state, time_mask, recurrent_dropout_mask, reverse, sequences, training
-        )
-    return (ops.transpose(outputs, (1, 0, 2)) if sequences else None), list(states)
+        results = rows(*everything)
+    return (results[0], results[1:]) if sequences else (None, results)
+
+
+def _halves_pay(batch: int | None) -> bool:
+    """Whether the two halves of a batch train faster beside each other: each loop keeps one core of a processor busy."""
+    if keras.backend.backend() != "tensorflow" or (batch is not None and batch < 8):
+        return False
+    return (os.cpu_count() or 1) > 1 and not _gpus()
+
+
+@functools.cache
+def _gpus() -> list:
+    import tensorflow as tf
+
+    return tf.config.list_physical_devices("GPU")
 
 
 # -- the hand-written path ---------------------------------------------------------------------------------------------

@@ -1,11 +1,16 @@
 """What the tests of all applications share: run a command, kill it, load an export where this project is unknown."""
 
+import contextlib
+import io
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -13,11 +18,31 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def command(application, module, *arguments, cwd=ROOT, **kwargs):
-    """`python -m apps.<application>.<module> ARGUMENTS`, from another folder too."""
+def command(application, module, *arguments, cwd=ROOT, input="", alone=None):
+    """`python -m apps.<application>.<module> ARGUMENTS`, from another folder too.
+
+    Training runs in a process of its own, as its results depend on the process; what is only read or refused runs here,
+    which saves the seconds of the imports. `alone` says otherwise.
+    """
     line = [sys.executable, "-m", f"apps.{application}.{module}", *map(str, arguments)]
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, **kwargs)
+    if module == "train" if alone is None else alone:
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, input=input)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch("sys.argv", line[2:]),
+        mock.patch("sys.stdin", io.StringIO(input)),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "'apps.* found in sys.modules", RuntimeWarning)
+        try:
+            runpy.run_module(line[2], run_name="__main__", alter_sys=False)
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
 
 
 def run_alone(script, *arguments):

@@ -181,7 +181,7 @@ def test_wrong_use_is_one_line_and_leaves_no_run(files, tmp_path):
         (["--backbone", "mobilenet", "--backbone-weights", "none.h5"], "there is no such file"),
         (["--backbone", "mobilenet", "--backbone-weights", "none", "--backbone-layer", "x"], "Name one of them"),
     ):
-        result = command("train", *arguments, cwd=tmp_path)
+        result = command("train", *arguments, cwd=tmp_path, alone=False)
         assert result.returncode == 2, result.stderr[-2000:]
         assert message in result.stderr.strip().splitlines()[-1]
         assert not (tmp_path / "runs" / "image_captioning").exists() and not (tmp_path / "saved_models").exists()

@@ -166,7 +166,7 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     ],
 )
 def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
-    result = command(module, *arguments, *(["--run", tmp_path / "run"] if module == "train" else []))
+    result = command(module, *arguments, *(["--run", tmp_path / "run"] if module == "train" else []), alone=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 

@@ -138,7 +138,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
-    result = command("train", *arguments, cwd=tmp_path)
+    result = command("train", *arguments, cwd=tmp_path, alone=False)
     assert result.returncode == 2
     assert message in result.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.iterdir())

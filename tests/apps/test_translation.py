@@ -130,7 +130,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(files, tmp_path):
         (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
         (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
     ):
-        result = command("train", *arguments, cwd=tmp_path)
+        result = command("train", *arguments, cwd=tmp_path, alone=False)
         assert result.returncode == 2
         assert message in result.stderr.strip().splitlines()[-1]
         assert not list(tmp_path.iterdir())

@@ -94,3 +94,49 @@ def test_a_keras_cell_runs_on_the_engine():
     cell = keras.layers.LSTMCell(5)
     ours, theirs = RNN(cell, return_sequences=True), keras.layers.RNN(cell, return_sequences=True)
     close(ours(x, mask=mask), theirs(x, mask=mask))
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("batch, known", [(9, True), (9, False), (1, False)])
+def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatch):
+    import tensorflow as tf
+
+    x = sequences(batch)
+    mask = np.random.default_rng(1).random((batch, 6)) > 0.3
+    layer = LAYERS[name](5, return_sequences=True, return_state=True)
+    layer.build(x.shape)
+    random_weights(layer)
+    states = [sequences(batch, 1, 5, seed=k)[:, 0] for k in range(len(layer.state_sizes))]
+    dropout = np.random.default_rng(3).integers(0, 2, (batch, 5)).astype("float32") * 2
+    asked = []
+
+    def results(halves):
+        monkeypatch.setattr(recurrence, "_halves_pay", lambda size: asked.append(size) or halves)
+
+        def compute(x, mask, dropout, *states):
+            with tf.GradientTape() as tape:
+                tape.watch((x, *states))
+                outputs, final = recurrence.unfold(
+                    layer.cell, x, states, mask=mask, recurrent_dropout_mask=dropout, training=True, reverse=True
+                )
+                loss = tf.add_n([tf.reduce_sum(y**2 * (k + 1)) for k, y in enumerate([outputs, *final])])
+            return outputs, final, tape.gradient(loss, [x, *states, *[v.value for v in layer.trainable_variables]])
+
+        arrays = [tf.constant(a) for a in (x, mask, dropout, *states)]
+        specs = [tf.TensorSpec([a.shape[0] if known else None, *a.shape[1:]], a.dtype) for a in arrays]
+        return tf.function(compute, input_signature=specs, autograph=False)(*arrays)
+
+    close(results(True), results(False))
+    assert asked == [batch if known else None] * 2
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
+def test_halves_only_where_they_pay(monkeypatch):
+    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
+    assert recurrence._halves_pay(None) and recurrence._halves_pay(8) and not recurrence._halves_pay(7)
+    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 1)
+    assert not recurrence._halves_pay(64)
+    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(recurrence, "_gpus", lambda: ["GPU"])
+    assert not recurrence._halves_pay(64)
