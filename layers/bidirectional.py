@@ -116,8 +116,8 @@ class Bidirectional(keras.layers.Layer):
     ) -> Any:
         mask = sequences_mask if mask is None else mask
         forward_state, backward_state = self._split_states(initial_state)
-        forward, forward_states = self.forward_layer.run(sequences, forward_state, mask, training)
-        backward, backward_states = self.backward_layer.run(sequences, backward_state, mask, training)
+        forward, forward_states = self.forward_layer.run(sequences, forward_state, mask, training, beside=2)
+        backward, backward_states = self.backward_layer.run(sequences, backward_state, mask, training, beside=2)
         output = self._merge(forward, backward)
         if not self.return_state:
             return output

@@ -39,6 +39,7 @@ def unfold(
     reverse: bool = False,
     sequences: bool = True,
     training: bool = False,
+    beside: int = 1,
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Run `cell` over every step of `inputs`.
 
@@ -51,6 +52,7 @@ def unfold(
         reverse: walk from the last step to the first. Outputs keep the place of their inputs.
         sequences: also return the outputs of all steps.
         training: keep the activations for the backward pass, and on TensorFlow compile both loops with XLA.
+        beside: how many such calls can run at the same time. Where cores are left, halves of the batch do, too.
 
     Returns:
         `(outputs, final_states)`: (batch, time, units), or None if not `sequences`, and a list of (batch, size).
@@ -69,7 +71,7 @@ def unfold(
     options = {"mask": mask, "recurrent_dropout_mask": recurrent_dropout_mask}
     options = {name: value for name, value in options.items() if value is not None}
     everything = (inputs, list(initial_state), options)
-    if training and by_hand and _halves_pay(inputs.shape[0]):
+    if training and by_hand and _halves_pay(inputs.shape[0], beside):
         half = ops.shape(inputs)[0] // 2
         parts = (keras.tree.map_structure(lambda x, cut=cut: x[cut], everything) for cut in (slice(half), slice(half, None)))
         results = [ops.concatenate(both, axis=0) for both in zip(*(rows(*part) for part in parts))]
@@ -78,11 +80,11 @@ def unfold(
     return (results[0], results[1:]) if sequences else (None, results)
 
 
-def _halves_pay(batch: int | None) -> bool:
+def _halves_pay(batch: int | None, beside: int) -> bool:
     """Whether the two halves of a batch train faster beside each other: each loop keeps one core of a processor busy."""
     if keras.backend.backend() != "tensorflow" or (batch is not None and batch < 8):
         return False
-    return (os.cpu_count() or 1) > 1 and not _gpus()
+    return (os.cpu_count() or 1) >= 2 * beside and not _gpus()
 
 
 @functools.cache

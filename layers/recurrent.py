@@ -144,9 +144,12 @@ class RNN(keras.layers.Layer):
         return (output, *states) if self.return_state else output
 
     def run(
-        self, sequences: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: bool = False
+        self, sequences: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: bool = False, beside: int = 1
     ) -> tuple[Tensor, list[Tensor]]:
-        """`call`, but outputs keep the place of their inputs whatever the direction: `(output, final states)`."""
+        """`call`, but outputs keep the place of their inputs whatever the direction: `(output, final states)`.
+
+        `beside` is how many such calls can run at the same time.
+        """
         sequences = ops.convert_to_tensor(sequences, dtype=self.compute_dtype)
         self._check_mask(mask, sequences)
         states = self._initial_states(initial_state, sequences)
@@ -161,6 +164,7 @@ class RNN(keras.layers.Layer):
             reverse=self.go_backwards,
             sequences=self.return_sequences or not hasattr(self.cell, "equations"),
             training=bool(training),
+            beside=beside,
         )
         if self.stateful:
             for variable, state in zip(self.states or [], final):

@@ -112,7 +112,7 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     asked = []
 
     def results(halves):
-        monkeypatch.setattr(recurrence, "_halves_pay", lambda size: asked.append(size) or halves)
+        monkeypatch.setattr(recurrence, "_halves_pay", lambda size, beside: asked.append(size) or halves)
 
         def compute(x, mask, dropout, *states):
             with tf.GradientTape() as tape:
@@ -134,9 +134,9 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
 def test_halves_only_where_they_pay(monkeypatch):
     monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
-    assert recurrence._halves_pay(None) and recurrence._halves_pay(8) and not recurrence._halves_pay(7)
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 1)
-    assert not recurrence._halves_pay(64)
+    assert recurrence._halves_pay(None, 1) and recurrence._halves_pay(8, 2) and not recurrence._halves_pay(7, 1)
+    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 2)
+    assert recurrence._halves_pay(64, 1) and not recurrence._halves_pay(64, 2)  # the directions of `Bidirectional`
     monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(recurrence, "_gpus", lambda: ["GPU"])
-    assert not recurrence._halves_pay(64)
+    assert not recurrence._halves_pay(64, 1)
