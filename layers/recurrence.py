@@ -18,7 +18,7 @@ Memory is linear in time. A cell that has no hand-written gradient is differenti
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -72,9 +72,7 @@ def unfold(
     options = {name: value for name, value in options.items() if value is not None}
     everything = (inputs, list(initial_state), options)
     if training and by_hand and _halves_pay(inputs.shape[0], beside):
-        half = ops.shape(inputs)[0] // 2
-        parts = (keras.tree.map_structure(lambda x, cut=cut: x[cut], everything) for cut in (slice(half), slice(half, None)))
-        results = [ops.concatenate(both, axis=0) for both in zip(*(rows(*part) for part in parts))]
+        results = [ops.concatenate(both, axis=0) for both in zip(*(rows(*part) for part in _halves(everything)))]
     else:
         results = rows(*everything)
     return (results[0], results[1:]) if sequences else (None, results)
@@ -85,6 +83,16 @@ def _halves_pay(batch: int | None, beside: int) -> bool:
     if keras.backend.backend() != "tensorflow" or (batch is not None and batch < 8):
         return False
     return (os.cpu_count() or 1) >= 2 * beside and not _gpus()
+
+
+def _halves(tensors: Any) -> Iterator[Any]:
+    """A structure of tensors (batch, …), cut in two. (The gradient of `split` is one copy, that of two slices three.)"""
+    import tensorflow as tf
+
+    flat = keras.tree.flatten(tensors)
+    batch = ops.shape(flat[0])[0]
+    pairs = [tf.split(x, [batch // 2, batch - batch // 2]) for x in flat]
+    return (keras.tree.pack_sequence_as(tensors, part) for part in zip(*pairs))
 
 
 @functools.cache

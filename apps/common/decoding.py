@@ -305,7 +305,7 @@ def _candidates(logits, total, greedy, last, end):
     return parent, token, value, tf.where(greedy >= 0, column, -1)
 
 
-def _top(x, k, chunk=128):
+def _top(x, k, chunk=32):
     """`tf.math.top_k`, over long rows faster: the k largest lie in the k chunks with the largest maxima."""
     size = x.shape[-1]
     if size // chunk < max(8, 2 * k):
