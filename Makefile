@@ -23,7 +23,7 @@ demo: .venv/demo
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser tests layers data_pipelines apps
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 tests/layers
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 tests/layers
 
 test-browser: .venv/dev
 	$(BIN)/python -m pytest tests/browser

@@ -21,11 +21,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from apps.common.losses import TokenLoss
 from apps.translation.model import Translator
 from apps.translation.serving import search
+from benchmarks import keras_networks
 from benchmarks.saving import save
 from benchmarks.timing import milliseconds
 from data_pipelines.vocabulary import END, START
@@ -118,34 +118,6 @@ def log_probability(model: Translator, source: np.ndarray, tokens: np.ndarray) -
 # -- training
 
 
-def keras_network() -> keras.Model:
-    """The default translator, layer by layer, of `keras.layers`."""
-    layers = keras.layers
-    source, target = (keras.Input((None,), dtype="int32", name=name) for name in ("source", "target"))
-    embedding, drop = layers.ReversibleEmbedding(VOCABULARY, SIZE), layers.Dropout(0.3)
-    mask = ops.not_equal(source, 0)
-    read = layers.Bidirectional(layers.GRU(SIZE // 2, return_sequences=True))(drop(embedding(source)), mask=mask)
-    kept = ops.cast(mask, "float32")[..., None]
-    mean = ops.sum(read * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1)
-    tokens = drop(embedding(target))
-    first = layers.GRU(SIZE, return_sequences=True)(tokens, initial_state=layers.Dense(SIZE, "tanh")(mean))
-    query, key = layers.Dense(SIZE)(first), layers.Dense(SIZE, use_bias=False)(read)
-    context = layers.AdditiveAttention()([query, read, key], mask=[None, mask])
-    below = drop(ops.concatenate([first, context], axis=-1))
-    second = layers.GRU(SIZE, return_sequences=True)(below, initial_state=layers.Dense(SIZE, "tanh")(mean))
-    outputs = drop(layers.Dense(SIZE, "tanh")(ops.concatenate([second, context, tokens], axis=-1)))
-    logits = Bias()(embedding(outputs, reverse=True))
-    return keras.Model({"source": source, "target": target}, logits)
-
-
-class Bias(keras.layers.Layer):
-    def build(self, shape: tuple) -> None:
-        self.bias = self.add_weight(shape=(shape[-1],), initializer="zeros")
-
-    def call(self, x: Any) -> Any:
-        return x + self.bias
-
-
 def measure_training(repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     ids = rng.integers(4, VOCABULARY, TRAINING_SHAPE).astype("int32")
@@ -155,7 +127,7 @@ def measure_training(repeats: int) -> dict[str, Any]:
     ours = Translator(VOCABULARY, VOCABULARY, embedding_size=SIZE, units=SIZE, dropout=0.3)
     models = {"ours": (ours, TokenLoss(), False)}
     for name, jit in (("keras", False), ("keras xla", True)):
-        models[name] = (keras_network(), keras_loss, jit)
+        models[name] = (keras_networks.translator(VOCABULARY, SIZE, SIZE, 0.3), keras_loss, jit)
     candidates = {}
     for name, (model, loss, jit) in models.items():
         model.compile(keras.optimizers.Adam(global_clipnorm=1.0), loss, jit_compile=jit)

@@ -53,6 +53,43 @@ def token_cross_entropy(following: Tensor, logits: Tensor, smoothing: float = 0.
     return summed(logits), tf.reduce_sum(kept)
 
 
+def sampled_cross_entropy(
+    following: Tensor, outputs: Tensor, embeddings: Tensor, bias: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
+    """An estimate of `token_cross_entropy` from a few drawn tokens (sampled softmax, Jean et al. 2015,
+    https://aclanthology.org/P15-1001; drawn log-uniformly, as ids are in the order of frequency):
+
+        z_k  = e_k . o + b_k
+        loss = log(exp(z_true) + sum_k exp(z_k) / (n q_k)) - z_true     k: the n drawn tokens but the true one
+        q_k  = log((k + 2) / (k + 1)) / log(V + 1)
+
+    The sum's expectation is that over the whole vocabulary.
+
+    Args:
+        following: ids (batch, time); padding (0) weighs nothing.
+        outputs: (batch, time, size).
+        embeddings, bias: (V, size) and (V,).
+        uniform: n random numbers from 0 to 1.
+    """
+    size = embeddings.shape[0]
+    labels = tf.reshape(tf.cast(following, tf.int64), [-1, 1])
+    drawn = tf.cast(tf.exp(uniform * tf.math.log(size + 1.0)) - 1.0, tf.int64)
+    drawn = tf.clip_by_value(drawn, 0, size - 1)
+    place = tf.cast(drawn, tf.float32)
+    times = tf.size(drawn, tf.float32) * tf.math.log((place + 2.0) / (place + 1.0)) / tf.math.log(size + 1.0)  # n q_k
+    losses = tf.nn.sampled_softmax_loss(
+        embeddings,
+        bias,
+        labels,
+        tf.reshape(outputs, [-1, outputs.shape[-1]]),
+        uniform.shape[0],
+        size,
+        sampled_values=(drawn, tf.ones_like(labels, tf.float32), times),
+    )
+    kept = tf.cast(labels[:, 0] != 0, losses.dtype)
+    return tf.reduce_sum(losses * kept), tf.reduce_sum(kept)
+
+
 @keras.saving.register_keras_serializable(package="unfold")
 class TokenLoss(keras.losses.Loss):
     """Mean `token_cross_entropy` over the tokens of a batch."""

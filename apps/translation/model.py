@@ -12,6 +12,7 @@ from keras import ops
 
 import layers
 from apps.common.attention_decoder import CELLS, AttentionDecoder, Memory
+from apps.common.losses import sampled_cross_entropy
 from data_pipelines.vocabulary import PADDING, START
 
 Tensor = Any
@@ -122,6 +123,8 @@ class Translator(keras.Model):
         scheduled_sampling: share of the target tokens that training replaces by the model's own (Bengio et al. 2015,
             https://arxiv.org/abs/1506.03099; from one pass over the true ones: Mihaylova & Martins 2019,
             https://aclanthology.org/P19-2049).
+        sampled_softmax: in training, compare each target token with so many drawn ones instead of with the whole vocabulary,
+            and without label smoothing; 0: exact. See `sampled_cross_entropy`.
     """
 
     def __init__(
@@ -142,11 +145,13 @@ class Translator(keras.Model):
         heads: int = 4,
         dropout: float = 0.0,
         scheduled_sampling: float = 0.0,
+        sampled_softmax: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         self.reverse_source, self.scheduled_sampling = reverse_source, scheduled_sampling
+        self.sampled_softmax = sampled_softmax
         normal = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
         self.target_embedding = keras.layers.ReversibleEmbedding(
             target_size, embedding_size, embeddings_initializer=normal, reverse_dtype="float32", name="target_embedding"
@@ -207,22 +212,31 @@ class Translator(keras.Model):
         logits = self.target_embedding(rows, reverse=True) + self.bias
         return ops.reshape(logits, (-1, ops.shape(outputs)[1], logits.shape[-1]))
 
-    def write(self, target: Tensor, read: tuple, training: bool = False) -> tuple[Tensor, Any]:
-        """The logits of what follows each token of the target, and the attention (batch, time, source time)."""
+    def decode(self, target: Tensor, read: tuple, training: bool = False) -> Tensor:
+        """What the decoder makes of each token of the target (batch, time, embedding_size)."""
         values, mask, states = read
         tokens = self.drop(self.target_embedding(target), training=training)
-        outputs, weights = self.decoder(tokens, values, values_mask=mask, states=states, training=training)
-        return self.logits(outputs), weights
+        return self.decoder(tokens, values, values_mask=mask, states=states, training=training)[0]
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         target = inputs["target"]
         read = self.read(inputs["source"], training)
         if training and self.scheduled_sampling:
-            guess = ops.cast(ops.argmax(self.write(target, read, training=True)[0], axis=-1), target.dtype)
+            guess = ops.cast(ops.argmax(self.logits(self.decode(target, read, training=True)), axis=-1), target.dtype)
             guess = ops.concatenate([target[:, :1], guess[:, :-1]], axis=1)
             coin = keras.random.uniform(ops.shape(target), seed=self.seed_generator) < self.scheduled_sampling
             target = ops.where(ops.logical_and(coin, target > START), ops.stop_gradient(guess), target)
-        return self.write(target, read, training)[0]
+        outputs = self.decode(target, read, training)
+        return outputs if training and self.sampled_softmax else self.logits(outputs)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
+        if not (training and self.sampled_softmax):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        uniform = keras.random.uniform((self.sampled_softmax,), seed=self.seed_generator)
+        loss, count = sampled_cross_entropy(y, y_pred, self.target_embedding.embeddings, self.bias, uniform)
+        return loss / ops.maximum(count, 1.0)
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """One step of `apps.common.decoding`: tokens (batch, width) -> logits, state, attention."""

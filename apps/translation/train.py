@@ -62,6 +62,7 @@ class Config:
     # training
     label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
     scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own"] = 0.0
+    sampled_softmax: Annotated[int, "compare with so many drawn tokens, not with the vocabulary; 0: exact"] = 0
     epochs: Annotated[int, "passes over the training split"] = 22
     tokens_per_batch: Annotated[int, "of the longer side, padding counted"] = 1_536
     buckets: Annotated[int, "lengths that batches may have; each is compiled once"] = 6
@@ -80,7 +81,7 @@ class Config:
 
 MODEL_FLAGS = (
     "embedding_size units cell encoder encoder_depth decoder_depth attention input_feeding reverse_source dropout "
-    "scheduled_sampling"
+    "scheduled_sampling sampled_softmax"
 ).split()
 
 

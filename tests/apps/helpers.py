@@ -12,7 +12,9 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import keras
 import numpy as np
+from tensorflow.python.framework.config import disable_op_determinism
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -42,6 +44,9 @@ def command(application, module, *arguments, cwd=ROOT, input="", alone=None):
             runpy.run_module(line[2], run_name="__main__", alter_sys=False)
         except SystemExit as end:
             code = end.code or 0
+        finally:  # what `prepare_device` does for a whole process
+            disable_op_determinism()
+            keras.mixed_precision.set_dtype_policy("float32")
     return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
 
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from apps.common.attention_decoder import AttentionDecoder
-from apps.common.losses import TokenLoss, token_cross_entropy
+from apps.common.losses import TokenLoss, sampled_cross_entropy, token_cross_entropy
+from apps.translation.model import Translator
 from tests.layers.helpers import close, gradients, numpy, random_weights, sequences, weighted_sum
 
 OPTIONS = [
@@ -97,3 +98,26 @@ def test_the_smoothed_loss_equals_keras_without_its_padding():
     close(total, numpy(keras.losses.sparse_categorical_crossentropy(following[kept], logits[kept], from_logits=True))[0].sum())
     changed = np.where(kept[..., None], logits, 99.0)
     close(TokenLoss(0.1)(following, changed), TokenLoss(0.1)(following, logits))
+
+
+def test_many_drawn_tokens_give_the_loss_of_all():
+    vocabulary = 40
+    outputs, following = sequences(2, 5, 7), np.array([[3, 1, 36, 0, 0], [2, 12, 2, 2, 1]])
+    embeddings, bias = sequences(1, vocabulary, 7, seed=4)[0], sequences(1, 1, vocabulary, seed=5)[0, 0]
+    exact, count = token_cross_entropy(following, outputs @ embeddings.T + bias)
+    uniform = tf.constant((np.arange(40_000) + 0.5) / 40_000, tf.float32)
+    tensors = [tf.constant(array) for array in (outputs, embeddings, bias)]
+    drawn, drawn_count = sampled_cross_entropy(following, *tensors, uniform)
+    assert count == drawn_count == 8
+    assert abs(drawn - exact) < 2e-3 * exact
+
+
+def test_training_on_drawn_tokens_lowers_the_exact_loss():
+    model = Translator(30, 30, embedding_size=8, units=8, sampled_softmax=20)
+    ids = 4 + np.arange(6) + np.arange(16)[:, None] % 10
+    inputs, loss = {"source": ids, "target": np.roll(ids, 1, axis=1)}, TokenLoss()
+    model.compile(keras.optimizers.Adam(0.02, global_clipnorm=1.0), loss, jit_compile=False)
+    before = float(model.evaluate(inputs, ids, verbose=0))
+    assert np.isclose(before, loss(ids, model(inputs)))  # outside training the loss is exact
+    history = model.fit(inputs, ids, epochs=30, verbose=0).history["loss"]
+    assert history[-1] < history[0] and model.evaluate(inputs, ids, verbose=0) < 0.6 * before

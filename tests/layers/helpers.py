@@ -8,6 +8,7 @@ import layers
 
 LAYERS = {"SimpleRNN": layers.SimpleRNN, "GatedRNN": layers.GatedRNN, "GRU": layers.GRU, "LSTM": layers.LSTM}
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+JIT = [False, True] if ON_TENSORFLOW else [True]  # of `fit`: nobody trains on JAX operation by operation
 
 
 def random_weights(layer, seed=0, scale=0.5):

@@ -12,7 +12,7 @@ from keras import ops
 
 import layers
 from layers import attention_blocks
-from tests.layers.helpers import ON_TENSORFLOW, close, gradients, numpy, random_weights, sequences, weighted_sum
+from tests.layers.helpers import JIT, ON_TENSORFLOW, close, gradients, numpy, random_weights, sequences, weighted_sum
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = {
@@ -177,7 +177,7 @@ def test_a_query_that_may_attend_to_nothing_gets_no_weights_and_finite_gradients
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", JIT)
 def test_fit_under_keras_masks_moves_every_weight_and_reloads(name, jit_compile, tmp_path):
     ids = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(9, 4, mask_zero=True)(ids)

@@ -14,7 +14,7 @@ from keras import ops
 
 import layers
 from layers import Bidirectional
-from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, numpy, random_weights, sequences
+from tests.layers.helpers import JIT, LAYERS, ON_TENSORFLOW, close, numpy, random_weights, sequences
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = {
@@ -68,7 +68,7 @@ def test_mixed_precision(name, policy):
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", JIT)
 def test_fit_moves_every_weight_and_lowers_the_loss(name, jit_compile):
     inputs = keras.Input((None, 4))
     x = CATALOGUE[name](8, return_sequences=True)(inputs)
@@ -91,22 +91,23 @@ def test_fit_in_mixed_precision_with_dropout():
     assert np.isfinite(model.fit(x, x[:, 0, :1], verbose=0).history["loss"][0])
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_reload_in_a_fresh_process(name, tmp_path):
-    inputs = keras.Input((None, 4))
-    model = keras.Model(inputs, CATALOGUE[name](5, return_sequences=True)(inputs))
+def test_reload_in_a_fresh_process(tmp_path):
     x = sequences()
-    np.savez(tmp_path / "x.npz", x=x, y=numpy(model(x))[0])
-    model.save(tmp_path / "model.keras")
+    for name, make in CATALOGUE.items():
+        inputs = keras.Input((None, 4))
+        model = keras.Model(inputs, make(5, return_sequences=True)(inputs))
+        np.savez(tmp_path / f"{name}.npz", x=x, y=numpy(model(x))[0])
+        model.save(tmp_path / f"{name}.keras")
     script = (
-        "import layers, keras, numpy as np, sys; d = np.load(sys.argv[1] + '/x.npz');"
-        "model = keras.saving.load_model(sys.argv[1] + '/model.keras');"
-        "np.testing.assert_allclose(np.asarray(model(d['x'])), d['y'], atol=1e-6);"
-        "model.compile('sgd', 'mse'); model.fit(d['x'], d['y'], verbose=0)"
+        "import layers, keras, numpy as np, sys\n"
+        "for path in sys.argv[1:]:\n"
+        "    d = np.load(path + '.npz')\n"
+        "    model = keras.saving.load_model(path + '.keras')\n"
+        "    np.testing.assert_allclose(np.asarray(model(d['x'])), d['y'], atol=1e-6, err_msg=path)\n"
+        "    model.compile('sgd', 'mse'); model.fit(d['x'], d['y'], verbose=0)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=os.environ, capture_output=True, text=True
-    )
+    line = [sys.executable, "-c", script, *(str(tmp_path / name) for name in CATALOGUE)]
+    result = subprocess.run(line, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
 
 

@@ -1,0 +1,291 @@
+"""Training of the four applications against the same networks of `keras.layers` on plain tf.data.
+
+    python -m benchmarks.applications --imdb FILE.tsv.gz --multi30k FOLDER --flickr8k FOLDER --tunes FILE.abc
+        [--steps 40] [--rounds 3] [--save benchmarks/results/applications]
+
+Networks, batch sizes and optimizers are the applications' defaults. Data come as in keras.io's examples and TensorFlow's
+tutorials: texts through `TextVectorization` to one length, in batches of equal size; pictures read, decoded and seen by the
+frozen backbone in every step; characters in windows that follow each other. Ours buckets by length, keeps what a frozen
+backbone saw, and uses its own layers and loss. The two take turns; each takes steps on real batches. Examples are reviews,
+pairs of sentences, captions, and characters. "Waits" is the share of the time in which the step waits for the next batch.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common.losses import TokenLoss
+from apps.image_captioning.encoders import image_encoder
+from apps.image_captioning.model import Captioner
+from apps.image_captioning.train import MODEL_FLAGS as CAPTION_FLAGS
+from apps.image_captioning.train import Config as CaptionConfig
+from apps.music_generation.model import TuneModel
+from apps.music_generation.train import STACK_FLAGS
+from apps.music_generation.train import Config as MusicConfig
+from apps.sentiment_classification.model import recurrent_classifier
+from apps.sentiment_classification.train import Config as SentimentConfig
+from apps.translation.model import Translator
+from apps.translation.train import MODEL_FLAGS as TRANSLATION_FLAGS
+from apps.translation.train import Config as TranslationConfig
+from benchmarks import keras_networks
+from benchmarks.saving import save
+from data_pipelines.captions import caption_batches, load_captions
+from data_pipelines.image_store import store_images
+from data_pipelines.reviews import encode as encode_reviews
+from data_pipelines.reviews import load_reviews, review_batches
+from data_pipelines.steps import bucket_boundaries
+from data_pipelines.translations import Vocabularies, load_translations, translation_batches
+from data_pipelines.translations import encode as encode_pairs
+from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams
+from data_pipelines.vocabulary import START, learn_vocabulary
+
+WARM_UP = 40  # steps in which every length is met and compiled
+
+
+class Side(NamedTuple):
+    """A compiled model, its batches, and how many examples one holds."""
+
+    model: keras.Model
+    batches: tf.data.Dataset
+    examples: Callable[[Any], int]
+
+
+def values(config: Any, names: list[str]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}
+
+
+def adam(config: Any) -> keras.optimizers.Optimizer:
+    average = getattr(config, "average", 0.0)
+    return keras.optimizers.Adam(1e-4, global_clipnorm=config.clip_norm, use_ema=average > 0, ema_momentum=average or 0.99)
+
+
+def rows(batch: Any) -> int:
+    return int(keras.tree.flatten(batch)[0].shape[0])
+
+
+# -- one function an application: ours and Keras'
+
+
+def sentiment(path: str) -> tuple[Side, Side]:
+    config = SentimentConfig()
+    reviews = load_reviews(path)
+    train = reviews.splits["train"]
+    texts = [review.text for review in train]
+    vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count)
+    lengths = encode_reviews(texts, vocabulary, config.max_length_tokens).row_lengths().numpy().tolist()
+    boundaries = bucket_boundaries([*lengths, config.max_length_tokens], config.max_length_tokens)
+    options = {"max_length_tokens": config.max_length_tokens, "boundaries": boundaries, "batch_size": config.batch_size}
+    names = ["cell", "units", "depth", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout"]
+    model = recurrent_classifier(vocabulary.size, 2, **values(config, names))
+    ours = keras.Model(model.input, model.output["logits"])
+    twin = keras_networks.classifier(vocabulary.size, 2, config)
+    for network in (ours, twin):
+        network.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    batches = review_batches(train, reviews.labels, vocabulary, **options, shuffle_seed=0).dataset
+
+    vectorize = keras.layers.TextVectorization(vocabulary.size, output_sequence_length=config.max_length_tokens)
+    vectorize.adapt(texts)
+    classes = [reviews.labels.index(review.label) for review in train]
+    plain = tf.data.Dataset.from_tensor_slices((texts, classes)).cache().shuffle(len(texts), seed=0).repeat()
+    plain = plain.batch(config.batch_size).map(lambda text, label: (vectorize(text), label), tf.data.AUTOTUNE).prefetch(4)
+    return Side(ours, batches, rows), Side(twin, plain, rows)
+
+
+def translation(path: str) -> tuple[Side, Side]:
+    config = TranslationConfig()
+    pairs = load_translations(path, config.source_lang, config.target_lang).splits["train"]
+    vocabularies = Vocabularies.learn(pairs, config.tokens, config.vocabulary_size, joint=True)
+    encoded = encode_pairs(pairs, vocabularies, config.max_length_tokens)
+    boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, config.buckets, multiple=4)
+    size = vocabularies.source.size
+    ours = Translator(size, size, **values(config, TRANSLATION_FLAGS))
+    ours.compile(adam(config), TokenLoss(config.label_smoothing))
+    batches = translation_batches(
+        encoded, tokens_per_batch=config.tokens_per_batch, boundaries=boundaries, shuffle_seed=0
+    ).dataset
+
+    twin = keras_networks.translator(size, config.embedding_size, config.units, config.dropout)
+    twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    length = int(np.percentile(encoded.lengths, 99))  # longer ones are cut
+    source = encoded.source.to_tensor(shape=[None, length]).numpy()
+    following = encoded.target.to_tensor(shape=[None, length]).numpy()
+    target = np.concatenate([np.full((len(following), 1), START), following[:, :-1]], axis=1)
+    plain = (
+        tf.data.Dataset.from_tensor_slices(({"source": source, "target": target}, following))
+        .shuffle(len(source), seed=0)
+        .repeat()
+        .batch(64)
+        .prefetch(4)
+    )
+    return Side(ours, batches, rows), Side(twin, plain, rows)
+
+
+def captions(path: str, images: int = 600) -> tuple[Side, Side]:
+    config = CaptionConfig(backbone="mobilenet")
+    folder = Path(tempfile.mkdtemp())
+    table = some_images(Path(path), images, folder)
+    data = load_captions(str(table), 0)
+    shape = (config.image_size, config.image_size, 3)
+    backbone = keras.applications.MobileNet(shape, config.alpha, include_top=False, weights=None)
+    backbone.save_weights(folder / "backbone.weights.h5")  # random ones take the same time
+    weights = str(folder / "backbone.weights.h5")
+    encoder = image_encoder("mobilenet", config.image_size, weights, config.alpha, "", 0)
+    begun = time.perf_counter()
+    store = store_images(data.images, folder / "store", encoder.key, encoder.see, size=config.image_size, max_pixels=10**8)
+    print(f"the store of {len(data.images)} pictures took {time.perf_counter() - begun:.1f} s, once")
+    examples = data.splits["train"]
+    texts = [caption for example in examples for caption in example.captions]
+    vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count, markers=True)
+    lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1
+    boundaries = bucket_boundaries(lengths.tolist(), config.max_length_tokens, config.buckets, multiple=2)
+    ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **values(config, CAPTION_FLAGS))
+    ours.compile(adam(config), TokenLoss(config.label_smoothing))
+    batches = caption_batches(
+        examples, store, vocabulary, batch_size=config.batch_size, boundaries=boundaries, shuffle_seed=0
+    ).dataset
+
+    twin = keras_networks.captioner(vocabulary.size, backbone, config)
+    twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    vectorize = keras.layers.TextVectorization(vocabulary.size, output_sequence_length=boundaries[-1] + 1)
+    vectorize.adapt(texts)
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for example in examples:
+        (pictures / example.image.name).write_bytes(example.image.read())
+    files = [str(pictures / example.image.name) for example in examples for _ in example.captions]
+
+    def read(file: tf.Tensor, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(file), channels=3), (config.image_size, config.image_size))
+        return pixels / 127.5 - 1.0, vectorize("start " + text)
+
+    plain = tf.data.Dataset.from_tensor_slices((files, texts)).shuffle(len(files), seed=0).repeat()
+    plain = plain.map(read, tf.data.AUTOTUNE).batch(config.batch_size)
+    plain = plain.map(lambda image, ids: ({"image": image, "caption": ids[:, :-1]}, ids[:, 1:])).prefetch(4)
+    return Side(ours, batches, rows), Side(twin, plain, rows)
+
+
+def some_images(source: Path, count: int, folder: Path) -> Path:
+    """The first pictures of a set with `train_captions.tsv` and `train_images.zip`, as a table beside a folder."""
+    lines = (source / "train_captions.tsv").read_text().splitlines()
+    chosen = list(dict.fromkeys(line.split("\t")[0] for line in lines[1:]))[:count]
+    with zipfile.ZipFile(source / "train_images.zip") as archive:
+        members = {Path(name).name: name for name in archive.namelist()}
+        for name in chosen:
+            (folder / name).write_bytes(archive.read(members[name]))
+    table = folder / "captions.tsv"
+    table.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.split("\t")[0] in set(chosen))]) + "\n")
+    return table
+
+
+def music(path: str) -> tuple[Side, Side]:
+    config = MusicConfig()
+    tunes = load_tunes(path).splits["train"]
+    vocabulary = learn_tune_vocabulary(tunes, config.tokens, config.transposed > 0)
+    order = {"rows": config.rows, "steps": config.bptt_steps, "seed": 0, "transposed": config.transposed}
+    batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
+    ours = TuneModel(vocabulary.size, config.embedding_size, **values(config, STACK_FLAGS))
+    ours.compile(adam(config), TokenLoss())
+
+    twin = keras_networks.tune_writer(vocabulary.size, config)
+    twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    text = "\n".join(tune.text for tune in tunes)
+    ids = vocabulary.ids(vocabulary.tokenize(tf.constant([text]))).flat_values.numpy()
+    length = len(ids) // config.rows
+    streams = ids[: config.rows * length].reshape(config.rows, length)
+
+    def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        while True:
+            for start in range(0, length - config.bptt_steps, config.bptt_steps):
+                part = streams[:, start : start + config.bptt_steps + 1]
+                yield part[:, :-1], part[:, 1:]
+
+    spec = tf.TensorSpec((config.rows, config.bptt_steps), tf.int32)
+    plain = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec)).prefetch(4)
+
+    def signs(batch: Any) -> int:
+        return int(np.count_nonzero(batch[1]))
+
+    return Side(ours, batches, signs), Side(twin, plain, signs)
+
+
+APPLICATIONS = {"imdb": sentiment, "multi30k": translation, "flickr8k": captions, "tunes": music}
+EXAMPLES = {"imdb": "reviews", "multi30k": "pairs", "flickr8k": "captions", "tunes": "characters"}
+
+
+def turn(side: Side, iterator: Iterator[Any], steps: int) -> tuple[int, float, float]:
+    """Examples, seconds, and seconds of waiting in so many steps."""
+    examples, waited = 0, 0.0
+    begun = time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(iterator)
+        waited += time.perf_counter() - asked
+        side.model.train_on_batch(*batch)
+        examples += side.examples(batch)
+    return examples, time.perf_counter() - begun, waited
+
+
+def measure(sides: tuple[Side, Side], steps: int, rounds: int) -> dict[str, Any]:
+    iterators = [iter(side.batches) for side in sides]
+    for side, iterator in zip(sides, iterators):
+        turn(side, iterator, WARM_UP)
+    totals = np.zeros((2, 3))
+    for _ in range(rounds):
+        for n in range(2):
+            totals[n] += turn(sides[n], iterators[n], steps)
+    (ours, seconds, waited), (theirs, their_seconds, their_waiting) = totals
+    return {
+        "ours": ours / seconds,
+        "keras": theirs / their_seconds,
+        "over": ours / seconds / (theirs / their_seconds),
+        "waits": waited / seconds,
+        "keras_waits": their_waiting / their_seconds,
+        "parameters": [side.model.count_params() for side in sides],
+    }
+
+
+def report(found: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}",
+        "",
+        "| training on | examples | ours, a second | Keras, a second | ours is faster by | ours waits | Keras waits |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in found.items():
+        lines.append(
+            f"| {name} | {EXAMPLES[name]} | {row['ours']:,.0f} | {row['keras']:,.0f} | {row['over']:.2f} | "
+            f"{100 * row['waits']:.1f}% | {100 * row['keras_waits']:.1f}% |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.applications", allow_abbrev=False)
+    for name in APPLICATIONS:
+        parser.add_argument(f"--{name}", help="path of the data; left out: not measured")
+    parser.add_argument("--steps", type=int, default=40, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    parser.add_argument("--save", default="benchmarks/results/applications", help="writes .json and .md")
+    arguments = parser.parse_args()
+    found = {}
+    for name, prepare in APPLICATIONS.items():
+        if path := getattr(arguments, name):
+            keras.utils.set_random_seed(0)
+            found[name] = measure(prepare(path), arguments.steps, arguments.rounds)
+            print(name, found[name], flush=True)
+    save(arguments.save, report(found), found)
+
+
+if __name__ == "__main__":
+    main()
