@@ -1,6 +1,6 @@
 """Our layers against `keras.layers` and `torch.nn`, side by side in one process.
 
-    python -m benchmarks.layers [--repeats 15] [--cells LSTM GRU] [--save benchmarks/results/layers]
+    python -m benchmarks.layers [--repeats 15] [--cells LSTM GRU] [--precision float32] [--save benchmarks/results/layers]
 
 For every shape (batch, time, features, units) and every candidate: a training step (all outputs, gradients of the inputs
 and of all weights) and inference. The candidates take turns, so that a slow moment hits all of them; medians count. Keras
@@ -105,7 +105,8 @@ def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) 
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(batch, time_steps, features)), tf.float32)
     width = units * (2 if name.startswith("Bidirectional") else 1)
-    d_y = tf.constant(rng.normal(size=(batch, time_steps, width)), tf.float32)
+    kind = keras.mixed_precision.dtype_policy().compute_dtype
+    d_y = tf.constant(rng.normal(size=(batch, time_steps, width)), kind)
     mask = None
     if masked:
         lengths = np.where(np.arange(batch) % 2, time_steps // 2, time_steps)
@@ -118,7 +119,7 @@ def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) 
             for who, layer in both.items()
             for xla in (False, True)
         }
-        torch_step = None if masked else torch_candidate(name, shape, x, d_y, training)
+        torch_step = torch_candidate(name, shape, x, d_y, training) if kind == "float32" and not masked else None
         if torch_step is not None:
             candidates["torch"] = torch_step
         ms = milliseconds(candidates, max(5, repeats // 2) if units >= 512 else repeats)
@@ -173,8 +174,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.layers", allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--cells", nargs="+", default=list(GATES), choices=list(GATES))
+    parser.add_argument("--precision", default="float32", help="mixed_bfloat16, mixed_float16: without PyTorch")
     parser.add_argument("--save", default="benchmarks/results/layers", help="writes .json and .md")
     arguments = parser.parse_args()
+    keras.mixed_precision.set_dtype_policy(arguments.precision)
     torch.set_num_threads(os.cpu_count() or 1)
     gflops = sgemm_gflops()
     rows = []
