@@ -13,8 +13,9 @@ weight. The engine keeps in the loop only what truly depends on the previous ste
 * the backward loop computes only what flows to the step before (`cell.gradient`);
 * after it, the gradient of `U` is ONE product over all (time x batch) rows.
 
-On TensorFlow both loops are compiled in training, and where no GPU is, the two halves of a batch go through them beside each
-other, as each loop keeps one core busy. Memory is linear in time. A cell that has no hand-written gradient is differentiated by the backend instead.
+On TensorFlow both loops are compiled in training, and where there is no GPU, the two halves of a batch go through them
+beside each other, as each loop keeps one core busy. Memory is linear in time. A cell that has no hand-written gradient is
+differentiated by the backend instead.
 """
 
 import functools
