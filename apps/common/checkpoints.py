@@ -7,6 +7,8 @@ seed and the step. Files are written whole or not at all.
 
 import json
 import os
+import signal
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from data_pipelines.sources import DataError
 
 
 @contextmanager
@@ -33,8 +37,19 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
             variable.assign(value)
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody ended the run, by Ctrl-C or SIGTERM, and it was saved."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped at step {step:,}, which is saved; continue with --resume")
+        self.exit_code = 128 + number
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Save the run every `every_seconds` and at each epoch's end; keep the best (averaged) weights; stop early.
+
+    Ctrl-C and SIGTERM save, too, and raise `Stopped` after the step that is under way; a second one ends at once. A loss or a
+    weight that is no number any more ends the run by a `DataError`; it is never saved.
 
     Args:
         folder: where `step-N.npz` files go; the last `keep` are kept.
@@ -64,8 +79,23 @@ class Checkpoint(keras.callbacks.Callback):
         self._last_weights: list[np.ndarray] = []
         self._restored_metrics: list[np.ndarray] | None = None
         self._saved_at = time.monotonic()
+        self._asked_to_stop = 0  # the number of the signal
+        self._handlers: dict[int, Any] = {}
 
     # -- during training
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if threading.current_thread() is threading.main_thread():  # only there signals arrive
+            self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask_to_stop(self, number: int, frame: Any) -> None:
+        self._asked_to_stop = number
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self._restored_metrics is not None:  # the epoch was under way when it was saved
@@ -74,10 +104,29 @@ class Checkpoint(keras.callbacks.Callback):
             self._restored_metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise self._no_number(f"the loss is {loss}", batch)
+        if self._asked_to_stop:
+            self.save()
+            self._stop()
         if batch + 1 == self.params["steps"]:
             return  # the epoch's end saves, with the validation done
         if time.monotonic() - self._saved_at >= self.every_seconds:
             self.save()
+
+    def _stop(self) -> None:
+        raise Stopped(self._asked_to_stop, int(self.model.optimizer.iterations))
+
+    def _no_number(self, what: str, batch: int | None = None) -> DataError:
+        self._restore_handlers()
+        where = "" if batch is None else f", batch {batch + 1:,} of the epoch"
+        kept = max(self.folder.glob("step-*.npz"), default=None)
+        last = f"the last good weights are in {kept}" if kept else "no weights were saved yet"
+        return DataError(
+            f"training: {what} at step {int(self.model.optimizer.iterations):,}{where}; {last}. "
+            "Lower --learning-rate or --clip-norm, or take --precision float32."
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
@@ -91,9 +140,12 @@ class Checkpoint(keras.callbacks.Callback):
             self.finished = self.model.stop_training = True
         self._last_weights = [np.array(v) for v in self.model.trainable_variables]
         self.save()
+        if self._asked_to_stop:
+            self._stop()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """`fit` leaves the averaged weights in the model; the next part of a run goes on from the last ones."""
+        self._restore_handlers()
         for variable, value in zip(self.model.trainable_variables, self._last_weights):
             variable.assign(value)
 
@@ -145,6 +197,8 @@ class Checkpoint(keras.callbacks.Callback):
         """Write `step-N.npz`, first under another name, so that a kill leaves the file before it intact."""
         step = int(self.model.optimizer.iterations)
         arrays = {f"{g}/{i}": np.asarray(v) for g, group in self._groups().items() for i, v in enumerate(group)}
+        if not all(np.isfinite(array).all() for name, array in arrays.items() if not name.startswith("metrics/")):
+            raise self._no_number("a weight is no number")
         arrays |= {f"best/{i}": w for i, w in enumerate(self.best_weights)}
         state = {
             "step": step,
@@ -154,12 +208,18 @@ class Checkpoint(keras.callbacks.Callback):
             "history": self.history,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".writing-{os.getpid()}.npz"
-        with temporary.open("wb") as file:
-            np.savez(file, **{"state": np.array(json.dumps(state)), **arrays})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / f"step-{step:08d}.npz")
+        path, temporary = self.folder / f"step-{step:08d}.npz", self.folder / f".writing-{os.getpid()}.npz"
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **{"state": np.array(json.dumps(state)), **arrays})  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:  # the disk is full
+            temporary.unlink(missing_ok=True)
+            self._saved_at = time.monotonic()
+            print(f"{path}: not written ({error.strerror}); the run goes on, and the checkpoints before it are as they were")
+            return
         for old in sorted(self.folder.glob("step-*.npz"))[: -self.keep]:
             old.unlink()
         self._saved_at = time.monotonic()
@@ -179,8 +239,16 @@ class Checkpoint(keras.callbacks.Callback):
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 print(f"{path}: not readable ({error}); trying the checkpoint before it")
                 continue
-            return self._load(arrays)
+            if self._fits(arrays):
+                return self._load(arrays)
+            print(f"{path}: not of this model; trying the checkpoint before it")
         return None
+
+    def _fits(self, arrays: dict[str, np.ndarray]) -> bool:
+        groups = self._groups()
+        wanted = {f"{name}/{i}": tuple(v.shape) for name in ("model", "optimizer") for i, v in enumerate(groups[name])}
+        found = {name: array.shape for name, array in arrays.items() if name.startswith(("model/", "optimizer/"))}
+        return "state" in arrays and found == wanted
 
     def _load(self, arrays: dict[str, np.ndarray]) -> int:
         state = json.loads(str(arrays["state"]))

@@ -58,15 +58,15 @@ def with_preset(config: Config, preset: dict[str, Any]) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; wrong input prints one line and exits with 2, Ctrl-C with 130."""
+    """Call `main`; wrong input prints one line and exits with 2, Ctrl-C with 130, SIGTERM with 143."""
     try:
         main()
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; continue with --resume", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        print(str(error) or "stopped", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 130))
 
 
 def read_inputs(inputs: Sequence[str]) -> list[str]:

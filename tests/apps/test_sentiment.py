@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -109,24 +108,6 @@ def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continued at step" in result.stdout
     helpers.assert_same_end(tmp_path / "run", finished)
-
-
-def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
-    from apps.common.checkpoints import Checkpoint
-
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    checkpoint = Checkpoint(tmp_path, monitor="val_loss")
-    checkpoint.set_model(model)
-    model.optimizer.build(model.trainable_variables)
-    for step in (3, 7):
-        model.optimizer.iterations.assign(step)
-        checkpoint.save()
-    newest = tmp_path / "step-00000007.npz"
-    newest.write_bytes(newest.read_bytes()[:-40])
-    examples = tf.data.Dataset.from_tensors((np.ones((1, 2)), np.ones((1, 1))))
-    assert Checkpoint(tmp_path).restore(model, examples) == 3
-    assert "step-00000007.npz: not readable" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""What a run survives: signals, a full disk, broken and foreign files; and what ends it: a loss that is no number."""
+
+import errno
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.checkpoints import Checkpoint, Stopped
+from data_pipelines.sources import DataError
+
+EXAMPLES = tf.data.Dataset.from_tensors((np.ones((1, 2), "float32"), np.ones((1, 1), "float32")))
+
+
+def compiled(units=1):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+    model.compile("adam", "mse")
+    return model
+
+
+def saved(folder, *steps, model=None):
+    """A folder with checkpoints of these steps, and what saved them."""
+    model = model or compiled()
+    checkpoint = Checkpoint(folder, monitor="val_loss")
+    checkpoint.set_model(model)
+    model.optimizer.build(model.trainable_variables)
+    for step in steps:
+        model.optimizer.iterations.assign(step)
+        checkpoint.save()
+    return checkpoint
+
+
+def fit(model, checkpoint, x=None, callbacks=(), **arguments):
+    x = np.ones((6, 2), "float32") if x is None else x
+    callbacks = [*callbacks, checkpoint]
+    model.fit(x, np.ones((6, 1), "float32"), batch_size=1, shuffle=False, verbose=0, callbacks=callbacks, **arguments)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
+    saved(tmp_path, 3, 7)
+    newest = tmp_path / "step-00000007.npz"
+    newest.write_bytes(newest.read_bytes()[:-40])
+    assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
+    assert "step-00000007.npz: not readable" in capsys.readouterr().out
+
+
+def test_one_changed_byte_is_found(tmp_path, capsys):
+    saved(tmp_path, 3, 7)
+    newest = tmp_path / "step-00000007.npz"
+    content = bytearray(newest.read_bytes())
+    place = content.index(b"NUMPY", len(content) // 2) + 130  # in the numbers of an array
+    content[place] ^= 1
+    newest.write_bytes(content)
+    assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
+    assert "step-00000007.npz: not readable" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_model_is_passed_over(tmp_path, capsys):
+    saved(tmp_path, 3)
+    saved(tmp_path, 7, model=compiled(units=5))
+    np.savez(tmp_path / "step-00000009.npz", something=np.ones(3))
+    assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
+    printed = capsys.readouterr().out
+    assert "step-00000009.npz: not of this model" in printed and "step-00000007.npz: not of this model" in printed
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_saved(tmp_path, capsys, monkeypatch):
+    checkpoint = saved(tmp_path, 3)
+
+    def half(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", half)
+    checkpoint.model.optimizer.iterations.assign(7)
+    checkpoint.save()
+    assert "step-00000007.npz: not written (No space left on device); the run goes on" in capsys.readouterr().out
+    assert names(tmp_path) == ["step-00000003.npz"]
+    assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_under_way_and_says_how_to_go_on(number, tmp_path, capsys):
+    before = signal.getsignal(number)
+    model = compiled()
+    ask = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batch == 2 and os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: fit(model, Checkpoint(tmp_path), callbacks=[ask]))
+    assert end.value.code == 128 + number
+    assert capsys.readouterr().err == "stopped at step 3, which is saved; continue with --resume\n"
+    assert names(tmp_path) == ["step-00000003.npz"] and signal.getsignal(number) == before
+    again = compiled()
+    assert Checkpoint(tmp_path).restore(again, EXAMPLES) == 3
+    for one, other in zip(model.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_signal_in_the_validation_of_the_last_epoch_stops_too(tmp_path):
+    ask = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="step 6"):
+        fit(compiled(), Checkpoint(tmp_path, monitor="loss"), callbacks=[ask])
+    assert names(tmp_path) == ["step-00000006.npz"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(value, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    x = np.ones((6, 2), "float32")
+    x[3] = value
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at step 4, batch 4 .* weights are in .*step-00000003.npz"):
+        fit(compiled(), Checkpoint(tmp_path, every_seconds=0.0), x)
+    assert names(tmp_path)[-1] == "step-00000003.npz" and signal.getsignal(signal.SIGTERM) == before
+    restored = compiled()
+    assert Checkpoint(tmp_path).restore(restored, EXAMPLES) == 3
+    assert all(np.isfinite(weight).all() for weight in restored.get_weights())
+
+
+def test_a_weight_that_is_no_number_is_not_saved(tmp_path):
+    checkpoint = saved(tmp_path, 3)
+    checkpoint.model.layers[0].kernel.assign([[np.nan], [1.0]])
+    with pytest.raises(DataError, match=r"a weight is no number .* weights are in .*step-00000003.npz"):
+        checkpoint.save()
+    assert names(tmp_path) == ["step-00000003.npz"]
