@@ -32,6 +32,7 @@ TIMES = [50, 100, 200, 400, 800, 1600]
 UNITS = [64, 128, 256, 512, 1024]
 VOCABULARIES = [2_000, 5_000, 10_000, 20_000, 50_000]
 DRAWN = 2_048
+COLOURS = {"ours": "C0", "keras.layers": "C1", "ours, sampled": "C2"}
 
 
 def recurrence(shape: tuple[int, ...], repeats: int) -> dict[str, float]:
@@ -62,12 +63,16 @@ def translation(vocabulary: int, repeats: int) -> dict[str, float]:
 
 
 def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+    from matplotlib import ticker
+
     figure, axes = new_figure(1, len(found), width=4.2, height=3.6)
     for axis, (name, rows) in zip(axes.ravel(), found.items()):
         for who in next(iter(rows.values())):
-            axis.plot(list(rows), [row[who] for row in rows.values()], marker="o", label=who)
+            axis.plot(list(rows), [row[who] for row in rows.values()], marker="o", label=who, color=COLOURS[who])
         axis.set(xscale="log", yscale="log", xlabel=name, ylabel="ms a training step")
         axis.set_xticks(list(rows), [f"{size:,}" for size in rows])
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend()
