@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import keras
 import numpy as np
 import pytest
 
@@ -92,3 +93,13 @@ def test_the_averaged_weights_are_kept_and_the_last_ones_go_on(tmp_path):
     checkpoint.best_weights = averaged
     checkpoint.restore_best()
     np.testing.assert_array_equal(model.get_weights()[0], averaged[0])
+
+
+def test_a_model_file_that_would_run_code_is_refused(tmp_path):
+    from apps.common.formats import load_model
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1, output_shape=(2,))(inputs))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(DataError, match=r"model\.keras: can't be read \(.*Lambda"):
+        load_model(tmp_path)
