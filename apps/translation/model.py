@@ -212,21 +212,22 @@ class Translator(keras.Model):
         logits = self.target_embedding(rows, reverse=True) + self.bias
         return ops.reshape(logits, (-1, ops.shape(outputs)[1], logits.shape[-1]))
 
-    def decode(self, target: Tensor, read: tuple, training: bool = False) -> Tensor:
-        """What the decoder makes of each token of the target (batch, time, embedding_size)."""
+    def decode(self, target: Tensor, read: tuple, training: bool = False) -> tuple[Tensor, Any]:
+        """What the decoder makes of each token of the target (batch, time, embedding_size), and the attention (batch, time,
+        source time)."""
         values, mask, states = read
         tokens = self.drop(self.target_embedding(target), training=training)
-        return self.decoder(tokens, values, values_mask=mask, states=states, training=training)[0]
+        return self.decoder(tokens, values, values_mask=mask, states=states, training=training)
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         target = inputs["target"]
         read = self.read(inputs["source"], training)
         if training and self.scheduled_sampling:
-            guess = ops.cast(ops.argmax(self.logits(self.decode(target, read, training=True)), axis=-1), target.dtype)
+            guess = ops.cast(ops.argmax(self.logits(self.decode(target, read, training=True)[0]), axis=-1), target.dtype)
             guess = ops.concatenate([target[:, :1], guess[:, :-1]], axis=1)
             coin = keras.random.uniform(ops.shape(target), seed=self.seed_generator) < self.scheduled_sampling
             target = ops.where(ops.logical_and(coin, target > START), ops.stop_gradient(guess), target)
-        outputs = self.decode(target, read, training)
+        outputs, _ = self.decode(target, read, training)
         return outputs if training and self.sampled_softmax else self.logits(outputs)
 
     def compute_loss(

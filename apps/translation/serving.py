@@ -84,7 +84,7 @@ def serving_signatures(
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
         so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], START), best[:, :-1]], axis=1)
-        _, attention = model.write(so_far, model.read(source))
+        _, attention = model.decode(so_far, model.read(source))
         if attention is None:
             attention = tf.zeros([tf.shape(best)[0], longest, 0])
         return {
