@@ -38,10 +38,11 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody ended the run, by Ctrl-C or SIGTERM, and it was saved."""
+    """Somebody ended the run, by Ctrl-C or SIGTERM."""
 
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped at step {step:,}, which is saved; continue with --resume")
+    def __init__(self, number: int, step: int, is_saved: bool) -> None:
+        what = "is saved" if is_saved else "could not be saved, the one before it is"
+        super().__init__(f"stopped at step {step:,}, which {what}; continue with --resume")
         self.exit_code = 128 + number
 
 
@@ -107,16 +108,20 @@ class Checkpoint(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             raise self._no_number(f"the loss is {loss}", batch)
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch's end saves, with the validation done
         if self._asked_to_stop:
             self.save()
             self._stop()
-        if batch + 1 == self.params["steps"]:
-            return  # the epoch's end saves, with the validation done
         if time.monotonic() - self._saved_at >= self.every_seconds:
             self.save()
 
     def _stop(self) -> None:
-        raise Stopped(self._asked_to_stop, int(self.model.optimizer.iterations))
+        step = int(self.model.optimizer.iterations)
+        raise Stopped(self._asked_to_stop, step, self._path(step).exists())
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.npz"
 
     def _no_number(self, what: str, batch: int | None = None) -> DataError:
         self._restore_handlers()
@@ -208,7 +213,7 @@ class Checkpoint(keras.callbacks.Callback):
             "history": self.history,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, temporary = self.folder / f"step-{step:08d}.npz", self.folder / f".writing-{os.getpid()}.npz"
+        path, temporary = self._path(step), self.folder / f".writing-{os.getpid()}.npz"
         try:
             with temporary.open("wb") as file:
                 np.savez(file, **{"state": np.array(json.dumps(state)), **arrays})  # type: ignore[arg-type]

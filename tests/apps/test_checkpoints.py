@@ -103,6 +103,30 @@ def test_a_signal_saves_the_step_under_way_and_says_how_to_go_on(number, tmp_pat
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_signal_in_the_last_step_of_an_epoch_waits_for_its_validation(tmp_path):
+    ask = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batch == 5 and os.kill(os.getpid(), signal.SIGTERM)
+    )
+    checkpoint = Checkpoint(tmp_path, monitor="loss")
+    with pytest.raises(Stopped, match="step 6, which is saved"):
+        fit(compiled(), checkpoint, callbacks=[ask], epochs=2)
+    again = Checkpoint(tmp_path)
+    assert again.restore(compiled(), EXAMPLES) == 6
+    assert again.history == checkpoint.history and len(again.history) == 1
+
+
+def test_a_stop_on_a_full_disk_does_not_claim_to_be_saved(tmp_path, monkeypatch):
+    def full(file, **arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    ask = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: batch == 2 and os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(Stopped, match="step 3, which could not be saved"):
+        fit(compiled(), Checkpoint(tmp_path), callbacks=[ask])
+
+
 def test_a_signal_in_the_validation_of_the_last_epoch_stops_too(tmp_path):
     ask = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="step 6"):
