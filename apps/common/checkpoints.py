@@ -74,6 +74,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.monitor, self.patience = folder, monitor, patience
         self.every_seconds, self.keep = every_seconds, keep
         self.sign = -1.0 if smaller_is_better else 1.0
+        self.writes = True  # of several workers only one
         self.best, self.waited, self.finished = -np.inf, 0, False  # best: with that sign
         self.best_weights: list[np.ndarray] = []
         self.history: list[dict[str, float]] = []
@@ -198,20 +199,26 @@ class Checkpoint(keras.callbacks.Callback):
             "metrics": list(self.model.metrics_variables),
         }
 
+    def state(self) -> dict[str, Any]:
+        """What early stopping and the log go on from."""
+        best = self.best if np.isfinite(self.best) else None
+        return {"best": best, "waited": self.waited, "finished": self.finished, "history": self.history}
+
+    def take_state(self, state: dict[str, Any]) -> None:
+        self.best = -np.inf if state["best"] is None else state["best"]
+        self.waited, self.finished, self.history = state["waited"], state["finished"], state["history"]
+
     def save(self) -> None:
         """Write `step-N.npz`, first under another name, so that a kill leaves the file before it intact."""
         step = int(self.model.optimizer.iterations)
         arrays = {f"{g}/{i}": np.asarray(v) for g, group in self._groups().items() for i, v in enumerate(group)}
         if not all(np.isfinite(array).all() for name, array in arrays.items() if not name.startswith("metrics/")):
             raise self._no_number("a weight is no number")
+        if not self.writes:
+            self._saved_at = time.monotonic()
+            return
         arrays |= {f"best/{i}": w for i, w in enumerate(self.best_weights)}
-        state = {
-            "step": step,
-            "best": self.best if np.isfinite(self.best) else None,
-            "waited": self.waited,
-            "finished": self.finished,
-            "history": self.history,
-        }
+        state = {"step": step, **self.state()}
         self.folder.mkdir(parents=True, exist_ok=True)
         path, temporary = self._path(step), self.folder / f".writing-{os.getpid()}.npz"
         try:
@@ -263,8 +270,7 @@ class Checkpoint(keras.callbacks.Callback):
                 variable.assign(arrays[f"{name}/{i}"])
         self._restored_metrics = _numbered(arrays, "metrics")
         self.best_weights = _numbered(arrays, "best")
-        self.best = -np.inf if state["best"] is None else state["best"]
-        self.waited, self.finished, self.history = state["waited"], state["finished"], state["history"]
+        self.take_state(state)
         return state["step"]
 
 

@@ -7,6 +7,9 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import tensorflow as tf
+
+from apps.common.workers import LOST_WORKER
 from data_pipelines.sources import DataError
 
 Config = TypeVar("Config")
@@ -58,12 +61,19 @@ def with_preset(config: Config, preset: dict[str, Any]) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; wrong input prints one line and exits with 2, Ctrl-C with 130, SIGTERM with 143."""
+    """Call `main`; wrong input prints one line and exits with 2, a lost worker with 3, Ctrl-C with 130, SIGTERM with 143."""
     try:
         main()
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except tf.errors.UnavailableError:
+        print(
+            "error: another worker of this run ended. Nothing is lost but the steps since the last checkpoint: start all workers "
+            "again with --resume.",
+            file=sys.stderr,
+        )
+        sys.exit(LOST_WORKER)
     except KeyboardInterrupt as error:
         print(str(error) or "stopped", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 130))

@@ -90,13 +90,21 @@ def sampled_cross_entropy(
     return tf.reduce_sum(losses * kept), tf.reduce_sum(kept)
 
 
+def scaled(loss: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """A batch's mean loss times the weight that all its rows have, as in `Workers.shard`."""
+    return loss if sample_weight is None else loss * tf.reduce_mean(tf.cast(sample_weight, loss.dtype))
+
+
 @keras.saving.register_keras_serializable(package="unfold")
 class TokenLoss(keras.losses.Loss):
-    """Mean `token_cross_entropy` over the tokens of a batch."""
+    """Mean `token_cross_entropy` over the tokens of a batch. A weight is for the whole batch: see `scaled`."""
 
     def __init__(self, smoothing: float = 0.0, name: str = "token_loss", **kwargs: Any) -> None:
         super().__init__(name=name, **{**kwargs, "reduction": None})
         self.smoothing = smoothing
+
+    def __call__(self, following: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return scaled(super().__call__(following, logits), sample_weight)
 
     def call(self, following: Tensor, logits: Tensor) -> Tensor:
         loss, count = token_cross_entropy(following, logits, self.smoothing)

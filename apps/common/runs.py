@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
 from apps.common.metrics import calibration_bins
+from apps.common.workers import Workers
 from data_pipelines.sources import DataError
 
 
@@ -50,19 +51,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
 
 
-def open_run(application: str, run: str | None, config: Any, resume: bool, facts: dict[str, Any]) -> Path:
-    """Make or find the folder of a run and write `config.json`: the command, the flags, what was loaded, the versions.
+def open_run(application: str, config: Any, facts: dict[str, Any], workers: Workers) -> Path:
+    """Make or find the folder of a run and write `config.json`: the command, the flags, what was loaded, the versions. A
+    worker that is not the chief gets a folder of its own, which nobody reads.
 
     Raises:
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
             had other flags or other data.
     """
-    folder = Path(run) if run else _default_folder(application, resume)
+    if not workers.is_chief:
+        return workers.scratch()
+    folder = Path(config.run) if config.run else _default_folder(application, config.resume)
     path = folder / "config.json"
     command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
     new = {"command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
     new = json.loads(json.dumps(new))
-    if resume:
+    if config.resume:
         if not path.is_file():
             raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run.")
         old = json.loads(path.read_text())
@@ -84,7 +88,7 @@ def _default_folder(application: str, resume: bool) -> Path:
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    free = {"resume", "run", "epochs", "export_to"}
+    free = {"resume", "run", "epochs", "export_to", "strategy", "workers"}
     for name, value in old["config"].items():
         if name not in free and new["config"].get(name) != value:
             raise DataError(

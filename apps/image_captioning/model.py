@@ -14,6 +14,8 @@ import keras
 from keras import ops
 
 from apps.common.attention_decoder import AttentionDecoder, Memory
+from apps.common.workers import Workers
+from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 
 Tensor = Any
@@ -94,6 +96,11 @@ class Captioner(keras.Model):
             shape=(positions, size), initializer=keras.initializers.RandomNormal(stddev=0.1), name="position"
         )
         self.bias = self.add_weight(shape=(self.settings["vocabulary_size"],), initializer="zeros", name="bias")
+
+    def share_rows(self, workers: Workers) -> None:
+        """Each worker sees some of the rows of a batch."""
+        if isinstance(self.encoder, SmallCNN):
+            self.encoder.share_rows(workers)
 
     # -- its parts
 

@@ -19,6 +19,7 @@ from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss
 from apps.common.model_card import write_card
 from apps.common.validation import SearchValidation
+from apps.common.workers import Workers, count_tokens
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.evaluate import report
 from apps.image_captioning.export import DESCRIPTION, write
@@ -45,6 +46,8 @@ class Config:
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
     seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
     # pictures
     image_size: Annotated[int, "pictures become squares of so many pixels a side"] = 224
     max_pixels: Annotated[int, "pictures with more are left out, and refused by the export"] = 50_000_000
@@ -107,6 +110,7 @@ def main() -> None:
 
 def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
+    workers = Workers(config.strategy, config.workers)
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
@@ -116,11 +120,12 @@ def train(config: Config) -> dict[str, float]:
     encoder = image_encoder(config.backbone, config.image_size, *weights, tail_blocks)
     limits = {"size": config.image_size, "max_pixels": config.max_pixels}
     progress = runs.verbosity() == 1
-    store = store_images(data.images, Path(config.store), encoder.key, encoder.see, **limits, progress=progress)
+    with workers.chief_first():
+        store = store_images(data.images, Path(config.store), encoder.key, encoder.see, **limits, progress=progress)
     data = data.without(store.problems)
     if config.strict and any(data.left_out.values()):
         raise DataError(f"--strict: {data.summary()['left out']}. Mend the images or the table, or leave the flag out.")
-    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": data.describe()})
+    folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     data.write_left_out(folder / "left_out.tsv")
     examples, held_out = data.splits["train"], data.splits["validation"]
     texts = [caption for example in examples for caption in example.captions]
@@ -134,8 +139,10 @@ def train(config: Config) -> dict[str, float]:
     settings = {name: getattr(config, name) for name in MODEL_FLAGS}
     model = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **settings)
     model.build()
+    model.share_rows(workers)
     facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
     facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokens}", "parameters": f"{model.count_params():,}"}
+    facts |= workers.facts(config.batch_size, "captions")
     runs.announce({"device": f"{device}, {config.precision}", **data.summary(), **facts, "run": str(folder)})
 
     # -- training
@@ -149,27 +156,30 @@ def train(config: Config) -> dict[str, float]:
     for name, seed, epochs, learning_rate in phases:
         if encoder.is_pretrained and encoder.tail:
             encoder.tail.trainable = name == "fine_tuning"
-        compile_model(model, config, learning_rate, epochs * steps)
+        compile_model(model, config, learning_rate, epochs * steps, workers)
         checkpoint = Checkpoint(folder / name, monitor="val_cider", patience=config.patience)
         checkpoint.go_on_from(before)
-        start_step = (checkpoint.restore(model, batches(held_out).dataset) if config.resume else None) or 0
+        restored = checkpoint.restore(model, batches(held_out).dataset) if config.resume else None
+        start_step = workers.begin(model, checkpoint, restored) or 0
         if start_step:
             print(f"{name} continued at step {start_step:,}")
         for first_step, arguments in checkpoint.parts(start_step, steps, epochs):
             model.fit(
-                training(shuffle_seed=seed, start_step=first_step).dataset,
+                workers.shard(training(shuffle_seed=seed, start_step=first_step).dataset, count_tokens),
                 shuffle=False,
                 verbose=runs.verbosity(),
-                callbacks=[
+                callbacks=workers.callbacks(
                     SearchValidation(batches(held_out).dataset, score),
                     checkpoint,
                     runs.Progress(folder, checkpoint, ["loss", "cider"]),
                     keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-                ],
+                ),
                 **arguments,
             )
         checkpoint.restore_best()
         before = checkpoint
+    if not workers.is_chief:
+        return workers.wait_for_chief()
     model.save(folder / "model.keras")
     if encoder.front:
         encoder.front.save(folder / "front.keras")
@@ -183,10 +193,10 @@ def train(config: Config) -> dict[str, float]:
     return metrics["validation"]
 
 
-def compile_model(model: Captioner, config: Config, learning_rate: float, steps: int) -> None:
+def compile_model(model: Captioner, config: Config, learning_rate: float, steps: int, workers: Workers) -> None:
     options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
-    optimizer = keras.optimizers.Adam(runs.warm_up_and_decay(learning_rate, steps), **options)
-    model.compile(optimizer, TokenLoss(config.label_smoothing))
+    optimizer = workers.optimizer(keras.optimizers.Adam)(runs.warm_up_and_decay(learning_rate, steps), **options)
+    model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from apps.common.checkpoints import averaged_weights
+from apps.common.losses import scaled
 
 Tensor = Any
 
@@ -27,12 +28,20 @@ def frame_nats(following: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     return tf.reduce_sum(tf.reduce_sum(crossed, axis=-1) * there), tf.reduce_sum(there)
 
 
+def count_frames(following: Tensor) -> Tensor:
+    """Of `Workers.shard`: frames of -1 are padding."""
+    return tf.math.count_nonzero(following[..., 0] >= 0)
+
+
 @keras.saving.register_keras_serializable(package="unfold")
 class FrameLoss(keras.losses.Loss):
     """Mean `frame_nats` over the frames of a batch."""
 
     def __init__(self, name: str = "frame_loss", **kwargs: Any) -> None:
         super().__init__(name=name, **{**kwargs, "reduction": None})
+
+    def __call__(self, following: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return scaled(super().__call__(following, logits), sample_weight)
 
     def call(self, following: Tensor, logits: Tensor) -> Tensor:
         nats, frames = frame_nats(following, logits)

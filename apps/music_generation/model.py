@@ -6,11 +6,14 @@ The sequence goes on from chunk to chunk: the last state of a chunk is the first
 (truncated backpropagation through time, Williams and Peng 1990, https://doi.org/10.1162/neco.1990.2.4.490).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from apps.common.workers import Workers
+from data_pipelines.sources import DataError
 from layers import GRU, LSTM, GatedRNN, SimpleRNN
 
 Tensor = Any
@@ -54,6 +57,21 @@ class _Carrying(keras.Model):
             options |= {"activation": "relu", "recurrent_initializer": "identity"}
         self.levels = [CELLS[cell](units, **options, name=f"level_{i + 1}") for i in range(depth)]
         self.drop = keras.layers.Dropout(dropout)
+        self.own_rows = slice(None)
+        self.gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows
+
+    def share_rows(self, workers: Workers) -> None:
+        """Each worker reads some of the rows; all of them carry the states of all rows.
+
+        Raises:
+            DataError: the rows can't be shared evenly.
+        """
+        rows = self.settings["rows"]
+        if rows % workers.count:
+            raise DataError(f"--rows {rows}: can't be shared by {workers.count} workers. Pass a multiple of {workers.count}.")
+        each = rows // workers.count
+        self.own_rows = slice(workers.index * each, (workers.index + 1) * each)
+        self.gather_rows = workers.gather
 
     def build_stack(self, features: int) -> None:
         for level in self.levels:
@@ -73,10 +91,10 @@ class _Carrying(keras.Model):
         for level, carried in zip(self.levels, self.carried):
             x = self.drop(x, training=training)
             if training and goes_on is not None:
-                states = [ops.cast(state, x.dtype) * ops.cast(goes_on, x.dtype)[:, None] for state in carried]
+                states = [ops.cast(state[self.own_rows], x.dtype) * ops.cast(goes_on, x.dtype)[:, None] for state in carried]
                 x, *states = level(x, initial_state=states, training=True)
                 for variable, state in zip(carried, states):
-                    variable.assign(ops.cast(ops.stop_gradient(state), variable.dtype))
+                    variable.assign(self.gather_rows(ops.cast(ops.stop_gradient(state), variable.dtype)))
             else:
                 x, *_ = level(x, training=training)
         return self.drop(x, training=training)

@@ -19,9 +19,10 @@ from apps.common.checkpoints import Checkpoint
 from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss, token_cross_entropy
 from apps.common.model_card import write_card
+from apps.common.workers import Workers, count_tokens
 from apps.music_generation.evaluate import report
 from apps.music_generation.export import DESCRIPTION, write
-from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, frame_nats
+from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, count_frames, frame_nats
 from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.predict import write_example
 from apps.music_generation.presets import QUICK, ROLLS
@@ -43,6 +44,8 @@ class Config:
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
     seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
     # data
     validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
     tokens: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
@@ -103,6 +106,7 @@ def what_music(source: str) -> str:
 
 def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
+    workers = Workers(config.strategy, config.workers)
     device = runs.prepare_device(config.seed, config.precision)
     stack = {name: getattr(config, name) for name in STACK_FLAGS}
     order: dict[str, Any] = {
@@ -122,6 +126,7 @@ def train(config: Config) -> dict[str, float]:
         held_out = whole_tunes(music.splits["validation"], vocabulary)
         model = TuneModel(vocabulary.size, config.embedding_size, **stack)
         loss: keras.losses.Loss = TokenLoss()
+        count = count_tokens
         texts = [tune.text for tune in music.splits["validation"]]
         tokens = vocabulary.tokenize(texts).flat_values.shape[0] + len(texts)
         bits = tokens / (sum(map(len, texts)) + len(texts)) / math.log(2)
@@ -131,10 +136,10 @@ def train(config: Config) -> dict[str, float]:
         streams = partial(roll_streams, music.splits["train"], **order)
         held_out = whole_rolls(music.splits["validation"])
         model = RollModel(frame=config.frame, hidden=config.hidden, **stack)
-        loss = FrameLoss()
+        loss, count = FrameLoss(), count_frames
         validation = LikelihoodValidation(held_out, frame_nats, "nats_per_frame", 1.0)
     model.build()
-    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": music.describe()})
+    folder = runs.open_run(APPLICATION, config, {"data": music.describe()}, workers)
     music.write_left_out(folder / "left_out.tsv")
     if config.music == "tunes":
         vocabulary.save(folder)
@@ -144,24 +149,29 @@ def train(config: Config) -> dict[str, float]:
     _, steps = streams(batches=1)
     options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
-    model.compile(keras.optimizers.Adam(schedule, **options), loss)
+    model.compile(workers.optimizer(keras.optimizers.Adam)(schedule, **options), loss, jit_compile=workers.jit_compile)
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{validation.name}", config.patience, smaller_is_better=True)
-    start_step = (checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None) or 0
+    restored = checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None
+    model.share_rows(workers)
+    start_step = workers.begin(model, checkpoint, restored) or 0
     facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}
+    facts |= workers.facts(config.rows, "rows")
     runs.announce({**facts, "run": str(folder) + (f", continued at step {start_step:,}" if start_step else "")})
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         model.fit(
-            streams(batches=config.epochs * steps, start_batch=first_step)[0],
+            workers.shard(streams(batches=config.epochs * steps, start_batch=first_step)[0], count),
             shuffle=False,
             verbose=runs.verbosity(),
-            callbacks=[
+            callbacks=workers.callbacks(
                 validation,
                 checkpoint,
                 runs.Progress(folder, checkpoint, ["loss", validation.name]),
                 keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-            ],
+            ),
             **arguments,
         )
+    if not workers.is_chief:
+        return workers.wait_for_chief()
     checkpoint.restore_best()
     model.save(folder / "model.keras")
 

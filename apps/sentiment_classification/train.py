@@ -15,6 +15,7 @@ from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
 from apps.common.export import load_export, new_version
 from apps.common.model_card import write_card
+from apps.common.workers import Workers
 from apps.sentiment_classification.evaluate import report
 from apps.sentiment_classification.export import DESCRIPTION, write
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
@@ -37,6 +38,8 @@ class Config:
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
     seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
     # text
     tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
@@ -82,11 +85,12 @@ def main() -> None:
 
 def train(config: Config) -> dict[str, float]:
     """Train, evaluate and export; return the validation metrics of the export."""
+    workers = Workers(config.strategy, config.workers)
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
     reviews = load_reviews(config.data, config.seed, config.validation_rows)
-    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": reviews.describe(), "labels": reviews.labels})
+    folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits["train"]]
     if (folder / "vocabulary.json").exists():
         vocabulary = load_vocabulary(folder)
@@ -117,36 +121,40 @@ def train(config: Config) -> dict[str, float]:
     steps = batches(0).steps_per_epoch
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
     trainer.compile(
-        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=config.clip_norm),
+        optimizer=workers.optimizer(keras.optimizers.Adam)(schedule, global_clipnorm=config.clip_norm),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=workers.jit_compile,
     )
 
     # -- training
     checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
-    start_step = restored or 0
-    runs.announce(_facts(config, reviews, vocabulary.size, model, device, folder, start_step))
-    if config.pretrain_on and restored is None:
+    facts = _facts(config, reviews, vocabulary.size, model, device, folder, restored)
+    runs.announce({**facts, **workers.facts(config.batch_size, "texts")})
+    if config.pretrain_on and restored is None and workers.is_chief:
         unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
         language = review_batches(unlabelled, reviews.labels, vocabulary, **options, shuffle_seed=config.seed)
         print(f"pre-training on {len(unlabelled):,} texts")
         pretrain(model, language.dataset, config.pretrain_epochs * language.steps_per_epoch, clip_norm=config.clip_norm)
         checkpoint.begin(trainer)
+    start_step = workers.begin(trainer, checkpoint, restored) or 0
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         trainer.fit(
-            batches(first_step).dataset,
-            validation_data=validation.dataset,
-            validation_steps=validation.steps_per_epoch,
+            workers.shard(batches(first_step).dataset),
+            validation_data=validation.dataset if workers.is_chief else None,
+            validation_steps=validation.steps_per_epoch if workers.is_chief else None,
             shuffle=False,
             verbose=runs.verbosity(),
-            callbacks=[
+            callbacks=workers.callbacks(
                 checkpoint,
                 runs.Progress(folder, checkpoint, ["loss", "accuracy"]),
                 keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-            ],
+            ),
             **arguments,
         )
+    if not workers.is_chief:
+        return workers.wait_for_chief()
     checkpoint.restore_best()
     model.save(folder / "model.keras")
 
@@ -162,7 +170,7 @@ def train(config: Config) -> dict[str, float]:
     return metrics["validation"]
 
 
-def _facts(config, reviews, vocabulary_size, model, device, folder, start_step) -> dict[str, str]:
+def _facts(config, reviews, vocabulary_size, model, device, folder, restored) -> dict[str, str]:
     counts = ", ".join(f"{len(examples):,} {name}" for name, examples in reviews.splits.items())
     empty = ", ".join(f"{count:,} in {split}" for split, count in reviews.empty_texts.items() if count)
     return {
@@ -171,7 +179,7 @@ def _facts(config, reviews, vocabulary_size, model, device, folder, start_step) 
         **({"empty": f"texts: {empty}; kept, and predicted from no words"} if empty else {}),
         "vocabulary": f"{vocabulary_size:,} {config.tokens}",
         "parameters": f"{model.count_params():,}",
-        "run": f"{folder}" + (f", continued at step {start_step:,}" if start_step else ""),
+        "run": f"{folder}" + (f", continued at step {restored:,}" if restored else ""),
     }
 
 

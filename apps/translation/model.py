@@ -12,7 +12,7 @@ from keras import ops
 
 import layers
 from apps.common.attention_decoder import CELLS, AttentionDecoder, Memory
-from apps.common.losses import sampled_cross_entropy
+from apps.common.losses import sampled_cross_entropy, scaled
 from data_pipelines.vocabulary import PADDING, START
 
 Tensor = Any
@@ -237,7 +237,7 @@ class Translator(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         uniform = keras.random.uniform((self.sampled_softmax,), seed=self.seed_generator)
         loss, count = sampled_cross_entropy(y, y_pred, self.target_embedding.embeddings, self.bias, uniform)
-        return loss / ops.maximum(count, 1.0)
+        return scaled(loss / ops.maximum(count, 1.0), sample_weight)
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """One step of `apps.common.decoding`: tokens (batch, width) -> logits, state, attention."""

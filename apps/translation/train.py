@@ -17,6 +17,7 @@ from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss
 from apps.common.model_card import write_card
 from apps.common.validation import SearchValidation
+from apps.common.workers import Workers, count_tokens
 from apps.translation.evaluate import report
 from apps.translation.export import DESCRIPTION, write
 from apps.translation.model import Translator
@@ -41,6 +42,8 @@ class Config:
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
     seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
+    strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
     # text
     tokens: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
     vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
@@ -96,11 +99,12 @@ def main() -> None:
 
 def train(config: Config) -> dict[str, float | str]:
     """Train, export and evaluate; return the validation metrics of the export."""
+    workers = Workers(config.strategy, config.workers)
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
     data = load_translations(config.data, config.source_lang, config.target_lang, config.seed)
-    folder = runs.open_run(APPLICATION, config.run, config, config.resume, {"data": data.describe()})
+    folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
     vocabularies = Vocabularies.load(folder) or Vocabularies.learn(
         pairs, config.tokens, config.vocabulary_size, config.vocabulary == "joint"
@@ -126,30 +130,34 @@ def train(config: Config) -> dict[str, float | str]:
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
     options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
     if config.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(schedule, beta_2=0.98, **options)
+        optimizer = workers.optimizer(keras.optimizers.Adam)(schedule, beta_2=0.98, **options)
     else:
-        optimizer = keras.optimizers.SGD(schedule, **options)
-    model.compile(optimizer, TokenLoss(config.label_smoothing))
+        optimizer = workers.optimizer(keras.optimizers.SGD)(schedule, **options)
+    model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
     model(next(iter(validation.dataset))[0])
 
     # -- training
     measure = search_translations(model, vocabularies, held_out, config.validation_beam_width)
     checkpoint = Checkpoint(folder / "checkpoints", monitor="val_bleu", patience=config.patience)
-    start_step = (checkpoint.restore(model, validation.dataset) if config.resume else None) or 0
-    runs.announce(_facts(config, data, encoded.left_out, vocabularies, model, device, folder, start_step))
+    restored = checkpoint.restore(model, validation.dataset) if config.resume else None
+    start_step = workers.begin(model, checkpoint, restored) or 0
+    facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder, start_step)
+    runs.announce({**facts, **workers.facts(config.tokens_per_batch, "tokens")})
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         model.fit(
-            batches(first_step).dataset,
+            workers.shard(batches(first_step).dataset, count_tokens),
             shuffle=False,
             verbose=runs.verbosity(),
-            callbacks=[
+            callbacks=workers.callbacks(
                 SearchValidation(validation.dataset, measure),
                 checkpoint,
                 runs.Progress(folder, checkpoint, ["loss", "bleu"]),
                 keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
-            ],
+            ),
             **arguments,
         )
+    if not workers.is_chief:
+        return workers.wait_for_chief()
     checkpoint.restore_best()
     model.save(folder / "model.keras")
 
