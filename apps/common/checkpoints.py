@@ -182,6 +182,8 @@ class Checkpoint(keras.callbacks.Callback):
         (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})
         """
         epoch, done = divmod(start_step, steps_per_epoch)
+        if not done:  # what was saved are the metrics of the epoch before
+            self._restored_metrics = None
         if done and not self.finished:
             rest = steps_per_epoch - done
             yield start_step, {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": rest}

@@ -115,6 +115,23 @@ def test_a_signal_in_the_last_step_of_an_epoch_waits_for_its_validation(tmp_path
     assert again.history == checkpoint.history and len(again.history) == 1
 
 
+def test_an_epoch_after_a_stop_between_epochs_has_its_own_metrics(tmp_path):
+    def run(model, checkpoint, start_step, epochs):
+        for _, arguments in checkpoint.parts(start_step, 6, epochs):
+            fit(model, checkpoint, **arguments)
+
+    keras.utils.set_random_seed(0)
+    wanted, model = Checkpoint(tmp_path / "whole", monitor="loss"), compiled()
+    weights = model.get_weights()
+    run(model, wanted, 0, 2)
+    first, model = Checkpoint(tmp_path / "parts", monitor="loss"), compiled()
+    model.set_weights(weights)
+    run(model, first, 0, 1)
+    again, model = Checkpoint(tmp_path / "parts", monitor="loss"), compiled()
+    run(model, again, again.restore(model, EXAMPLES), 2)
+    assert again.history == wanted.history and len(wanted.history) == 2
+
+
 def test_a_stop_on_a_full_disk_does_not_claim_to_be_saved(tmp_path, monkeypatch):
     def full(file, **arrays):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -134,7 +134,7 @@ def test_what_workers_cannot_share_is_told():
     workers = Workers()
     workers.count = 3
     model = TuneModel(20, 8, rows=32, units=8)
-    with pytest.raises(DataError, match="--rows 32: can't be shared by 3 workers. Pass a multiple of 3"):
+    with pytest.raises(DataError, match="--rows 32: can't be shared by 3 workers"):
         model.share_rows(workers)
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
