@@ -15,6 +15,7 @@ from data_pipelines import steps
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import vary
+from data_pipelines.service import served
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, Vocabulary
@@ -213,6 +214,7 @@ def caption_batches(
     flip: bool = False,
     shuffle_seed: int | None = None,
     start_step: int = 0,
+    service: str | None = None,
 ) -> Batches:
     """A tf.data of `({"image": (n, rows, columns, channels), "caption": (n, t)}, following (n, t))`, a row for each caption.
 
@@ -229,15 +231,13 @@ def caption_batches(
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; batches are full, so one may join
             the rows of two epochs. None: once, in the given order, with smaller batches at the end.
         start_step: leave out the batches of a run that is continued.
+        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
     """
     rows = [(store.paths[e.image], caption) for e in examples for caption in e.captions]
     ids = vocabulary.ids(vocabulary.tokenize(tf.constant([caption for _, caption in rows])))[:, : boundaries[-1] - 1]
     ids = tf.concat([ids, tf.fill([len(rows), 1], END)], axis=1)
-    dataset = tf.data.Dataset.from_tensor_slices((tf.constant([path for path, _ in rows]), ids)).cache()
-    if shuffle_seed is not None:
-        dataset = dataset.shuffle(len(rows), seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
-    sizes = [batch_size] * len(boundaries)
-    dataset = steps.bucket(dataset.map(lambda path, ids: (path, ids)), boundaries, sizes).skip(start_step)
+    columns, sizes = (tf.constant([path for path, _ in rows]), ids), [batch_size] * len(boundaries)
+    dataset = steps.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service)
 
     def load(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         paths, following = batch
@@ -247,8 +247,11 @@ def caption_batches(
         start = tf.fill([tf.shape(following)[0], 1], START)
         return {"image": images, "caption": tf.concat([start, following[:, :-1]], axis=1)}, following
 
-    dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)
+    if service:  # a step has no number there
+        dataset = dataset.map(lambda *batch: (tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(batch[0]), 2**31), batch))
+    else:
+        dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)
     dataset = dataset.map(load, num_parallel_calls=2, deterministic=True)
     counts = np.bincount(np.searchsorted(boundaries, ids.row_lengths().numpy()), minlength=len(boundaries)) / batch_size
     per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())
-    return Batches(dataset.prefetch(4), max(1, round(per_epoch)))
+    return Batches(served(dataset, service).prefetch(4), max(1, round(per_epoch)))

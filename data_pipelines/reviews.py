@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from data_pipelines import steps
 from data_pipelines.embedded.reviews import embedded_reviews
+from data_pipelines.service import served
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import Vocabulary
@@ -145,6 +146,7 @@ def review_batches(
     batch_size: int,
     shuffle_seed: int | None = None,
     start_step: int = 0,
+    service: str | None = None,
 ) -> Batches:
     """Tokenize, cache, shuffle each epoch, bucket, pad and prefetch.
 
@@ -156,17 +158,14 @@ def review_batches(
         batch_size: examples a batch; the last of each bucket may be smaller.
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order.
         start_step: leave out the batches of a run that is continued.
+        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
     """
     ids = encode([review.text for review in reviews], vocabulary, max_length_tokens)
     lengths = ids.row_lengths().numpy().tolist()
     classes = tf.constant([labels.index(review.label) for review in reviews], tf.int32)
-    dataset = tf.data.Dataset.from_tensor_slices((ids, classes)).cache()
-    if shuffle_seed is not None:
-        dataset = dataset.shuffle(len(reviews), seed=shuffle_seed, reshuffle_each_iteration=True)
-    dataset = steps.bucket(dataset.map(lambda row, label: (row, label)), boundaries, [batch_size] * len(boundaries))
-    if shuffle_seed is not None:
-        dataset = dataset.repeat().skip(start_step)
-    return Batches(dataset.prefetch(4), steps.count_batches(lengths, boundaries, batch_size))
+    sizes = [batch_size] * len(boundaries)
+    dataset = steps.batches_of_rows((ids, classes), boundaries, sizes, shuffle_seed, start_step, service, full_batches=False)
+    return Batches(served(dataset, service).prefetch(4), steps.count_batches(lengths, boundaries, batch_size))
 
 
 def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length_tokens: int) -> tf.RaggedTensor:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
+
+SHUFFLED_BATCHES = 1000  # at once, where rows are not shuffled
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,41 @@ def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Seq
         bucket_batch_sizes=[*batch_sizes, batch_sizes[-1]],
         pad_to_bucket_boundary=True,
     )
+
+
+def batches_of_rows(
+    columns: tuple[tf.Tensor | tf.RaggedTensor, ...],
+    boundaries: Sequence[int],
+    batch_sizes: Sequence[int],
+    shuffle_seed: int | None = None,
+    start_step: int = 0,
+    service: str | None = None,
+    full_batches: bool = True,
+) -> tf.data.Dataset:
+    """Cache, shuffle each epoch, and bucket.
+
+    Args:
+        columns: as many rows each.
+        boundaries, batch_sizes: see `bucket`.
+        shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order, with
+            smaller batches at the end.
+        start_step: leave out the batches of a run that is continued.
+        service: the batches will be `served`; only the batches of an epoch are shuffled then, not the rows.
+        full_batches: a batch may join the rows of two epochs; else the last of each length is smaller.
+    """
+    rows = int(columns[0].shape[0])
+    if service and shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(rows)
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
+        dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+        return dataset.shuffle(SHUFFLED_BATCHES, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
+    dataset = tf.data.Dataset.from_tensor_slices(columns).cache()
+    if shuffle_seed is not None:
+        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True)
+        dataset = dataset.repeat() if full_batches else dataset
+    dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+    dataset = dataset.repeat() if shuffle_seed is not None and not full_batches else dataset
+    return dataset.skip(start_step)
 
 
 def count_batches(lengths: Sequence[int], boundaries: Sequence[int], batch_size: int) -> int:

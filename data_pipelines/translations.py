@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from data_pipelines import steps
 from data_pipelines.embedded.translations import embedded_translations
+from data_pipelines.service import served
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, SubwordVocabulary, load_vocabulary
@@ -174,7 +175,13 @@ def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length_tokens:
 
 
 def translation_batches(
-    encoded: Encoded, *, tokens_per_batch: int, boundaries: Sequence[int], shuffle_seed: int | None = None, start_step: int = 0
+    encoded: Encoded,
+    *,
+    tokens_per_batch: int,
+    boundaries: Sequence[int],
+    shuffle_seed: int | None = None,
+    start_step: int = 0,
+    service: str | None = None,
 ) -> Batches:
     """Cache, shuffle each epoch, bucket by length, pad, shift and prefetch.
 
@@ -188,18 +195,15 @@ def translation_batches(
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; batches are full, so one may join
             the rows of two epochs. None: once, in the given order, with smaller batches at the end.
         start_step: leave out the batches of a run that is continued.
+        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
     """
     sizes = [max(1, tokens_per_batch // boundary) for boundary in boundaries]
-    dataset = tf.data.Dataset.from_tensor_slices((encoded.source, encoded.target)).cache()
-    if shuffle_seed is not None:
-        rows = int(encoded.source.nrows())
-        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
-    dataset = steps.bucket(dataset.map(lambda source, target: (source, target)), boundaries, sizes)
-    dataset = dataset.map(_teacher_forcing).skip(start_step)
+    columns = (encoded.source, encoded.target)
+    dataset = steps.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service).map(_teacher_forcing)
     places = np.searchsorted(boundaries, encoded.lengths)
     counts = np.bincount(places, minlength=len(boundaries)) / np.array(sizes)  # batches of each length
     per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())
-    return Batches(dataset.prefetch(4), max(1, round(per_epoch)))
+    return Batches(served(dataset, service).prefetch(4), max(1, round(per_epoch)))
 
 
 def _teacher_forcing(source: tf.Tensor, following: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:

@@ -43,16 +43,23 @@ class Workers:
         strategy: `none`: this process alone. `multiworker`: those that the environment variable TF_CONFIG names. `mirrored`: one
             for each GPU of this machine (or `count`), which this process starts.
         count: of `mirrored`; None: the GPUs.
+        data_service: where batches come from, in no fixed order; goes with a single worker only.
 
     Raises:
-        DataError: TF_CONFIG is missing or names no such worker; a process sees several GPUs.
+        DataError: TF_CONFIG is missing or names no such worker; a process sees several GPUs; several workers and a
+            data service.
     """
 
-    def __init__(self, strategy: str = "none", count: int | None = None) -> None:
+    def __init__(self, strategy: str = "none", count: int | None = None, data_service: str | None = None) -> None:
         self.index, self.count = 0, 1
         self._strategy: Any = None
         self._sums: Any = None
         self._others: list[tuple[subprocess.Popen, Any]] = []
+        if strategy != "none" and data_service:
+            raise DataError(
+                f"--data-service {data_service}: its batches come in no fixed order, but --strategy {strategy} shares batches "
+                "that all workers see alike. Leave one of them out."
+            )
         if strategy == "none":
             if count is not None:
                 raise DataError(f"--workers {count}: goes with --strategy mirrored. Pass that, too, or leave it out.")

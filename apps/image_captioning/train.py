@@ -48,6 +48,7 @@ class Config:
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     # pictures
     image_size: Annotated[int, "pictures become squares of so many pixels a side"] = 224
     max_pixels: Annotated[int, "pictures with more are left out, and refused by the export"] = 50_000_000
@@ -110,7 +111,7 @@ def main() -> None:
 
 def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
-    workers = Workers(config.strategy, config.workers)
+    workers = Workers(config.strategy, config.workers, config.data_service)
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
@@ -147,7 +148,7 @@ def train(config: Config) -> dict[str, float]:
 
     # -- training
     score = search_captions(model, vocabulary, held_out, store, config.max_length_tokens, config.validation_beam_width)
-    training = partial(batches, examples, augment=config.augment, flip=config.flip)
+    training = partial(batches, examples, augment=config.augment, flip=config.flip, service=config.data_service)
     steps = training(shuffle_seed=config.seed).steps_per_epoch
     phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
     if config.fine_tune:

@@ -40,6 +40,7 @@ class Config:
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
     # text
     tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
@@ -85,7 +86,7 @@ def main() -> None:
 
 def train(config: Config) -> dict[str, float]:
     """Train, evaluate and export; return the validation metrics of the export."""
-    workers = Workers(config.strategy, config.workers)
+    workers = Workers(config.strategy, config.workers, config.data_service)
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
@@ -115,7 +116,7 @@ def train(config: Config) -> dict[str, float]:
     trainer = keras.Model(model.input, model.output["logits"])
 
     def batches(start_step: int) -> Batches:
-        order: dict[str, Any] = {"shuffle_seed": config.seed, "start_step": start_step}
+        order: dict[str, Any] = {"shuffle_seed": config.seed, "start_step": start_step, "service": config.data_service}
         return review_batches(reviews.splits["train"], reviews.labels, vocabulary, **options, **order)
 
     steps = batches(0).steps_per_epoch

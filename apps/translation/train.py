@@ -7,7 +7,7 @@ Read `train` from top to bottom: data, model, training, export, metrics, transla
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 
@@ -44,6 +44,7 @@ class Config:
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     # text
     tokens: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
     vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
@@ -99,7 +100,7 @@ def main() -> None:
 
 def train(config: Config) -> dict[str, float | str]:
     """Train, export and evaluate; return the validation metrics of the export."""
-    workers = Workers(config.strategy, config.workers)
+    workers = Workers(config.strategy, config.workers, config.data_service)
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
@@ -114,7 +115,7 @@ def train(config: Config) -> dict[str, float | str]:
     boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, config.buckets, multiple=4)
 
     def batches(start_step: int) -> Batches:
-        order = {"shuffle_seed": config.seed, "start_step": start_step}
+        order: dict[str, Any] = {"shuffle_seed": config.seed, "start_step": start_step, "service": config.data_service}
         return translation_batches(encoded, tokens_per_batch=config.tokens_per_batch, boundaries=boundaries, **order)
 
     steps = batches(0).steps_per_epoch

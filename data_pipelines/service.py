@@ -1,0 +1,60 @@
+"""Preparing batches on other machines: the servers of a tf.data service, and a data set that comes from them.
+
+    python -m data_pipelines.service dispatcher --port 5050
+    python -m data_pipelines.service worker --dispatcher HOST:5050 [--port 5051]      as many as wanted
+    python -m apps.translation.train --data-service HOST:5050
+
+https://www.tensorflow.org/api_docs/python/tf/data/experimental/service
+"""
+
+import argparse
+import re
+
+import tensorflow as tf
+
+from data_pipelines.sources import DataError
+
+
+def served(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
+    """The same elements, computed by the workers of the service at `address` (`HOST:PORT`); None: computed here.
+
+    The service hands out the elements of the source one by one, to whichever worker asks (dynamic sharding). So each
+    example is seen once an epoch as long as no worker is lost; what a lost one had in hand comes again in the next epoch. The
+    order is not repeatable.
+
+    `dataset` must not shuffle before it buckets: with a shuffle before a `group_by_window` each worker of TensorFlow 2.21's
+    service goes through all of the data. Permute the source once, and shuffle batches.
+
+    Raises:
+        DataError: the address is none.
+    """
+    if address is None:
+        return dataset
+    if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", address):
+        raise DataError(f"--data-service {address!r}: not an address. Pass HOST:PORT of a dispatcher.")
+    service = tf.data.experimental.service
+    return dataset.apply(service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=f"grpc://{address}"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("role", choices=["dispatcher", "worker"])
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--dispatcher", help="HOST:PORT; of a worker")
+    parser.add_argument("--address", help="HOST:PORT under which a worker is found; default: localhost")
+    options = parser.parse_args()
+    if (options.role == "worker") == (options.dispatcher is None):
+        parser.error("--dispatcher goes with the role worker, which needs it")
+    service = tf.data.experimental.service
+    if options.role == "dispatcher":
+        server = service.DispatchServer(service.DispatcherConfig(port=options.port))
+        print(f"dispatcher at {server.target.removeprefix('grpc://')}", flush=True)
+    else:
+        config = {"dispatcher_address": options.dispatcher, "worker_address": options.address, "port": options.port}
+        server = service.WorkerServer(service.WorkerConfig(**config))
+        print(f"worker of {options.dispatcher}", flush=True)
+    server.join()
+
+
+if __name__ == "__main__":
+    main()

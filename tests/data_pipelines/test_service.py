@@ -1,0 +1,84 @@
+"""Batches that a tf.data service prepares, in processes of their own."""
+
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+import tensorflow as tf
+
+from data_pipelines.reviews import Review, review_batches
+from data_pipelines.service import served
+from data_pipelines.sources import DataError
+from data_pipelines.vocabulary import WordVocabulary
+from tests.apps.helpers import ENVIRONMENT, ROOT
+
+LABELS = [str(i) for i in range(300)]
+
+
+@contextmanager
+def service(workers):
+    """The address of a dispatcher, and the processes of its workers."""
+    processes = []
+
+    def start(*arguments):
+        line = [sys.executable, "-m", "data_pipelines.service", *arguments]
+        processes.append(
+            subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        )
+        return processes[-1].stdout.readline()
+
+    try:
+        address = start("dispatcher").split()[-1]
+        for _ in range(workers):
+            assert start("worker", "--dispatcher", address)
+        yield address, processes[1:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def batches(address):
+    """Of reviews of one to three words; the label tells which it is."""
+    reviews = [Review(" ".join(["word"] * (i % 3 + 1)), label) for i, label in enumerate(LABELS)]
+    vocabulary = WordVocabulary.learn([review.text for review in reviews], 400)
+    options = {"max_length_tokens": 3, "boundaries": [1, 3], "batch_size": 8, "shuffle_seed": 1, "service": address}
+    return review_batches(reviews, LABELS, vocabulary, **options)
+
+
+def seen(dataset, steps, meanwhile=None):
+    counts = Counter()
+    for number, (_, labels) in enumerate(dataset.take(steps)):
+        counts.update(labels.numpy().tolist())
+        if meanwhile and number == steps // 4:
+            meanwhile()
+    return counts
+
+
+def test_two_workers_give_each_example_once_an_epoch_and_a_lost_one_loses_none_for_good():
+    tf.keras.utils.set_random_seed(0)
+    with service(2) as (address, workers):
+        whole = batches(None)
+        wanted = seen(whole.dataset, whole.steps_per_epoch)
+        assert len(wanted) == 300 and set(wanted.values()) == {1}
+
+        rows = tf.data.Dataset.range(100).map(lambda i: tf.fill([i % 3 + 1], i))
+        once = served(rows.bucket_by_sequence_length(tf.size, [2, 4], [8, 8, 8]), address)
+        counts = Counter(int(i) for batch in once for i in batch[:, 0])
+        assert counts == Counter(range(100))
+
+        counts = seen(batches(address).dataset, 4 * whole.steps_per_epoch, meanwhile=workers[0].kill)
+        assert counts.keys() == wanted.keys()  # what the lost one had in hand came in a later epoch
+
+
+def test_an_address_that_is_none_is_told():
+    with pytest.raises(DataError, match="HOST:PORT"):
+        served(tf.data.Dataset.range(3), "somewhere")
+
+
+def test_a_server_needs_its_role():
+    line = [sys.executable, "-m", "data_pipelines.service", "worker"]
+    result = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 2 and "--dispatcher goes with the role worker" in result.stderr
