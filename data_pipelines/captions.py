@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import vary
 from data_pipelines.service import served
-from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, split_off
+from data_pipelines.sources import DataError, check_zip, find_splits, fingerprint, load_tfds, read_table, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, Vocabulary
 
@@ -177,8 +178,9 @@ def _images_in(place: Path) -> dict[str, ImageFile]:
         return {name: ImageFile(name, str(p)) for p in files for name in [p.relative_to(place).as_posix()]}
     try:
         with zipfile.ZipFile(place) as archive:
+            check_zip(archive, place)
             members = [m for m in archive.namelist() if m.lower().endswith(SUFFIXES) and not m.startswith("__MACOSX/")]
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise DataError(f"{place}: not a readable zip file ({error}). Pack it anew, or unpack it into a folder.") from None
     tops = {m.split("/")[0] for m in members if "/" in m}
     top = f"{tops.pop()}/" if len(tops) == 1 and all("/" in m for m in members) else ""  # most tools pack the folder, too

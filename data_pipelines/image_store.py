@@ -22,6 +22,9 @@ from data_pipelines.images import decode_images
 BATCH_SIZE = 32
 
 
+MAX_BYTES = 100_000_000  # of a packed image
+
+
 class ImageFile(NamedTuple):
     """An image that may be read: a file, a member of a zip, or bytes in memory."""
 
@@ -34,11 +37,20 @@ class ImageFile(NamedTuple):
         """Its bytes.
 
         Raises:
-            OSError, KeyError, zipfile.BadZipFile: it can't be read.
+            OSError: it can't be read, or is too large.
         """
         if self.data:
             return self.data
-        return _open_zip(self.path).read(self.member) if self.member else Path(self.path).read_bytes()
+        try:
+            with _open_zip(self.path).open(self.member) if self.member else Path(self.path).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError:
+            raise
+        except Exception as error:  # zipfile raises many kinds: encrypted, damaged, packed in an unknown way
+            raise OSError(str(error)) from None
+        if len(data) > MAX_BYTES:
+            raise OSError(f"more than {MAX_BYTES:,} bytes")
+        return data
 
 
 @lru_cache(maxsize=8)
@@ -119,7 +131,7 @@ def _missing(images, folder, paths, problems, bar) -> Iterator[list[tuple[ImageF
     for number, image in enumerate(images, start=1):
         try:
             data = image.read()
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except OSError as error:
             problems[image] = f"can't be read: {error}"
             continue
         digest = hashlib.sha256(data).hexdigest()

@@ -1,6 +1,7 @@
 """Piano rolls: which keys sound in each frame; from any source to the streams that a model trains on."""
 
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.sources import DataError, find_splits, fingerprint, split_off
+from data_pipelines.sources import DataError, check_zip, find_splits, fingerprint, split_off
 from data_pipelines.tunes import Streams
 
+MAX_FRAMES = 1_000_000  # of one piece
 KEYS, LOWEST = 88, 21  # a piano's keys; the MIDI note of the first
 
 
@@ -82,18 +84,25 @@ def load_rolls(source: str, seed: int = 0, frame_beats: float = 0.25) -> Rolls:
 
 def _from_npz(path: Path) -> list[np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_zip(archive, path)
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             frames, lengths = file["frames"], file["lengths"]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path given to --data.") from None
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}. Save arrays named frames (sum of lengths, 88) and lengths (n,).") from None
+    except DataError:
+        raise
     except Exception as error:  # zipfile, NumPy
         raise DataError(f"{path}: not a readable .npz file ({error}). Save it anew.") from None
-    if frames.ndim != 2 or frames.shape[1] != KEYS or lengths.ndim != 1 or lengths.sum() != len(frames):
+    numbers = frames.dtype.kind in "biuf" and lengths.dtype.kind in "iu" and (lengths >= 0).all()
+    shaped = frames.ndim == 2 and frames.shape[1] == KEYS and lengths.ndim == 1
+    if not numbers or not shaped or lengths.sum() != len(frames):
         raise DataError(
-            f"{path}: frames {frames.shape}, lengths {lengths.shape} with the sum {lengths.sum()}; expected frames (sum of "
-            f"lengths, {KEYS}) and lengths (n,). Save one frame a row."
+            f"{path}: frames {frames.shape} of {frames.dtype}, lengths {lengths.shape} of {lengths.dtype}; expected frames (sum "
+            f"of lengths, {KEYS}) and lengths (n,), counts that sum up to the frames. Save one frame a row."
         )
     return [piece.astype(np.uint8) for piece in np.split(frames != 0, np.cumsum(lengths)[:-1]) if len(piece)]
 
@@ -143,8 +152,10 @@ def _roll(cells: list[tuple[int, int, int]]) -> np.ndarray:
     """(first frame, frame after the last, MIDI note) -> frames, from the first note on."""
     if not cells:
         raise ValueError("no notes on the keys of a piano")
-    first = min(a for a, _, _ in cells)
-    frames = np.zeros((max(b for _, b, _ in cells) - first, KEYS), np.uint8)
+    first, last = min(a for a, _, _ in cells), max(b for _, b, _ in cells)
+    if last - first > MAX_FRAMES:
+        raise ValueError(f"{last - first:,} frames, more than the limit of {MAX_FRAMES:,}")
+    frames = np.zeros((last - first, KEYS), np.uint8)
     for a, b, note in cells:
         frames[a - first : b - first, note - LOWEST] = 1
     return frames

@@ -15,6 +15,8 @@ from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfd
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import Vocabulary
 
+MAX_CLASSES = 1_000
+
 
 class Review(NamedTuple):
     text: str
@@ -84,6 +86,11 @@ def _from_path(path: Path) -> dict[str, list[Review]]:
                 )
         if name == "train":
             known = {label.strip() for _, (_, label) in rows}
+            if len(known) > MAX_CLASSES:
+                raise DataError(
+                    f"{file}: {len(known):,} different labels in {len(rows):,} rows; the limit is {MAX_CLASSES:,} classes. "
+                    "Check that the column label holds classes."
+                )
         splits[name] = [Review(text, label.strip()) for _, (text, label) in rows]
     return splits
 

@@ -9,12 +9,16 @@ import gzip
 import hashlib
 import io
 import random
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+
+
+BOMB_BYTES, BOMB_RATIO = 200_000_000, 200  # text packs to a tenth; what unpacks beyond both of these was made to do harm
 
 
 class DataError(ValueError):
@@ -40,12 +44,29 @@ def find_splits(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return splits
 
 
+def _unzipped(path: Path) -> bytes:
+    limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
+    with gzip.open(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise DataError(f"{path}: unpacks to more than {limit:,} bytes, {BOMB_RATIO} times its size. Unpack it if you trust it.")
+    return data
+
+
+def check_zip(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse a zip whose members claim to be far larger than the file."""
+    size, limit = sum(m.file_size for m in archive.infolist()), max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
+    if size > limit:
+        raise DataError(
+            f"{path}: its members take {size:,} bytes, more than the limit of {limit:,}, {BOMB_RATIO} times its size. "
+            "Unpack it if you trust it."
+        )
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, gzip too."""
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        data = _unzipped(path) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path given to --data.") from None
     except IsADirectoryError:
