@@ -1,0 +1,27 @@
+"""Exports with random weights under broken input and under many clients at once; benchmarks.fuzz and .load do more of it."""
+
+import random
+
+import pytest
+
+from apps.common.export import load_export
+from apps.demo.models import Models
+from benchmarks.fuzz import INPUTS, fuzz, signature
+from benchmarks.load import load, model_requests, page_requests
+
+
+@pytest.mark.parametrize("application", INPUTS)
+def test_broken_input_is_answered(application, exports):
+    seed, check = signature(load_export(exports[application]), INPUTS[application])
+    outcomes, failures = fuzz(seed, check, 200, random.Random(1))
+    assert not failures, failures[:5]
+    assert sum(outcomes.values()) == 200 and (outcomes["refused"] > 0) == (application == "image_captioning")
+
+
+def test_many_clients_get_the_answers_of_one(exports):
+    model = Models(exports["translation"].parents[1]).get
+    page = {"page": page_requests(model)["page: sentiment"]}
+    for name, requests in {**model_requests(model), **page}.items():
+        found = load(requests, 96, 32)
+        assert found["errors"] == 0 and found["different"] == 0, (name, found)
+        assert found["growth"] < 0.1, (name, found)
