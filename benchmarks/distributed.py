@@ -2,7 +2,7 @@
 
     python -m benchmarks.distributed [--save benchmarks/results/distributed] [-- FLAG ...]
 
-Trains the translator on the embedded data for three epochs and takes the time of the last. Each worker has one core of its own, so
+Trains the translator on the embedded data for three epochs and takes the time of the last. Each worker has a core of its own, so
 that two workers are to one process on one core what two machines are to one; the third line is one process on both cores.
 FLAGs are those of `apps.translation.train`. Linux only.
 """
