@@ -116,9 +116,10 @@ def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, se
     optional = {**biases, "mask": mask, "dropout_mask": dropout_mask}
     optional = {k: ops.cast(v, dtype) for k, v in optional.items() if v is not None}
     count = len(initial_state)
-    forward_lean = _loop(training, _forward, cell.pointwise, reverse, False, sequences)
-    forward_keep = _loop(training, _forward, cell.pointwise, reverse, True, True)
-    backward = _loop(training, _backward, cell.pointwise, reverse, sequences)
+    settings = (cell.units, cell.pointwise, reverse)
+    forward_lean = _loop(training, _forward, *settings, False, sequences)
+    forward_keep = _loop(training, _forward, *settings, True, True)
+    backward = _loop(training, _backward, *settings, sequences)
 
     @ops.custom_gradient
     def run(*tensors):
@@ -149,7 +150,7 @@ def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, se
     return (results[0], results[1:]) if sequences else (None, results)
 
 
-def _forward(pointwise, reverse, keep, sequences, projected, kernel, states, options):
+def _forward(units, pointwise, reverse, keep, sequences, projected, kernel, states, options):
     """Walk the steps; return the final states and, stacked over time, states and kept activations."""
 
     gates = len(projected)
@@ -171,12 +172,11 @@ def _forward(pointwise, reverse, keep, sequences, projected, kernel, states, opt
         return list(new), outputs
 
     elements = [*projected, options["mask"]] if "mask" in options else list(projected)
-    units = kernel.shape[0]
     widths = [units] * (len(states) + pointwise.kept) if keep else [units] if sequences else []
     return scan(step, list(states), elements, widths, reverse)
 
 
-def _backward(pointwise, reverse, sequences, d_outputs, d_final, previous, kept, kernel, options):
+def _backward(units, pointwise, reverse, sequences, d_outputs, d_final, previous, kept, kernel, options):
     """Walk the steps in the opposite direction; return the gradients of projections, recurrent products and states."""
     count = len(previous)
     kernel_transposed = ops.transpose(kernel)
@@ -202,8 +202,7 @@ def _backward(pointwise, reverse, sequences, d_outputs, d_final, previous, kept,
         elements.append(options["mask"])
     if sequences:
         elements.append(d_outputs)
-    units, width = kernel.shape
-    gates = width // units
+    gates = pointwise.cell.gates
     widths = [units] * (gates + pointwise.products)
     d_initial, d_products = scan(step, list(d_final), elements, widths, not reverse)
     d_x, differing = d_products[:gates], d_products[gates:]
@@ -212,7 +211,7 @@ def _backward(pointwise, reverse, sequences, d_outputs, d_final, previous, kept,
 
 @functools.cache
 def _loop(compiled: bool, function: Callable, *settings: Any) -> Callable:
-    """The loop as one callable, shared by all layers with the same equations.
+    """The loop as one callable, shared by all layers with the same equations and units.
 
     On TensorFlow training loops are compiled by XLA, whether or not what calls them is. Other loops stay plain graph
     operations, so that an export runs on a server without XLA; called eagerly they run as a graph of their own.

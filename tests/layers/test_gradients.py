@@ -140,3 +140,18 @@ def test_halves_only_where_they_pay(monkeypatch):
     monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(recurrence, "_gpus", lambda: ["GPU"])
     assert not recurrence._halves_pay(64, 1)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="a matter of tf.function")
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_layers_of_several_sizes_have_eager_gradients_one_after_the_other(return_sequences):
+    """Each new size must not make TensorFlow forget the sizes of the one before."""
+    import tensorflow as tf
+
+    for units, features, batch, time in ((3, 2, 4, 5), (5, 3, 2, 7), (4, 2, 3, 6), (3, 4, 5, 5)):
+        for layer in (LAYERS[name](units, return_sequences=return_sequences) for name in ("SimpleRNN", "LSTM")):
+            x = tf.constant(np.random.default_rng(0).normal(size=(batch, time, features)).astype("float32"))
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(layer(x) ** 2)
+            assert np.isfinite(tape.gradient(loss, x).numpy()).all()
