@@ -4,10 +4,9 @@
 # **Question: how far does a feed-forward network get on sequences, and where does each trick fail?**
 #
 # A feed-forward network takes a vector of fixed size. To predict from a sequence, we have to make one out of it: a
-# window of
-# the last values, a bag of all words, or a window as large as the sequence. Each works on something and fails on
-# something else.
-# The recurrent network at the end answers all three failures with one set of weights that is used at every step.
+# window of the last values, a bag of all words, or a window as large as the sequence. Each works on something and
+# fails on something else. The recurrent network at the end answers all three failures with one set of weights that is
+# used at every step.
 
 # %%
 import os
@@ -25,9 +24,8 @@ generator = np.random.default_rng(0)
 # %% [markdown]
 # ## A sliding window over a time series
 #
-# The series is a sum of two sines with noise. A window of the last `w` values predicts the next one. A window that
-# is shorter than the slow
-# wave can't know in which part of it we are.
+# The series is a sum of two sines with noise. A window of the last `w` values predicts the next one. A window that is
+# shorter than the slow wave can't know in which part of it we are.
 
 # %%
 t = np.arange(3000)
@@ -77,8 +75,8 @@ plt.show()
 # ## Three ways to read a sentence
 #
 # Now sentiment, on sentences that we make ourselves. The verdict is the adjective at the end, turned by a `not` that
-# stands anywhere before it;
-# but `not only` turns nothing. Each sentence has one `not` and one `only`; the words between them are filler.
+# stands anywhere before it; but `not only` turns nothing. Each sentence has one `not` and one `only`; the words
+# between them are filler.
 
 # %%
 filler = "the food and a waiter came with some bread while we sat there talking about it".split()
@@ -155,15 +153,14 @@ plt.show()
 # * **The window of 3** misses a `not` that stands further away: no long memory.
 # * **The bag of words** sees all words but not which `not` turns what: no order.
 # * **The big window** sees both, and has a weight for each word *at each place*: what it learns of `not only` at
-#   place 4 it doesn't know at place
-#   5. It fits the training sentences, does worse on new ones, and is lost on longer ones: no sharing.
-# * **The recurrent network** has one set of weights, used at every step, and a state that carries the `not` along.
-#   It has the fewest parameters,
-#   generalises, and reads longer sentences than it was trained on.
+#   place 4 it doesn't know at place 5. It fits the training sentences, does worse on new ones, and is lost on longer
+#   ones: no sharing.
+# * **The recurrent network** has one set of weights, used at every step, and a state that carries the `not` along. It
+#   has a quarter of the big window's parameters, generalises, and reads longer sentences than it was trained on.
 #
 # ## The same for the next word
 #
-# The same four, asked for the next word of a text in which the answer lies `d` words back.
+# Two of the four, asked for the next word of a text in which the answer lies `d` words back.
 
 # %%
 names = 8
@@ -202,5 +199,4 @@ plt.show()
 
 # %% [markdown]
 # **Seen:** a window forgets, a bag mixes up, a big window doesn't share. A recurrent network remembers, keeps order
-# and shares. What it costs, and why it
-# is not for free, are the next notebooks.
+# and shares. What it costs, and why it is not for free, are the next notebooks.

@@ -4,9 +4,8 @@
 # **Question: what does a recurrent layer compute, step by step?**
 #
 # A recurrent network is one small box that is used again at every step: from the input $x_t$ and the state before,
-# $s_{t-1}$, it makes
-# the next state $s_t$. Here are the four boxes from their equations in NumPy, with the same weights in our layers
-# and in Keras.
+# $s_{t-1}$, it makes the next state $s_t$. Here are the four boxes from their equations in NumPy, with the same
+# weights in our layers and in Keras.
 
 # %%
 import os
@@ -105,8 +104,7 @@ for step, ours, theirs, states in (
 # ## The box, unfolded
 #
 # We feed an impulse at step 3 and then nothing, and watch the states. The simple state is turned by its orthogonal
-# matrix and swings on. Gates start
-# half open and let go within a few steps: to hold is what they have to learn.
+# matrix and swings on. Gates start half open and let go within a few steps: to hold is what they have to learn.
 
 # %% tags=["picture"]
 time, units = 40, 16
@@ -127,8 +125,7 @@ plt.show()
 # ## Encoders: a sequence as a vector
 #
 # The last state is a vector that stands for the whole sequence. A GRU that learns to tell in which direction a wave
-# runs and how fast it is
-# arranges the sequences in its state space by itself.
+# runs and how fast it is arranges the sequences in its state space by itself.
 
 
 # %%
@@ -165,8 +162,7 @@ plt.show()
 # ## Deep and bidirectional
 #
 # Boxes stack: the outputs of one are the inputs of the next. Two boxes may read in two directions; at each step the
-# outputs are joined,
-# so each output knows what comes, too.
+# outputs are joined, so each output knows what comes, too.
 
 # %%
 deep = keras.Sequential(
@@ -195,5 +191,4 @@ plt.show()
 
 # %% [markdown]
 # **Seen:** four boxes of a few lines each; our layers, Keras' and NumPy agree to float32's last digits. The forward
-# half of a bidirectional
-# layer knows the past of each step, the backward half its future.
+# half of a bidirectional layer knows the past of each step, the backward half its future.

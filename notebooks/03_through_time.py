@@ -74,17 +74,14 @@ for name, values in norms.items():
     print(f"{name:<24} 100 steps back: {values[0] / values[-1]:.0e} of the last step")
 
 # %% [markdown]
-# With tanh the gradient is gone after some tens of steps; a ReLU with larger weights explodes; the identity keeps
-# it. Gates make
-# the Jacobian close to the identity *where the network wants to remember*: a gate that starts nearly closed (or a
-# forget gate that
-# starts open) leaves a path through time.
+# With tanh the gradient is gone after some tens of steps; a ReLU with larger weights explodes; the identity keeps it.
+# Gates make the Jacobian close to the identity *where the network wants to remember*: a gate that starts nearly
+# closed (or a forget gate that starts open) leaves a path through time.
 #
 # ## The adding problem
 #
 # A sequence of random numbers, two of which are marked; the answer is their sum (Hochreiter and Schmidhuber 1997).
-# Who guesses 1
-# every time has a squared error of 0.167. The marks may be the whole sequence away.
+# Who guesses 1 every time has a squared error of 0.167. The marks may be the whole sequence away.
 
 
 # %%
@@ -141,9 +138,8 @@ print({name: round(losses[-1], 4) for name, losses in curves.items()})
 # ## The copy task
 #
 # Remember five of eight symbols, wait for 20 blanks, and write them. A network without memory has an accuracy of 1/8.
-# What must be kept is short, and nothing disturbs it while it waits: tanh learns it, too, with Glorot's random
-# matrix as
-# with an orthogonal one. The adding problem is harder, as noise comes in at every step of the wait.
+# What must be kept is short, and nothing disturbs it while it waits: tanh learns it, too, with Glorot's random matrix
+# as with an orthogonal one. The adding problem is harder, as noise comes in at every step of the wait.
 
 
 # %%
@@ -180,9 +176,8 @@ print(
 # ## Clipping
 #
 # A ReLU network whose recurrent matrix is 1.03 times the identity grows by $1.03^{60} \approx 6$ over the sequence;
-# its gradient is large, one step of it makes
-# the network larger still, and the next is infinite. Clipping by the global norm keeps the direction and bounds the
-# step:
+# its gradient is large, one step of it makes the network larger still, and the next is infinite. Clipping by the
+# global norm keeps the direction and bounds the step:
 #
 # $$g \leftarrow g \cdot \min\left(1, \frac{\theta}{\lVert g \rVert}\right)$$
 
@@ -220,11 +215,9 @@ plt.show()
 # ## Truncated backpropagation
 #
 # Long sequences are cut: after every $k_1$ steps the weights are updated by a gradient that flows back $k_2$ steps.
-# The *state* goes on through
-# the cut, the gradient doesn't. With `stateful=True` a layer carries its state from batch to batch, so $k_1 = k_2 =$
-# the length of a chunk. A
-# network can use what lies further back than $k_2$ only if it is learned by accident: here the answer is the input
-# of 12 steps before.
+# The *state* goes on through the cut, the gradient doesn't. With `stateful=True` a layer carries its state from batch
+# to batch, so $k_1 = k_2 =$ the length of a chunk. A network can use what lies further back than $k_2$ only if it is
+# learned by accident: here the answer is the input of 12 steps before.
 
 # %%
 length, lag, rows = 4800, 12, 16
@@ -254,9 +247,6 @@ plt.show()
 print({k: round(float(value), 2) for k, value in accuracy.items()})
 
 # %% [markdown]
-# **Seen:** the gradient of a tanh network is gone after some tens of steps, that of a gated one need not be; so
-# gated cells solve the
-# adding problem where tanh guesses. An identity keeps the gradient, but did not solve it alone in so many steps.
-# Clipping survives
-# explosions. Truncation is cheap,
-# and blind beyond its reach.
+# **Seen:** the gradient of a tanh network is gone after some tens of steps, that of a gated one need not be; so gated
+# cells solve the adding problem where tanh guesses. An identity keeps the gradient, but did not solve it alone in so
+# many steps. Clipping survives explosions. Truncation is cheap, and blind beyond its reach.

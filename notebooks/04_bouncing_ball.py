@@ -4,9 +4,8 @@
 # **Question: what can a network see in a film that it can't see in a picture?**
 #
 # One picture of a ball tells where it is, not where it goes. The notebook draws films of a bouncing ball, predicts
-# its next position, and then
-# names for each picture of a film what the ball is doing: video classification on the level of frames, by a small
-# convolutional network that sees each picture and a recurrent network that remembers.
+# its next position, and then names for each picture of a film what the ball is doing: video classification on the
+# level of frames, by a small convolutional network that sees each picture and a recurrent network that remembers.
 
 # %%
 import os
@@ -111,13 +110,12 @@ plt.show()
 
 # %% [markdown]
 # The first picture leaves both in doubt. With the second the recurrent network knows the velocity; what is left are
-# the bounces. The one that sees single
-# pictures is off by the ball's speed for ever.
+# the bounces. The one that sees single pictures is off by the ball's speed for ever.
 #
 # ## What is it doing? A name for each picture
 #
-# Five classes: up, down, left, right (the main direction of the velocity) and *bounce* (a wall was just hit). A
-# label at every step.
+# Five classes: up, down, left, right (the main direction of the velocity) and *bounce* (a wall was just hit). A label
+# at every step.
 
 # %%
 names = ["left", "right", "up", "down", "bounce"]
@@ -169,6 +167,5 @@ plt.show()
 
 # %% [markdown]
 # **Seen:** from one picture the network can only guess which way the ball goes (near a wall it can say what must
-# come). From the second
-# picture on, the recurrent network knows: motion lives between the pictures, and the state is where the network
-# keeps it.
+# come). From the second picture on, the recurrent network knows: motion lives between the pictures, and the state is
+# where the network keeps it.

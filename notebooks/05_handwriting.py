@@ -4,13 +4,12 @@
 # **Question: what does a label at every step need, and why does reading backwards help?**
 #
 # A pen writes digits as strokes: a sequence of points. First one digit a sequence (many to one). Then a line of
-# several digits,
-# written without lifting the pen, in which each *point* gets the digit that it belongs to (many to many).
+# several digits, written without lifting the pen, in which each *point* gets the digit that it belongs to (many to
+# many).
 #
 # The digits come from a small generator, so that all of this runs offline. With `PENDIGITS = "path/of/train.npz"`,
-# arrays `points` (n, 8, 2), `labels`
-# and `valid` (n,), the first part runs on pen-based handwriting of 30 writers (Alimoglu and Alpaydin 1996). Measured
-# there: see below.
+# arrays `points` (n, 8, 2), `labels` and `valid` (n,), the first part runs on pen-based handwriting of 30 writers
+# (Alimoglu and Alpaydin 1996). Measured there: see below.
 
 # %%
 import os
@@ -156,14 +155,13 @@ plt.show()
 
 # %% [markdown]
 # Measured with the real set, this very cell, on its validation part: recurrent 99.3, nearest neighbour 99.7. That
-# part has the writers of the
-# training part; on writers not seen before, nearest neighbour reaches 97.7.
+# part has the writers of the training part; on writers not seen before, nearest neighbour reaches 97.7.
 #
 # ## A label at every step
 #
 # Lines of four digits without lifting the pen, 12 points each with a stroke to the next. Which digit is being
-# written? The beginnings
-# of digits look alike: a forward network can't know yet what will come. A bidirectional one has read the rest.
+# written? The beginnings of digits look alike: a forward network can't know yet what will come. A bidirectional one
+# has read the rest.
 
 
 # %%
@@ -214,5 +212,4 @@ plt.show()
 
 # %% [markdown]
 # **Seen:** the forward network names a digit when it is half written, and is wrong before; the backward direction
-# brings what comes to
-# the first point. Where the whole sequence is there, read it both ways.
+# brings what comes to the first point. Where the whole sequence is there, read it both ways.

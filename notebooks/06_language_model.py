@@ -4,11 +4,9 @@
 # **Question: what does a network know that predicts the next word?**
 #
 # Embedding, two LSTMs, a softmax over the words. Perplexity, sampling at several temperatures, teacher forcing, and
-# the nearest
-# neighbours of what was learned. The text here is written by a small grammar, so that it runs offline and its lowest
-# perplexity is known. Set
-# `TEXT` to the path of a folder with `train.txt.gz` and `valid.txt` (the Penn Treebank, for instance) for real
-# language.
+# the nearest neighbours of what was learned. The text here is written by a small grammar, so that it runs offline and
+# its lowest perplexity is known. Set `TEXT` to the path of a folder with `train.txt.gz` and `valid.txt` (the Penn
+# Treebank, for instance) for real language.
 
 # %%
 import os
@@ -84,8 +82,7 @@ def streams(text, rows, steps):
 # ## The model, with its state carried on
 #
 # The chunks of a stream follow each other, and so do the states (`stateful=True`): truncated backpropagation through
-# time. In training the network
-# is fed the true words, whatever it would have said: teacher forcing.
+# time. In training the network is fed the true words, whatever it would have said: teacher forcing.
 
 
 # %%
@@ -144,8 +141,7 @@ print(f"validation perplexity {perplexities[-1][1]:.2f}: as unsure as among so m
 # ## Warm start and sampling
 #
 # The states first read a beginning (warm start); then the network reads its own words. The temperature divides the
-# logits: low is safe and
-# repeats itself, high is colourful and wrong.
+# logits: low is safe and repeats itself, high is colourful and wrong.
 
 # %%
 writer = language_model(1, 1)

@@ -3,10 +3,9 @@
 #
 # **Question: what is attention, if one builds it out of looking something up?**
 #
-# A dictionary compares a *query* with its *keys* and returns the *value* of the key that is equal. Attention
-# compares by similarity and returns a
-# mean of the values, weighed by a softmax, so that it has a gradient (Vaswani et al. 2017,
-# https://arxiv.org/abs/1706.03762):
+# A dictionary compares a *query* with its *keys* and returns the *value* of the key that is equal. Attention compares
+# by similarity and returns a mean of the values, weighed by a softmax, so that it has a gradient (Vaswani et al.
+# 2017, https://arxiv.org/abs/1706.03762):
 #
 # $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V$$
 
@@ -27,8 +26,8 @@ generator = np.random.default_rng(0)
 # %% [markdown]
 # ## A soft dictionary
 #
-# Five keys are directions, each with a value. A query in between gets a mixture; the longer the query, the harder
-# the choice.
+# Five keys are directions, each with a value. A query in between gets a mixture; the longer the query, the harder the
+# choice.
 
 # %% tags=["picture"]
 angles = np.linspace(0, np.pi, 5)
@@ -51,8 +50,8 @@ plt.show()
 # ## The score matrix of a sentence
 #
 # Each word asks all words. With vectors that we choose by hand (animals are alike, food is alike), the matrix of
-# weights is easy to read. Without
-# positions, equal words are equal wherever they stand; with them, neighbours are alike, too.
+# weights is easy to read. Without positions, equal words are equal wherever they stand; with them, neighbours are
+# alike, too.
 
 # %%
 sentence = "the dog eats bread while the cat drinks milk".split()
@@ -73,8 +72,7 @@ plt.show()
 # ## Why scale?
 #
 # The product of two random vectors of size $d$ has a variance of $d$. Without the division by $\sqrt d$ the softmax
-# of large vectors
-# puts everything on one key, and its gradient is gone.
+# of large vectors puts everything on one key, and its gradient is gone.
 
 # %%
 sizes = [4, 16, 64, 256, 1024]
@@ -98,8 +96,8 @@ plt.show()
 # %% [markdown]
 # ## Masks
 #
-# A causal mask lets each step see itself and the past; a padding mask hides what isn't there. Both are True where
-# one may look.
+# A causal mask lets each step see itself and the past; a padding mask hides what isn't there. Both are True where one
+# may look.
 
 # %%
 x = generator.normal(size=(1, 8, 16)).astype("float32")
@@ -117,8 +115,8 @@ plt.show()
 # ## Self-attention against recurrence: look it up
 #
 # A sequence of (name, number) pairs, then a name: what was its number? Attention can ask. A recurrent network has to
-# carry all pairs along in
-# one state. And a task where attention is at a loss without positions: which of two symbols came first?
+# carry all pairs along in one state. And a task where attention is at a loss without positions: which of two symbols
+# came first?
 
 # %%
 names, numbers, pairs = 12, 8, 6
@@ -191,6 +189,6 @@ axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# **Seen:** attention is a look-up that can be trained. Scaling keeps its softmax soft; masks say what may be seen.
-# It is blind to order unless
-# positions are added; a recurrent network has order for free, and has to squeeze all it may be asked into its state.
+# **Seen:** attention is a look-up that can be trained. Scaling keeps its softmax soft; masks say what may be seen. It
+# is blind to order unless positions are added; a recurrent network has order for free, and has to squeeze all it may
+# be asked into its state.

@@ -4,8 +4,7 @@
 # **Question: how do the layers become an application, from the user's file to a SavedModel?**
 #
 # What `python -m apps.sentiment_classification.train` does, by hand: data, model, training, a look at what was
-# learned, saving, and an export that
-# takes strings. For your own texts change one line: `DATA`.
+# learned, saving, and an export that takes strings. For your own texts change one line: `DATA`.
 
 # %%
 import os
@@ -49,8 +48,7 @@ validation = review_batches(reviews.splits["validation"], reviews.labels, vocabu
 # ## Model
 #
 # A word becomes a vector, a bidirectional GRU reads the text both ways, and attention decides which positions count.
-# Its weights are an
-# output of their own, for us to look at.
+# Its weights are an output of their own, for us to look at.
 
 # %%
 ids = keras.Input((None,), dtype="int32", name="ids")
@@ -121,8 +119,8 @@ print("the same after loading:", np.array_equal(model.predict(batch, verbose=0),
 # %% [markdown]
 # ## Export: strings in, labels out
 #
-# Tokenizer, vocabulary and labels go into the graph. What is written is what TF Serving loads; here it is called
-# from Python.
+# Tokenizer, vocabulary and labels go into the graph. What is written is what TF Serving loads; here it is called from
+# Python.
 
 
 # %%
@@ -146,5 +144,5 @@ for text, label, probability in zip(sentences, answers["label"].numpy(), answers
 
 # %% [markdown]
 # **Seen:** the word order decides, and the attention shows by which words. The application does the same with
-# checkpoints, resuming, metrics,
-# plots and several signatures: `python -m apps.sentiment_classification.train --data reviews.csv`.
+# checkpoints, resuming, metrics, plots and several signatures: `python -m apps.sentiment_classification.train --data
+# reviews.csv`.

@@ -43,9 +43,9 @@ print(f"{len(pairs):,} pairs, {vocabularies.source.size:,} subwords, {training.s
 # %% [markdown]
 # ## Model
 #
-# The encoder reads the source both ways. The decoder reads the target so far; at each step it asks all encoder
-# states (additive attention,
-# Bahdanau et al. 2015) and joins the answer to its own output. Embedding and output share one matrix.
+# The encoder reads the source both ways. The decoder reads the target so far; at each step it asks all encoder states
+# (additive attention, Bahdanau et al. 2015) and joins the answer to its own output. Embedding and output share one
+# matrix.
 
 # %%
 UNITS, SIZE, EPOCHS = 128, 128, 12
@@ -145,8 +145,7 @@ print("the same after loading:", np.array_equal(model.predict(batch, verbose=0),
 
 # %% [markdown]
 # The export holds the tokenizer and a greedy loop. The state here is read anew for each token, which is simple and
-# slow; the application's
-# decoder keeps it.
+# slow; the application's decoder keeps it.
 
 
 # %%
@@ -181,5 +180,4 @@ for text, answer in zip(held_out[4:6], served(text=tf.constant([pair.source for 
 
 # %% [markdown]
 # **Seen:** the decoder looks at what it translates, in the order of its own language. For real sentences, beam
-# search, BLEU, resuming and fast decoding:
-# `python -m apps.translation.train --data FOLDER`.
+# search, BLEU, resuming and fast decoding: `python -m apps.translation.train --data FOLDER`.

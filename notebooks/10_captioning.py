@@ -4,9 +4,8 @@
 # **Question: how does a network say what it sees, and where does it look for each word?**
 #
 # What `python -m apps.image_captioning.train` does, by hand: scenes of shapes, a small convolutional network, a
-# recurrent decoder with attention
-# over the regions of the picture. For your own photographs change one line: `DATA` (and use a pretrained backbone,
-# as the application does).
+# recurrent decoder with attention over the regions of the picture. For your own photographs change one line: `DATA`
+# (and use a pretrained backbone, as the application does).
 
 # %%
 import os
@@ -70,9 +69,8 @@ plt.show()
 # %% [markdown]
 # ## Model
 #
-# Convolutions make a grid of 8 x 8 regions. The decoder reads the caption so far and asks, at each word, all
-# regions: $c_t = \sum_j a_{tj} m_j$. A
-# learned vector for each region tells where it lies.
+# Convolutions make a grid of 8 x 8 regions. The decoder reads the caption so far and asks, at each word, all regions:
+# $c_t = \sum_j a_{tj} m_j$. A learned vector for each region tells where it lies.
 
 # %%
 picture = keras.Input((SIZE, SIZE, 3), name="image")
@@ -209,6 +207,5 @@ served = tf.saved_model.load(str(folder / "1")).signatures["serving_default"]
 print(served(image_bytes=tf.constant([test_examples[0].image.read()]))["caption"].numpy()[0].decode())
 
 # %% [markdown]
-# **Seen:** the words for colours and shapes look at the thing that they name. The application adds a beam,
-# pretrained backbones, CIDEr, and an export that
-# answers broken pictures: `python -m apps.image_captioning.train --data FOLDER`.
+# **Seen:** the words for colours and shapes look at the thing that they name. The application adds a beam, pretrained
+# backbones, CIDEr, and an export that answers broken pictures: `python -m apps.image_captioning.train --data FOLDER`.

@@ -4,8 +4,7 @@
 # **Question: what does a network have to remember to write a tune?**
 #
 # What `python -m apps.music_generation.train` does, by hand: Irish tunes in ABC notation, a recurrent network that
-# predicts the next sign, sampling,
-# sheet music and sound. For your own tunes change one line: `DATA`.
+# predicts the next sign, sampling, sheet music and sound. For your own tunes change one line: `DATA`.
 
 # %%
 import os
@@ -185,5 +184,5 @@ print("bits a sign: a real tune {:.2f}, the written one {:.2f}, the real one's s
 
 # %% [markdown]
 # **Seen:** to predict signs, the network learned the key, the beat and where bars end. The application adds whole
-# states through time, a grammar that keeps each bar full,
-# piano rolls, and an export that writes tunes: `python -m apps.music_generation.train`.
+# states through time, a grammar that keeps each bar full, piano rolls, and an export that writes tunes: `python -m
+# apps.music_generation.train`.

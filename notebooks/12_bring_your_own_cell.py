@@ -4,9 +4,8 @@
 # **Question: how much code is a new recurrent cell, and is it fast?**
 #
 # A cell is its equations. Matrix products, time, masks, dropout, directions and serialization belong to the engine.
-# We write a cell that
-# the library doesn't have, drop it into `RNN` and `Bidirectional`, check it as the library checks its own, and race
-# it against an LSTM.
+# We write a cell that the library doesn't have, drop it into `RNN` and `Bidirectional`, check it as the library
+# checks its own, and race it against an LSTM.
 
 # %%
 import os
@@ -55,9 +54,8 @@ print(RNN(CoupledCell(5), return_sequences=True)(x).shape, Bidirectional(RNN(Cou
 # ## Check it
 #
 # What the library asks of each of its cells: the same numbers as a plain loop in NumPy with random weights, padding
-# that changes nothing,
-# one scan equal to two joined ones, gradients equal to finite differences, and a model that is itself after it was
-# saved and loaded.
+# that changes nothing, one scan equal to two joined ones, gradients equal to finite differences, and a model that is
+# itself after it was saved and loaded.
 
 # %%
 layer = RNN(CoupledCell(5), return_sequences=True, return_state=True)
@@ -109,10 +107,8 @@ print("plain loop, padding, two scans, gradient, saved and loaded: all equal")
 # ## Make it fast
 #
 # Without more, the backend differentiates the equations inside the loop. With the derivative written by hand, the
-# cell trains on the fast path: the
-# loop back computes only the gradients of `x` and `r`, and each weight's gradient is one product over all steps.
-# `equations` keeps what
-# `gradient` needs.
+# cell trains on the fast path: the loop back computes only the gradients of `x` and `r`, and each weight's gradient
+# is one product over all steps. `equations` keeps what `gradient` needs.
 
 
 # %%
@@ -195,5 +191,4 @@ plt.show()
 
 # %% [markdown]
 # **Seen:** a new cell is ten lines and inherits masks, directions, dropout and saving. With its derivative, another
-# ten lines, it trains on the same
-# fast path as the library's own.
+# ten lines, it trains on the same fast path as the library's own.
