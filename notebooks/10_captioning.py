@@ -209,5 +209,5 @@ print(served(image_bytes=tf.constant([test_examples[0].image.read()]))["caption"
 # %% [markdown]
 # **Seen:** the words for colours and sizes look at the thing that they name, those for shapes and places beside it or
 # at both. Two minutes of training make a third of the captions wholly true. The application trains longer, on more,
-# and adds a beam, pretrained backbones, CIDEr, and an export that answers broken pictures:
-# `python -m apps.image_captioning.train --data FOLDER`; 97% of its captions of such scenes are true.
+# and adds a beam, pretrained backbones, CIDEr, and an export that answers broken pictures: `python -m
+# apps.image_captioning.train --data FOLDER`; 97% of its captions of such scenes are true.
