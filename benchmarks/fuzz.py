@@ -247,10 +247,15 @@ def signature(served: Any, name: str) -> tuple[bytes, Check]:
     return seeds[name], check
 
 
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def fuzz(seed: bytes, check: Check, inputs: int, generator: random.Random) -> tuple[Counter, list[str]]:
     """What became of the inputs, and what went wrong."""
     outcomes: Counter = Counter()
     failures: list[str] = []
+    before = peak_mb()  # of whatever this process did so far
     for _ in range(inputs):
         data = broken(seed, generator)
         try:
@@ -259,9 +264,8 @@ def fuzz(seed: bytes, check: Check, inputs: int, generator: random.Random) -> tu
         except Exception as error:  # this is what is looked for
             outcomes["failed"] += 1
             failures.append(f"{type(error).__name__}: {str(error)[:300]} <- {data[:120]!r}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if peak > MEGABYTES:
-        failures.append(f"{peak:,.0f} MB of memory")
+    if peak_mb() - before > MEGABYTES:
+        failures.append(f"{peak_mb() - before:,.0f} MB of memory more than before")
     return outcomes, failures
 
 
