@@ -77,6 +77,10 @@ def unfold(
         results = [ops.concatenate(both, axis=0) for both in zip(*(rows(*part) for part in _halves(everything)))]
     else:
         results = rows(*everything)
+    if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size tells none
+        shapes = [(*inputs.shape[:2], None)] * sequences + [state.shape for state in initial_state]
+        for result, shape in zip(results, shapes):
+            result.set_shape(shape)
     return (results[0], results[1:]) if sequences else (None, results)
 
 

@@ -155,3 +155,19 @@ def test_layers_of_several_sizes_have_eager_gradients_one_after_the_other(return
                 tape.watch(x)
                 loss = tf.reduce_sum(layer(x) ** 2)
             assert np.isfinite(tape.gradient(loss, x).numpy()).all()
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="a matter of tf.function")
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_known_batch_size_stays_known_after_a_layer_that_knew_none(name):
+    import tensorflow as tf
+
+    def shapes(batch):
+        layer = LAYERS[name](11, return_sequences=True, return_state=True)
+        function = tf.function(lambda x: layer(x, training=True))
+        found = function.get_concrete_function(tf.TensorSpec((batch, 5, 2)))
+        return [output.shape.as_list() for output in tf.nest.flatten(found.structured_outputs)]
+
+    assert shapes(None)[0] == [None, 5, 11]
+    sequences, *states = shapes(4)
+    assert sequences == [4, 5, 11] and states and all(state == [4, 11] for state in states)
