@@ -8,40 +8,30 @@ FLAGs are those of `apps.translation.train`. Linux only.
 """
 
 import argparse
-import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from apps.common.cli import table
+from apps.common.cluster import loopback_cluster
 from benchmarks.saving import save
 
 TRAIN = ["apps.translation.train", "--quick", "--epochs", "3"]
 
 
-def addresses(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
-    return found
-
-
 def seconds_of_last_epoch(cores: list[set[int]], flags: list[str], folder: Path) -> float:
     """Train with one process for each set of cores."""
-    cluster, processes = addresses(len(cores)), []
-    for index, own in enumerate(cores):
-        task = {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(task)}
+    processes: list[subprocess.Popen] = []
+    for config, own in zip(loopback_cluster(len(cores)), cores):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": config}
         line = [sys.executable, "-m", *TRAIN, "--run", str(folder / "run"), "--export-to", str(folder / "export"), *flags]
         line += ["--strategy", "multiworker"] if len(cores) > 1 else []
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, own)  # the process inherits it
-        pipes = {"stdout": subprocess.PIPE if index == 0 else subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        pipes = {"stdout": subprocess.DEVNULL if processes else subprocess.PIPE, "stderr": subprocess.DEVNULL}
         processes.append(subprocess.Popen(line, env=environment, text=True, **pipes))  # type: ignore[call-overload]
         os.sched_setaffinity(0, before)
     out = processes[0].communicate()[0]
@@ -71,10 +61,7 @@ def main() -> None:
     report = table(
         [[name, f"{s:.1f}", f"{base / s:.2f}"] for name, s in found.items()], ["", "seconds an epoch", "times as fast"]
     )
-    if options.save:
-        save(options.save, report, found)
-    else:
-        print(report)
+    save(options.save, report, found)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ https://www.tensorflow.org/api_docs/python/tf/data/experimental/service
 
 import argparse
 import re
+import socket
 
 import tensorflow as tf
 
@@ -26,12 +27,20 @@ def served(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
     service goes through all of the data. Permute the source once, and shuffle batches.
 
     Raises:
-        DataError: the address is none.
+        DataError: the address is none, or nothing answers there.
     """
     if address is None:
         return dataset
     if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", address):
         raise DataError(f"--data-service {address!r}: not an address. Pass HOST:PORT of a dispatcher.")
+    host, _, port = address.rpartition(":")
+    try:  # TensorFlow would try for an hour without a word
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+    except (OSError, OverflowError) as error:
+        raise DataError(
+            f"--data-service {address}: no dispatcher answers there ({error}). Start one: "
+            f"python -m data_pipelines.service dispatcher --port {port}."
+        ) from None
     service = tf.data.experimental.service
     return dataset.apply(service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=f"grpc://{address}"))
 

@@ -40,8 +40,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 class Stopped(KeyboardInterrupt):
     """Somebody ended the run, by Ctrl-C or SIGTERM."""
 
-    def __init__(self, number: int, step: int, is_saved: bool) -> None:
-        what = "is saved" if is_saved else "could not be saved, the one before it is"
+    def __init__(self, number: int, step: int, what: str) -> None:
         super().__init__(f"stopped at step {step:,}, which {what}; continue with --resume")
         self.exit_code = 128 + number
 
@@ -119,7 +118,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _stop(self) -> None:
         step = int(self.model.optimizer.iterations)
-        raise Stopped(self._asked_to_stop, step, self._path(step).exists())
+        if not self.writes:
+            what = "the first worker may not have saved"
+        else:
+            what = "is saved" if self._path(step).exists() else "could not be saved, the one before it is"
+        raise Stopped(self._asked_to_stop, step, what)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.npz"

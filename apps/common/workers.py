@@ -16,8 +16,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +27,9 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
+from apps.common.cluster import STARTED, LocalWorkers, place, take_gpu
 from data_pipelines.sources import DataError
 
-STARTED = "UNFOLD_WORKER"  # the TF_CONFIG of a worker that another one started
-LOST_WORKER = 3  # exit code
 BLOCK = 4096  # what is told is padded to whole blocks: each size is traced once
 
 
@@ -54,7 +51,6 @@ class Workers:
         self.index, self.count = 0, 1
         self._strategy: Any = None
         self._sums: Any = None
-        self._others: list[tuple[subprocess.Popen, Any]] = []
         if strategy != "none" and data_service:
             raise DataError(
                 f"--data-service {data_service}: its batches come in no fixed order, but --strategy {strategy} shares batches "
@@ -67,11 +63,11 @@ class Workers:
         if strategy == "multiworker":
             config = os.environ.get("TF_CONFIG")
         else:
-            config = os.environ.get(STARTED) or self._start_others(count or len(tf.config.list_physical_devices("GPU")))
-        self.index, self.count, jobs = _place(config)
+            config = os.environ.get(STARTED) or LocalWorkers(count or len(tf.config.list_physical_devices("GPU"))).config
+        self.index, self.count, jobs = place(config)
         if self.count == 1:
             return
-        _take_gpu(self.index if strategy == "mirrored" else None)
+        take_gpu(self.index if strategy == "mirrored" else None)
         self._chief = [*jobs.get("chief", []), *jobs["worker"]][0]
         kind, index = ("chief", 0) if self.is_chief and "chief" in jobs else ("worker", self.index - len(jobs.get("chief", [])))
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -79,36 +75,6 @@ class Workers:
         )
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
         self._sums = tf.function(self._summed, autograph=False)
-
-    def _start_others(self, count: int) -> str:
-        """Start the workers after the first; return the TF_CONFIG of the first."""
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(max(1, count))]
-        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-        for free in sockets:
-            free.close()
-        module = sys.modules["__main__"].__spec__
-        command = [sys.executable, *(["-m", module.name] if module else [sys.argv[0]]), *sys.argv[1:]]
-        configs = [
-            json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
-            for index in range(len(addresses))
-        ]
-        for config in configs[1:]:
-            log = tempfile.TemporaryFile()  # noqa: SIM115  closed when the worker has ended
-            options: dict[str, Any] = {"stdout": log, "stderr": log, "start_new_session": True}  # Ctrl-C is for the first
-            self._others.append((subprocess.Popen(command, env={**os.environ, STARTED: config}, **options), log))
-        atexit.register(self._end_others)
-        return configs[0]
-
-    def _end_others(self) -> None:
-        for process, log in self._others:
-            if process.poll() not in (None, 0, LOST_WORKER):
-                log.seek(0)
-                last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                print(f"a worker ended with exit code {process.returncode}; its last line: {last or 'none'}", file=sys.stderr)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            process.kill()
-            log.close()
 
     @property
     def is_chief(self) -> bool:
@@ -230,11 +196,17 @@ class Workers:
         signs[: len(text)] = list(text)
         return json.loads(self._sums([tf.constant(signs)])[0].numpy()[:size].astype(np.uint8).tobytes())
 
-    def begin(self, model: keras.Model, checkpoint: Checkpoint, restored: int | None) -> int | None:
-        """Before training: every worker gets the chief's variables and where it goes on; then each draws its own dropout."""
+    def begin(self, model: keras.Model, checkpoint: Checkpoint, restored: int | None) -> int:
+        """Before training: every worker gets the chief's variables, and then draws its own dropout.
+
+        Returns:
+            The step to go on from: what the chief restored, or 0.
+        """
+        if restored:
+            print(f"continued at step {restored:,} of {checkpoint.folder}")
         checkpoint.writes = self.is_chief
         if self.count == 1:
-            return restored
+            return restored or 0
         model.optimizer.build(model.trainable_variables)
         variables = [*model.variables, *model.optimizer.variables]
         values = [tf.convert_to_tensor(v) for v in variables]
@@ -246,7 +218,7 @@ class Workers:
             variable.assign(tf.cast(value, variable.dtype))
         told = self.tell({"step": restored, **checkpoint.state()})
         checkpoint.take_state(told)
-        return told["step"]
+        return told["step"] or 0
 
     def callbacks(self, *callbacks: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
         """Of these the chief has all; the others have `Checkpoint`, which knows when to stop, and the chief's logs."""
@@ -275,35 +247,3 @@ class _OneLog(keras.callbacks.Callback):
 def count_tokens(following: tf.Tensor) -> tf.Tensor:
     """Of `Workers.shard`: padding (0) weighs nothing."""
     return tf.math.count_nonzero(following)
-
-
-def _place(config: str | None) -> tuple[int, int, dict[str, list[str]]]:
-    """The number of this worker, how many there are, and the cluster, from TF_CONFIG. A chief comes before the workers.
-
-    >>> _place('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 1}}')[:2]
-    (2, 3)
-    """
-    remedy = 'It is like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}.'
-    if not config:
-        raise DataError(f"--strategy multiworker: the environment variable TF_CONFIG is not set. {remedy}")
-    try:
-        found = json.loads(config)
-        jobs, kind, index = found["cluster"], found["task"]["type"], int(found["task"]["index"])
-        sizes = {name: len(jobs.get(name, [])) for name in ("chief", "worker")}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"TF_CONFIG: {config!r} can't be read ({type(error).__name__}: {error}). {remedy}") from error
-    if kind not in sizes or not 0 <= index < sizes[kind]:
-        raise DataError(f"TF_CONFIG: task {kind} {index} is no chief or worker of the cluster {jobs}. {remedy}")
-    return index + (sizes["chief"] if kind == "worker" else 0), sum(sizes.values()), jobs
-
-
-def _take_gpu(index: int | None) -> None:
-    """One GPU for this process."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if index is not None and gpus:
-        tf.config.set_visible_devices(gpus[index % len(gpus)], "GPU")
-    elif len(gpus) > 1:
-        raise DataError(
-            f"--strategy multiworker: this process sees {len(gpus)} GPUs, a worker has one. Start one worker for each, with "
-            "CUDA_VISIBLE_DEVICES."
-        )

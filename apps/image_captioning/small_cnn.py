@@ -13,7 +13,7 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="unfold")
 class SharedBatchNormalization(keras.layers.BatchNormalization):
-    """Mean and variance are those of the rows of all workers, each of which has as many."""
+    """Mean and variance are those of the rows of all workers."""
 
     workers: Workers | None = None
 
@@ -21,8 +21,9 @@ class SharedBatchNormalization(keras.layers.BatchNormalization):
         mean, variance = super()._moments(inputs, mask)
         if self.workers is None or self.workers.count == 1:
             return mean, variance
-        sums = self.workers.sum_with_gradient(tf.stack([mean, variance + ops.square(mean)]))
-        mean, square = tf.unstack(sums / self.workers.count)
+        rows = tf.cast(tf.shape(inputs)[0], mean.dtype)
+        sums = self.workers.sum_with_gradient(rows * tf.stack([mean, variance + ops.square(mean), tf.ones_like(mean)]))
+        mean, square = sums[0] / sums[2], sums[1] / sums[2]
         return mean, square - ops.square(mean)
 
 

@@ -116,13 +116,11 @@ def train(config: Config) -> dict[str, float]:
 
     # -- data
     data = load_captions(config.data, config.seed)
-    tail_blocks = config.fine_tune_blocks if config.fine_tune else 0
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
-    encoder = image_encoder(config.backbone, config.image_size, *weights, tail_blocks)
-    limits = {"size": config.image_size, "max_pixels": config.max_pixels}
-    progress = runs.verbosity() == 1
+    encoder = image_encoder(config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune else 0)
+    options = {"size": config.image_size, "max_pixels": config.max_pixels}
     with workers.chief_first():
-        store = store_images(data.images, Path(config.store), encoder.key, encoder.see, **limits, progress=progress)
+        store = store_images(data.images, Path(config.store), encoder.key, encoder.see, **options, progress=runs.verbosity() == 1)
     data = data.without(store.problems)
     if config.strict and any(data.left_out.values()):
         raise DataError(f"--strict: {data.summary()['left out']}. Mend the images or the table, or leave the flag out.")
@@ -161,9 +159,7 @@ def train(config: Config) -> dict[str, float]:
         checkpoint = Checkpoint(folder / name, monitor="val_cider", patience=config.patience)
         checkpoint.go_on_from(before)
         restored = checkpoint.restore(model, batches(held_out).dataset) if config.resume else None
-        start_step = workers.begin(model, checkpoint, restored) or 0
-        if start_step:
-            print(f"{name} continued at step {start_step:,}")
+        start_step = workers.begin(model, checkpoint, restored)
         for first_step, arguments in checkpoint.parts(start_step, steps, epochs):
             model.fit(
                 workers.shard(training(shuffle_seed=seed, start_step=first_step).dataset, count_tokens),

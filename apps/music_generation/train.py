@@ -153,10 +153,10 @@ def train(config: Config) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{validation.name}", config.patience, smaller_is_better=True)
     restored = checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None
     model.share_rows(workers)
-    start_step = workers.begin(model, checkpoint, restored) or 0
     facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}
     facts |= workers.facts(config.rows, "rows")
-    runs.announce({**facts, "run": str(folder) + (f", continued at step {start_step:,}" if start_step else "")})
+    runs.announce({**facts, "run": str(folder)})
+    start_step = workers.begin(model, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         model.fit(
             workers.shard(streams(batches=config.epochs * steps, start_batch=first_step)[0], count),

@@ -131,7 +131,7 @@ def train(config: Config) -> dict[str, float]:
     # -- training
     checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
-    facts = _facts(config, reviews, vocabulary.size, model, device, folder, restored)
+    facts = _facts(config, reviews, vocabulary.size, model, device, folder)
     runs.announce({**facts, **workers.facts(config.batch_size, "texts")})
     if config.pretrain_on and restored is None and workers.is_chief:
         unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
@@ -139,7 +139,7 @@ def train(config: Config) -> dict[str, float]:
         print(f"pre-training on {len(unlabelled):,} texts")
         pretrain(model, language.dataset, config.pretrain_epochs * language.steps_per_epoch, clip_norm=config.clip_norm)
         checkpoint.begin(trainer)
-    start_step = workers.begin(trainer, checkpoint, restored) or 0
+    start_step = workers.begin(trainer, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         trainer.fit(
             workers.shard(batches(first_step).dataset),
@@ -171,7 +171,7 @@ def train(config: Config) -> dict[str, float]:
     return metrics["validation"]
 
 
-def _facts(config, reviews, vocabulary_size, model, device, folder, restored) -> dict[str, str]:
+def _facts(config, reviews, vocabulary_size, model, device, folder) -> dict[str, str]:
     counts = ", ".join(f"{len(examples):,} {name}" for name, examples in reviews.splits.items())
     empty = ", ".join(f"{count:,} in {split}" for split, count in reviews.empty_texts.items() if count)
     return {
@@ -180,7 +180,7 @@ def _facts(config, reviews, vocabulary_size, model, device, folder, restored) ->
         **({"empty": f"texts: {empty}; kept, and predicted from no words"} if empty else {}),
         "vocabulary": f"{vocabulary_size:,} {config.tokens}",
         "parameters": f"{model.count_params():,}",
-        "run": f"{folder}" + (f", continued at step {restored:,}" if restored else ""),
+        "run": str(folder),
     }
 
 

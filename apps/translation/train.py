@@ -141,9 +141,9 @@ def train(config: Config) -> dict[str, float | str]:
     measure = search_translations(model, vocabularies, held_out, config.validation_beam_width)
     checkpoint = Checkpoint(folder / "checkpoints", monitor="val_bleu", patience=config.patience)
     restored = checkpoint.restore(model, validation.dataset) if config.resume else None
-    start_step = workers.begin(model, checkpoint, restored) or 0
-    facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder, start_step)
+    facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder)
     runs.announce({**facts, **workers.facts(config.tokens_per_batch, "tokens")})
+    start_step = workers.begin(model, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         model.fit(
             workers.shard(batches(first_step).dataset, count_tokens),
@@ -175,7 +175,7 @@ def train(config: Config) -> dict[str, float | str]:
     return metrics["validation"]
 
 
-def _facts(config, data, left_out, vocabularies, model, device, folder, start_step) -> dict[str, str]:
+def _facts(config, data, left_out, vocabularies, model, device, folder) -> dict[str, str]:
     size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
     return {
         "device": f"{device}, {config.precision}",
@@ -183,7 +183,7 @@ def _facts(config, data, left_out, vocabularies, model, device, folder, start_st
         "languages": f"{config.source_lang} to {config.target_lang}",
         "vocabulary": f"{size} {config.tokens}, {config.vocabulary}",
         "parameters": f"{model.count_params():,}",
-        "run": f"{folder}" + (f", continued at step {start_step:,}" if start_step else ""),
+        "run": str(folder),
     }
 
 

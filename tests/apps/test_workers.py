@@ -1,9 +1,7 @@
 """Several real processes on the loopback train as one process does."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common.cluster import loopback_cluster
 from apps.common.workers import Workers, count_tokens
 from apps.music_generation.model import TuneModel
 from data_pipelines.sources import DataError
@@ -20,19 +19,14 @@ from tests.apps.helpers import ENVIRONMENT, ROOT
 from tests.apps.ten_steps import APPLICATIONS
 
 
-def start(index, addresses, *line):
-    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    environment = {**ENVIRONMENT, "TF_CONFIG": json.dumps(config)}
+def start(config, *line):
+    environment = {**ENVIRONMENT, "TF_CONFIG": config}
     line = [sys.executable, "-m", *map(str, line)]
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def two(*line):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
-    return [start(index, addresses, *line) for index in range(2)]
+    return [start(config, *line) for config in loopback_cluster(2)]
 
 
 def end(process, code=0):
@@ -44,10 +38,8 @@ def end(process, code=0):
 def test_ten_steps_of_two_workers_are_those_of_one_process(tmp_path):
     for name in ("alone", "shared"):
         (tmp_path / name).mkdir()
-    alone = start(0, ["127.0.0.1:1"], "tests.apps.ten_steps", tmp_path / "alone", "none")
-    end(alone)
-    for worker in two("tests.apps.ten_steps", tmp_path / "shared", "multiworker"):
-        end(worker)
+    for folder, strategy in (("alone", "none"), ("shared", "mirrored")):  # which starts the second worker itself
+        end(start("", "tests.apps.ten_steps", tmp_path / folder, strategy))
     for application in APPLICATIONS:
         with (
             np.load(tmp_path / "alone" / f"{application.__name__}.npz") as wanted,
@@ -77,7 +69,7 @@ def test_a_lost_worker_is_told_and_a_resumed_run_goes_on_from_the_last_checkpoin
     workers[1].send_signal(signal.SIGKILL)
     end(workers[1], -signal.SIGKILL)
     out, err = end(workers[0], 3)
-    assert "another worker of this run ended" in err and "--resume" in err and "Traceback" not in err
+    assert "another worker of this run, or its data service, ended" in err and "--resume" in err and "Traceback" not in err
     assert "2; a global batch of 8 texts" in out
     kept = sorted(run.glob("checkpoints/step-*.npz"))[-1]
     step = int(kept.stem.removeprefix("step-"))

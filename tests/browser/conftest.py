@@ -5,7 +5,6 @@ The models are trained in about four minutes; UNFOLD_MODELS names a folder of ex
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from apps.common.cluster import loopback_ports
 from tests.apps.helpers import some_tunes
 
 expect.set_options(timeout=60_000)
@@ -58,9 +58,7 @@ class Page:
     """A server of the page."""
 
     def __init__(self, models):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = loopback_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         line = [sys.executable, "-m", "apps.demo", "--models", str(models), "--port", str(self.port)]
         self.process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

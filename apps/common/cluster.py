@@ -1,0 +1,93 @@
+"""Which processes train together: the cluster that the environment variable TF_CONFIG describes, or one on this machine."""
+
+import atexit
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import tensorflow as tf
+
+from data_pipelines.sources import DataError
+
+STARTED = "UNFOLD_WORKER"  # the TF_CONFIG of a worker that another one started
+LOST_WORKER = 3  # exit code
+
+
+def loopback_ports(count: int) -> list[int]:
+    """Ports of this machine that are free at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [free.getsockname()[1] for free in sockets]
+
+
+def loopback_cluster(count: int) -> list[str]:
+    """The TF_CONFIG of each of `count` workers on free ports of this machine."""
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in loopback_ports(count)]}
+    return [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(count)]
+
+
+def place(config: str | None) -> tuple[int, int, dict[str, list[str]]]:
+    """The number of this worker, how many there are, and the cluster, from TF_CONFIG. A chief comes before the workers.
+
+    >>> place('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 1}}')[:2]
+    (2, 3)
+    """
+    remedy = 'It is like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}.'
+    if not config:
+        raise DataError(f"--strategy multiworker: the environment variable TF_CONFIG is not set. {remedy}")
+    try:
+        found = json.loads(config)
+        jobs, kind, index = found["cluster"], found["task"]["type"], int(found["task"]["index"])
+        sizes = {name: len(jobs.get(name, [])) for name in ("chief", "worker")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"TF_CONFIG: {config!r} can't be read ({type(error).__name__}: {error}). {remedy}") from error
+    if kind not in sizes or not 0 <= index < sizes[kind]:
+        raise DataError(f"TF_CONFIG: task {kind} {index} is no chief or worker of the cluster {jobs}. {remedy}")
+    return index + (sizes["chief"] if kind == "worker" else 0), sum(sizes.values()), jobs
+
+
+def take_gpu(index: int | None) -> None:
+    """One GPU for this process: that of the index, or the only one it sees."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if index is not None and gpus:
+        tf.config.set_visible_devices(gpus[index % len(gpus)], "GPU")
+    elif len(gpus) > 1:
+        raise DataError(
+            f"--strategy multiworker: this process sees {len(gpus)} GPUs, a worker has one. Start one worker for each, with "
+            "CUDA_VISIBLE_DEVICES."
+        )
+
+
+class LocalWorkers:
+    """The workers after the first of `--strategy mirrored`: this command, started again for each; they end with this process.
+
+    Args:
+        count: workers in all; 0 counts as 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.config, *others = loopback_cluster(max(1, count))  # config: the TF_CONFIG of this process
+        module = sys.modules["__main__"].__spec__
+        command = [sys.executable, *(["-m", module.name] if module else [sys.argv[0]]), *sys.argv[1:]]
+        self._started: list[tuple[subprocess.Popen, Any]] = []
+        for config in others:
+            log = tempfile.TemporaryFile()  # noqa: SIM115  closed when the worker has ended
+            options: dict[str, Any] = {"stdout": log, "stderr": log, "start_new_session": True}  # Ctrl-C is for the first
+            self._started.append((subprocess.Popen(command, env={**os.environ, STARTED: config}, **options), log))
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        for process, log in self._started:
+            if process.poll() not in (None, 0, LOST_WORKER):
+                log.seek(0)
+                last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+                print(f"a worker ended with exit code {process.returncode}; its last line: {last or 'none'}", file=sys.stderr)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            log.close()
