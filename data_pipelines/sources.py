@@ -18,7 +18,8 @@ from typing import Any
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
-BOMB_BYTES, BOMB_RATIO = 200_000_000, 200  # text packs to a tenth; what unpacks beyond both of these was made to do harm
+BOMB_BYTES, BOMB_RATIO = 200_000_000, 20  # text packs to a tenth; what unpacks beyond both of these was made to do harm
+PIECE = 1 << 20
 
 
 class DataError(ValueError):
@@ -45,12 +46,16 @@ def find_splits(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def _unzipped(path: Path) -> bytes:
-    limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
-    with gzip.open(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise DataError(f"{path}: unpacks to more than {limit:,} bytes, {BOMB_RATIO} times its size. Unpack it if you trust it.")
-    return data
+    data = bytearray()
+    with path.open("rb") as packed, gzip.open(packed) as file:
+        while piece := file.read(PIECE):
+            data += piece
+            limit = max(BOMB_BYTES, BOMB_RATIO * packed.tell())  # of what was read so far: a bomb goes off early
+            if len(data) > limit:
+                raise DataError(
+                    f"{path}: unpacks to more than {limit:,} bytes, {BOMB_RATIO} times its size. Unpack it if you trust it."
+                )
+    return bytes(data)
 
 
 def check_zip(archive: zipfile.ZipFile, path: Path) -> None:
