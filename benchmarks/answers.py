@@ -87,10 +87,7 @@ def main() -> None:
         run = options.runs / application
         rows += rows_of(options.saved_models, application, run, gflops)
     header = ["request", "read", "steps", "million multiply-adds", "floor ms", "p50 ms", "times the floor"]
-    if options.save:
-        save(options.save, table(rows, header), [dict(zip(header, row)) for row in rows])
-    else:
-        print(table(rows, header))
+    save(options.save, table(rows, header), [dict(zip(header, row)) for row in rows])
 
 
 if __name__ == "__main__":

@@ -295,10 +295,7 @@ def main() -> None:
         rows.append([name, *(f"{outcomes[k]:,}" for k in ("taken", "refused", "failed")), f"{time.monotonic() - begun:.0f}"])
         print(*failures[:5], sep="\n")
     report = table(rows, ["format", "taken", "refused", "failed", "seconds"])
-    if options.save:
-        save(options.save, report, {"rows": rows, "failures": failed})
-    else:
-        print(report)
+    save(options.save, report, {"rows": rows, "failures": failed})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Many clients at once: the exported models and the answers of the page under 1,000 requests each from 32 clients.
+"""Many clients at once: the exported models and the page under 1,000 requests each from 32 clients.
 
     python -m benchmarks.load [--saved-models saved_models] [--requests 1000] [--clients 32] [--save benchmarks/results/load]
 
-Needs an export of each application, those of `make demo` for instance. Every answer is compared with that of a client alone;
-memory is read after a first tenth of the requests and at the end. Linux only.
+Needs an export of each application, those of `make demo` for instance. The models answer in this process; the page is
+`apps.demo` in another one, asked over HTTP as the browser asks it. Every answer is compared with that of a client alone; memory
+of the process that answers is read after a first tenth of the requests and at the end. Linux only.
 """
 
 import argparse
+import json
 import os
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +21,12 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import httpx
 import numpy as np
 import tensorflow as tf
 
 from apps.common.cli import table
-from apps.demo import answers
+from apps.common.cluster import loopback_ports
 from apps.demo.models import Models
 from apps.demo.page import SCENE
 from benchmarks.long_run import resident_mb
@@ -50,13 +56,60 @@ def model_requests(model: Callable[[str], Any]) -> dict[str, list[Callable[[], A
     return {f"{application}": [request(application, one) for one in several] for application, several in inputs.items()}
 
 
-def page_requests(model: Callable[[str], Any]) -> dict[str, list[Callable[[], Any]]]:
-    """The same through what the page calls."""
-    return {
-        "page: sentiment": [lambda text=text: answers.sentiment(model("sentiment_classification"), text) for text in TEXTS],
-        "page: translation": [lambda text=text: answers.translation(model("translation"), text) for text in TEXTS],
-        "page: picture": [lambda: answers.caption(model("image_captioning"), str(SCENE))],
-    }
+class Page:
+    """`apps.demo` in a process of its own, asked as a browser asks it: a request joins the queue, its answer is an event.
+
+    Args:
+        saved_models: the folder of the exports.
+        clients: connections at a time.
+    """
+
+    def __init__(self, saved_models: Path, clients: int) -> None:
+        (port,) = loopback_ports(1)
+        line = [sys.executable, "-m", "apps.demo", "--models", str(saved_models), "--port", str(port)]
+        self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout
+        url = self.process.stdout.readline().split()[0]
+        limits = httpx.Limits(max_connections=2 * clients)
+        self._http = httpx.Client(base_url=url, timeout=600, limits=limits)
+        config = self._http.get("config").json()
+        names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
+        self._functions = {
+            names[one["outputs"][0]]: one["id"]
+            for one in config["dependencies"]
+            if one["outputs"] and any(event == "click" for _, event in one["targets"])
+        }
+
+    def ask(self, output: str, data: Sequence[Any]) -> Any:
+        """Click the button whose answer appears in the component of this id.
+
+        Raises:
+            RuntimeError: the page shows an error instead.
+        """
+        session = uuid.uuid4().hex
+        request = {"data": data, "fn_index": self._functions[output], "session_hash": session, "event_data": None}
+        self._http.post("gradio_api/queue/join", json=request).raise_for_status()
+        with self._http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as events:
+            for line in events.iter_lines():
+                event = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                if event.get("msg") == "process_completed":
+                    if not event["success"]:
+                        raise RuntimeError(event["output"].get("error"))
+                    return event["output"]["data"]
+        raise RuntimeError("no answer")
+
+    def picture(self, path: Path) -> dict[str, Any]:
+        """Upload a file; return the value of a file component that has it."""
+        (there,) = self._http.post("gradio_api/upload", files={"files": (path.name, path.read_bytes())}).json()
+        return {"path": there, "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
+
+    def requests(self) -> dict[str, list[Callable[[], Any]]]:
+        picture = self.picture(SCENE)
+        return {
+            "page: sentiment": [lambda text=text: self.ask("sentiment", [text]) for text in TEXTS],
+            "page: translation": [lambda text=text: self.ask("translation", [text]) for text in TEXTS],
+            "page: picture": [lambda: self.ask("caption", [picture])],
+        }
 
 
 def same(one: Any, other: Any) -> bool:
@@ -69,7 +122,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else one == other
 
 
-def load(requests: Sequence[Callable[[], Any]], count: int, clients: int) -> dict[str, float]:
+def load(requests: Sequence[Callable[[], Any]], count: int, clients: int, process: int) -> dict[str, float]:
     """Errors, answers that differ from those of a client alone, memory after a tenth and at the end, requests a second."""
     alone = [request() for request in requests]
     errors = different = 0
@@ -82,11 +135,11 @@ def load(requests: Sequence[Callable[[], Any]], count: int, clients: int) -> dic
 
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(ask, range(max(clients * 2, count // 10))))
-        warm, begun = resident_mb(os.getpid()), time.perf_counter()
+        warm, begun = resident_mb(process), time.perf_counter()
         for error, difference in pool.map(ask, range(count)):
             errors, different = errors + error, different + difference
         seconds = time.perf_counter() - begun
-    memory = resident_mb(os.getpid())
+    memory = resident_mb(process)
     found = {"errors": errors, "different": different, "warm_mb": warm, "mb": memory, "growth": memory / warm - 1}
     return {**found, "per_second": count / seconds}
 
@@ -99,18 +152,18 @@ def main() -> None:
     parser.add_argument("--save")
     options = parser.parse_args()
     model = Models(options.saved_models).get
+    page = Page(options.saved_models, options.clients)
     rows, found = [], {}
-    for name, requests in {**model_requests(model), **page_requests(model)}.items():
-        found[name] = load(requests, options.requests, options.clients)
+    for name, requests in {**model_requests(model), **page.requests()}.items():
+        process = page.process.pid if name.startswith("page") else os.getpid()
+        found[name] = load(requests, options.requests, options.clients, process)
         one = found[name]
         memory = [f"{one['warm_mb']:,.0f}", f"{one['mb']:,.0f}", f"{100 * one['growth']:.1f}%"]
         rows.append([name, options.requests, one["errors"], one["different"], *memory, f"{one['per_second']:,.0f}"])
         print(name, "done", flush=True)
     report = table(rows, ["", "requests", "errors", "other answers", "MB warm", "MB at the end", "growth", "a second"])
-    if options.save:
-        save(options.save, report, found)
-    else:
-        print(report)
+    page.process.terminate()
+    save(options.save, report, found)
 
 
 if __name__ == "__main__":

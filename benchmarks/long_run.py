@@ -47,10 +47,7 @@ def main() -> None:
     picked = [minute for minute in (1, 5, 10, 20, 30, 40, 50, 60) if minute <= len(per_minute)]
     rows = [[minute, f"{per_minute[minute - 1]:,.0f}", f"{per_minute[minute - 1] / per_minute[9]:.3f}"] for minute in picked]
     report = table(rows, ["minute", "MB", "of minute 10"])
-    if options.save:
-        save(options.save, report, {"command": options.command, "mb_per_minute": per_minute})
-    else:
-        print(report)
+    save(options.save, report, {"command": options.command, "mb_per_minute": per_minute})
 
 
 if __name__ == "__main__":
