@@ -31,18 +31,36 @@ def served(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
     """
     if address is None:
         return dataset
+    check(address)
+    service = tf.data.experimental.service
+    return dataset.apply(service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=f"grpc://{address}"))
+
+
+def check(address: str) -> None:
+    """Look whether a dispatcher can be there.
+
+    Raises:
+        DataError: the address is none, or nothing answers there.
+    """
     if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", address):
         raise DataError(f"--data-service {address!r}: not an address. Pass HOST:PORT of a dispatcher.")
-    host, _, port = address.rpartition(":")
     try:  # TensorFlow would try for an hour without a word
-        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+        reach(address)
     except (OSError, OverflowError) as error:
         raise DataError(
             f"--data-service {address}: no dispatcher answers there ({error}). Start one: "
-            f"python -m data_pipelines.service dispatcher --port {port}."
+            f"python -m data_pipelines.service dispatcher --port {address.rpartition(':')[2]}."
         ) from None
-    service = tf.data.experimental.service
-    return dataset.apply(service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=f"grpc://{address}"))
+
+
+def reach(address: str, seconds: float = 30.0) -> None:
+    """Connect to `HOST:PORT`.
+
+    Raises:
+        OSError: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
 
 
 def main() -> None:

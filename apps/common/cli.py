@@ -69,8 +69,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except tf.errors.UnavailableError:
         print(
-            "error: another worker of this run, or its data service, ended. Nothing is lost but the steps since the last "
-            "checkpoint: start all of them again, with --resume.",
+            "error: another worker of this run ended. Nothing is lost but the steps since the last checkpoint: start all workers "
+            "again with --resume.",
             file=sys.stderr,
         )
         sys.exit(LOST_WORKER)

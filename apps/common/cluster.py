@@ -8,10 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from typing import Any
 
 import tensorflow as tf
 
+from data_pipelines.service import check, reach
 from data_pipelines.sources import DataError
 
 STARTED = "UNFOLD_WORKER"  # the TF_CONFIG of a worker that another one started
@@ -61,6 +64,34 @@ def take_gpu(index: int | None) -> None:
             f"--strategy multiworker: this process sees {len(gpus)} GPUs, a worker has one. Start one worker for each, with "
             "CUDA_VISIBLE_DEVICES."
         )
+
+
+def watch(address: str, patience: float = 60.0, every: float = 5.0) -> None:
+    """End this process, as a lost worker does, when nothing has answered at `address` for `patience` seconds.
+
+    TensorFlow's client of a data service waits for a lost dispatcher without a word, and no signal is heard in the meantime.
+
+    Raises:
+        DataError: nothing answers there now.
+    """
+    check(address)
+
+    def ask() -> None:
+        answered = time.monotonic()
+        while time.monotonic() - answered < patience:
+            time.sleep(every)
+            with contextlib.suppress(OSError):
+                reach(address, every)
+                answered = time.monotonic()
+        print(
+            f"error: --data-service {address}: its dispatcher does not answer any more. Nothing is lost but the steps since the "
+            "last checkpoint: start the service again, and this run with --resume.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(LOST_WORKER)
+
+    threading.Thread(target=ask, daemon=True).start()
 
 
 class LocalWorkers:

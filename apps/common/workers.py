@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
-from apps.common.cluster import STARTED, LocalWorkers, place, take_gpu
+from apps.common.cluster import STARTED, LocalWorkers, place, take_gpu, watch
 from data_pipelines.sources import DataError
 
 BLOCK = 4096  # what is told is padded to whole blocks: each size is traced once
@@ -40,11 +40,11 @@ class Workers:
         strategy: `none`: this process alone. `multiworker`: those that the environment variable TF_CONFIG names. `mirrored`: one
             for each GPU of this machine (or `count`), which this process starts.
         count: of `mirrored`; None: the GPUs.
-        data_service: where batches come from, in no fixed order; goes with a single worker only.
+        data_service: where batches come from, in no fixed order; goes with a single worker only. A lost one ends the process.
 
     Raises:
         DataError: TF_CONFIG is missing or names no such worker; a process sees several GPUs; several workers and a
-            data service.
+            data service, or one that does not answer.
     """
 
     def __init__(self, strategy: str = "none", count: int | None = None, data_service: str | None = None) -> None:
@@ -56,6 +56,8 @@ class Workers:
                 f"--data-service {data_service}: its batches come in no fixed order, but --strategy {strategy} shares batches "
                 "that all workers see alike. Leave one of them out."
             )
+        if data_service:
+            watch(data_service)
         if strategy == "none":
             if count is not None:
                 raise DataError(f"--workers {count}: goes with --strategy mirrored. Pass that, too, or leave it out.")

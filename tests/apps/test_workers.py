@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,7 +70,7 @@ def test_a_lost_worker_is_told_and_a_resumed_run_goes_on_from_the_last_checkpoin
     workers[1].send_signal(signal.SIGKILL)
     end(workers[1], -signal.SIGKILL)
     out, err = end(workers[0], 3)
-    assert "another worker of this run, or its data service, ended" in err and "--resume" in err and "Traceback" not in err
+    assert "another worker of this run ended" in err and "--resume" in err and "Traceback" not in err
     assert "2; a global batch of 8 texts" in out
     kept = sorted(run.glob("checkpoints/step-*.npz"))[-1]
     step = int(kept.stem.removeprefix("step-"))
@@ -136,3 +137,16 @@ def test_what_workers_cannot_share_is_told():
         keras.mixed_precision.set_dtype_policy("float32")
     with pytest.raises(DataError, match="--workers 2: goes with --strategy mirrored"):
         Workers("none", 2)
+
+
+def test_a_run_ends_when_its_data_service_does():
+    with socket.create_server(("127.0.0.1", 0)) as dispatcher:
+        address = f"127.0.0.1:{dispatcher.getsockname()[1]}"
+        code = f"import time; from apps.common.cluster import watch; watch('{address}', 1.0, 0.1); print('on', flush=True); "
+        line = [sys.executable, "-c", code + "time.sleep(60)"]
+        run = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert run.stdout.readline() == "on\n"
+        time.sleep(3)
+        assert run.poll() is None
+    _, err = end(run, 3)
+    assert f"--data-service {address}: its dispatcher does not answer any more" in err and "--resume" in err
