@@ -11,7 +11,8 @@ from layers.cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.multi_head_attention import MultiHeadAttention
 from layers.positional import PositionalEncoding
-from layers.recurrent import GRU, LSTM, RNN, GatedRNN, SimpleRNN
+from layers.recurrent import GRU, LSTM, GatedRNN, SimpleRNN
+from layers.rnn import RNN
 
 __all__ = [
     "GRU",

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers.recurrent import RNN
+from layers.rnn import RNN
 
 Tensor = Any
 

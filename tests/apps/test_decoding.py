@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common import beam_search as beam
 from apps.common import decoding
 from apps.common.decoding import beam_search, greedy_search, sample
 
@@ -234,12 +235,12 @@ def test_top_k_and_top_p_keep_the_right_tokens():
 @pytest.mark.parametrize("size", [50, 5_000, 5_120])
 def test_the_top_of_long_rows_is_the_top(size):
     x = tf.random.stateless_normal((3, 2, size), [1, 2])
-    value, place = decoding._top(x, 9)
+    value, place = beam._top(x, 9)
     wanted = tf.math.top_k(x, 9)
     np.testing.assert_array_equal(value, wanted.values)
     np.testing.assert_array_equal(place, wanted.indices)
     peak = tf.one_hot([size - 1, 0, size // 2], size) * 9
-    np.testing.assert_array_equal(decoding._top(peak, 3)[1][:, 0], [size - 1, 0, size // 2])
+    np.testing.assert_array_equal(beam._top(peak, 3)[1][:, 0], [size - 1, 0, size // 2])
 
 
 def test_errors():

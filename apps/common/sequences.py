@@ -1,0 +1,43 @@
+"""What the searches of `apps.common.decoding` take and give."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor | None]]
+
+NEVER = -1e9  # the log-probability of what must not be
+
+
+class Sequences(NamedTuple):
+    """What a search found, best first.
+
+    tokens: (batch, n, max_length) int32; END and what follows are 0.
+    lengths: (batch, n) int32, tokens before END.
+    scores: (batch, n): what the search ranks by; below `NEVER / 2` where there are fewer than n sequences.
+    log_probabilities: (batch, n): sum of the log-probabilities of all tokens, END among them.
+    """
+
+    tokens: tf.Tensor
+    lengths: tf.Tensor
+    scores: tf.Tensor
+    log_probabilities: tf.Tensor
+
+
+def room(max_length: Any) -> Any:
+    """The room that sequences of at most `max_length` tokens need."""
+    return max_length if isinstance(max_length, int) else tf.maximum(1, tf.reduce_max(max_length))  # a batch may be empty
+
+
+def keep_shapes(after: Any, before: Any) -> Any:
+    """A loop wants what is carried on in the shape it came in; say so where it can't be inferred."""
+    for new, old in zip(tf.nest.flatten(after), tf.nest.flatten(before)):
+        new.set_shape(old.shape)
+    return after
+
+
+def as_sequences(tokens: tf.Tensor, scores: tf.Tensor, log_probabilities: tf.Tensor) -> Sequences:
+    """With their lengths."""
+    # END is never written, and no other token is 0
+    return Sequences(tokens, tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=2), scores, log_probabilities)
