@@ -69,7 +69,9 @@ class Page:
         line = [sys.executable, "-m", "apps.demo", "--models", str(saved_models), "--port", str(port)]
         self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout
-        url = self.process.stdout.readline().split()[0]
+        url = self.process.stdout.readline().partition(" ")[0]
+        if not url:
+            raise RuntimeError(f"{' '.join(line)} ended with {self.process.wait()}")
         limits = httpx.Limits(max_connections=2 * clients)
         self._http = httpx.Client(base_url=url, timeout=600, limits=limits)
         config = self._http.get("config").json()
@@ -79,6 +81,14 @@ class Page:
             for one in config["dependencies"]
             if one["outputs"] and any(event == "click" for _, event in one["targets"])
         }
+
+    def __enter__(self) -> "Page":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+        self.process.kill()
+        self.process.communicate()
 
     def ask(self, output: str, data: Sequence[Any]) -> Any:
         """Click the button whose answer appears in the component of this id.
@@ -151,18 +161,17 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--save")
     options = parser.parse_args()
-    model = Models(options.saved_models).get
-    page = Page(options.saved_models, options.clients)
-    rows, found = [], {}
-    for name, requests in {**model_requests(model), **page.requests()}.items():
-        process = page.process.pid if name.startswith("page") else os.getpid()
-        found[name] = load(requests, options.requests, options.clients, process)
-        one = found[name]
+    found = {}
+    with Page(options.saved_models, options.clients) as page:
+        for name, requests in {**model_requests(Models(options.saved_models).get), **page.requests()}.items():
+            process = page.process.pid if name.startswith("page") else os.getpid()
+            found[name] = load(requests, options.requests, options.clients, process)
+            print(name, "done", flush=True)
+    rows = []
+    for name, one in found.items():
         memory = [f"{one['warm_mb']:,.0f}", f"{one['mb']:,.0f}", f"{100 * one['growth']:.1f}%"]
         rows.append([name, options.requests, one["errors"], one["different"], *memory, f"{one['per_second']:,.0f}"])
-        print(name, "done", flush=True)
     report = table(rows, ["", "requests", "errors", "other answers", "MB warm", "MB at the end", "growth", "a second"])
-    page.process.terminate()
     save(options.save, report, found)
 
 
