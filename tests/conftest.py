@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")  # what is small is compiled sooner
 
 import keras
 import pytest
