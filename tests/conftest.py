@@ -1,4 +1,4 @@
-"""Test set-up: quiet, seeded, and few threads so that parallel workers don't fight."""
+"""Test set-up: quiet, seeded, and compiled in less time."""
 
 import os
 
