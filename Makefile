@@ -23,7 +23,7 @@ demo: .venv/demo
 		"M:6/8\nL:1/8\nK:D\n"
 
 test: lint types
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/browser tests layers data_pipelines apps
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser tests layers data_pipelines apps
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 tests/layers
 
 test-notebooks: .venv/dev
