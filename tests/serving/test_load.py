@@ -24,7 +24,7 @@ def test_many_clients_get_the_answers_of_one(exports):
     with Page(folder, 32) as page:
         requests = {**model_requests(Models(folder).get), **page.requests()}
         for name, several in requests.items():
-            found = load(several, 96, 32, page.process.pid if name.startswith("page") else os.getpid())
+            found = load(several, 64, 32, page.process.pid if name.startswith("page") else os.getpid())
             assert found["errors"] == 0 and found["different"] == 0, (name, found)
             assert found["growth"] < 0.1, (name, found)
         with pytest.raises(RuntimeError):
