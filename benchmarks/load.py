@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ class Page:
         url = self.process.stdout.readline().partition(" ")[0]
         if not url:
             raise RuntimeError(f"{' '.join(line)} ended with {self.process.wait()}")
+        self._tab = threading.local()  # a client is a tab that stays open
         limits = httpx.Limits(max_connections=2 * clients)
         self._http = httpx.Client(base_url=url, timeout=600, limits=limits)
         config = self._http.get("config").json()
@@ -96,7 +98,7 @@ class Page:
         Raises:
             RuntimeError: the page shows an error instead.
         """
-        session = uuid.uuid4().hex
+        session = self._tab.__dict__.setdefault("session", uuid.uuid4().hex)
         request = {"data": data, "fn_index": self._functions[output], "session_hash": session, "event_data": None}
         self._http.post("gradio_api/queue/join", json=request).raise_for_status()
         with self._http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as events:

@@ -72,6 +72,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "allowed_paths": [str(SCENE)],
         "enable_monitoring": False,
+        "state_session_capacity": 256,  # what Gradio keeps of tabs is memory
     }
 
 
