@@ -1,7 +1,15 @@
 """Sequence models for Keras 3: recurrent and attention layers that are fast, obey masks and read like their equations."""
 
+import keras
+
+if keras.backend.backend() not in ("tensorflow", "jax"):
+    raise RuntimeError(
+        f"layers: the Keras backend is {keras.backend.backend()!r}; expected 'tensorflow' or 'jax'. "
+        "Set KERAS_BACKEND=tensorflow before Keras is imported."
+    )
+
 from layers.attention import (
-    AdditiveAttention,
+    BahdanauAttention,
     ScaledDotProductAttention,
     additive_attention,
     scaled_dot_product_attention,
@@ -18,7 +26,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
-    "AdditiveAttention",
+    "BahdanauAttention",
     "Bidirectional",
     "GRUCell",
     "GatedRNN",

@@ -29,7 +29,7 @@ def scaled_dot_product_attention(
         value: (…, key_time, d_v).
         mask: booleans that broadcast to (…, query_time, key_time), True = may be attended to. Where a query may attend
             to nothing, its weights and its output are zeros.
-        dropout: share of the weights dropped.
+        dropout: rate at which weights are dropped.
         seed: for the dropout.
 
     Returns:
@@ -115,7 +115,7 @@ class AttentionLayer(keras.layers.Layer):
     def __init__(self, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(
-                f"{type(self).__name__}: dropout is {dropout!r}; expected a share in [0, 1). Pass the share of weights to drop."
+                f"{type(self).__name__}: dropout is {dropout!r}; expected a rate in [0, 1). Pass the share of weights to drop."
             )
         super().__init__(**kwargs)
         self.dropout = dropout
@@ -125,10 +125,10 @@ class AttentionLayer(keras.layers.Layer):
 
     def build(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> None:
         for name, shape in (("query", query_shape), ("value", value_shape), ("key", key_shape or value_shape)):
-            if len(shape) != 3:
+            if len(shape) < 3 or len(shape) != len(query_shape):
                 raise ValueError(
-                    f"{type(self).__name__} {self.name!r}: {name} has shape {tuple(shape)}; expected (batch, time, size). "
-                    "Add the missing axis."
+                    f"{type(self).__name__} {self.name!r}: {name} has shape {tuple(shape)}; expected (batch, …, time, size), "
+                    "and as many axes as the query. Add the missing axis."
                 )
 
     def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
@@ -153,8 +153,14 @@ class AttentionLayer(keras.layers.Layer):
         output, weights = self.attend(query, value, key, masks, self.dropout if training else 0.0, return_attention_scores)
         return (output, weights) if return_attention_scores else output
 
-    def compute_mask(self, query: Any, *args: Any, query_mask: Any = None, **kwargs: Any) -> Any:
+    def compute_mask(self, query: Any, query_mask: Any = None) -> Any:
         return query_mask
+
+    def compute_output_shape(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> tuple:
+        return (*query_shape[:-1], value_shape[-1])
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)  # of the call: the weights, too, where they are returned
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dropout": self.dropout, "seed": self.seed}
@@ -165,16 +171,16 @@ class ScaledDotProductAttention(AttentionLayer):
     """`scaled_dot_product_attention` as a layer that obeys Keras masks. It has no weights.
 
     Args:
-        dropout: share of the attention weights dropped in training.
+        dropout: rate at which attention weights are dropped in training.
         seed: for the dropout.
 
     Call arguments, the same for all attention layers:
-        query: (batch, query_time, d_k).
-        value: (batch, key_time, d_v).
-        key: (batch, key_time, d_k); default `value`.
-        query_mask: booleans (batch, query_time); a masked query attends to nothing. Set by Keras.
-        value_mask, key_mask: booleans (batch, key_time), True = may be attended to. Set by Keras.
-        attention_mask: booleans (batch, query_time, key_time) or (query_time, key_time).
+        query: (batch, …, query_time, d_k).
+        value: (batch, …, key_time, d_v).
+        key: (batch, …, key_time, d_k); default `value`.
+        query_mask: booleans (batch, …, query_time); a masked query attends to nothing. Set by Keras.
+        value_mask, key_mask: booleans (batch, …, key_time), True = may be attended to. Set by Keras.
+        attention_mask: booleans (batch, …, query_time, key_time) or (query_time, key_time).
         use_causal_mask: let each query attend to its own step and those before.
         return_attention_scores: also return the weights.
 
@@ -182,7 +188,7 @@ class ScaledDotProductAttention(AttentionLayer):
         (batch, query_time, d_v), and with `return_attention_scores` the weights (batch, query_time, key_time).
 
     Raises:
-        ValueError: a rank other than 3, sizes that do not fit, or a dropout outside [0, 1).
+        ValueError: ranks that differ or are below 3, sizes that do not fit, or a dropout outside [0, 1).
 
     >>> import numpy as np
     >>> x = np.ones((2, 3, 4), "float32")
@@ -192,22 +198,23 @@ class ScaledDotProductAttention(AttentionLayer):
     """
 
     def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
-        if not (scores or dropout):
+        if not (scores or dropout) and len(query.shape) == 3:
             q, k, v = (ops.expand_dims(x, 1) for x in (query, key, value))  # one head
             return ops.squeeze(attend(q, k, v, masks), 1), None
-        mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
+        mask = masks.whole(ops.shape(query)[-2], ops.shape(key)[-2])
         return scaled_dot_product_attention(query, key, value, mask, dropout, self.seed_generator)
 
 
 @keras.saving.register_keras_serializable(package="unfold")
-class AdditiveAttention(AttentionLayer):
-    """Attention by a small network (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473).
+class BahdanauAttention(AttentionLayer):
+    """Additive attention with its projections (Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473).
 
         e_ij    = v . tanh(W_q q_i + W_k k_j + b)
         weights = softmax_j(e)
         output  = weights V
 
-    Weights: query_kernel (d_q, units), key_kernel (d_k, units), bias (units,), scale (units,).
+    Weights: query_kernel (d_q, units), key_kernel (d_k, units), bias (units,), scale (units,). `keras.layers.AdditiveAttention`
+    has the scale only; it wants projected queries and keys.
 
     Args:
         units: size of the hidden layer.
@@ -217,11 +224,11 @@ class AdditiveAttention(AttentionLayer):
         (batch, query_time, d_v), and with `return_attention_scores` the weights (batch, query_time, key_time).
 
     Raises:
-        ValueError: a rank other than 3, or a dropout outside [0, 1).
+        ValueError: ranks that differ or are below 3, or a dropout outside [0, 1).
 
     >>> import numpy as np
     >>> query, memory = np.ones((2, 3, 4), "float32"), np.ones((2, 5, 6), "float32")
-    >>> output, weights = AdditiveAttention(8)(query, memory, return_attention_scores=True)
+    >>> output, weights = BahdanauAttention(8)(query, memory, return_attention_scores=True)
     >>> print(output.shape, weights.shape)
     (2, 3, 6) (2, 3, 5)
     """
@@ -239,7 +246,7 @@ class AdditiveAttention(AttentionLayer):
         self.scale = self.add_weight(shape=(self.units,), initializer="glorot_uniform", name="scale")
 
     def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
-        mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
+        mask = masks.whole(ops.shape(query)[-2], ops.shape(key)[-2])
         dtype = query.dtype
         query = ops.matmul(query, ops.cast(self.query_kernel, dtype)) + ops.cast(self.bias, dtype)
         key = ops.matmul(key, ops.cast(self.key_kernel, dtype))
@@ -249,9 +256,9 @@ class AdditiveAttention(AttentionLayer):
         return {**super().get_config(), "units": self.units}
 
 
-def masks_from(query_mask: Any, key_masks: list, pairs: Any, causal: bool) -> Masks:
+def masks_from(query_mask: Any, key_masks: list, pairs: Any, causal: bool, window: int | None = None) -> Masks:
     """All masks of a call, as booleans."""
     query_mask, pairs, *keys = (None if m is None else ops.cast(m, "bool") for m in (query_mask, pairs, *key_masks))
     keys = [mask for mask in keys if mask is not None]
     key = keys[0] if len(keys) == 1 else ops.logical_and(*keys) if keys else None
-    return Masks(query_mask, key, pairs, causal)
+    return Masks(query_mask, key, pairs, bool(causal), window)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from layers.gradients import with_gradient
 from layers.loops import each
 
 Tensor = Any
@@ -22,19 +23,22 @@ BLOCK = 2**21  # scores of a block: 8 MB of float32, measured; smaller ones cost
 
 
 class Masks(NamedTuple):
-    """What may be attended to, True = keep: queries (rows, query_time), keys (rows, key_time), pairs ((rows,) query_time,
-    key_time), and only what is not later than the query. A part is None where it forbids nothing."""
+    """What may be attended to, True = keep: queries (rows, query_time), keys (rows, key_time), pairs ((rows, (heads,))
+    query_time, key_time), only what is not later than the query, and only what is less than `window` steps away. A part is
+    None where it forbids nothing."""
 
     query: Tensor | None = None
     key: Tensor | None = None
     pairs: Tensor | None = None
     causal: bool = False
+    window: int | None = None
 
     def whole(self, query_time: Any, key_time: Any) -> Tensor | None:
-        """All in one, (rows, query_time, key_time) or a shape that broadcasts to it."""
-        parts = [None if self.query is None else self.query[:, :, None], None if self.key is None else self.key[:, None]]
-        parts += [self.pairs, ops.arange(query_time)[:, None] >= ops.arange(key_time) if self.causal else None]
-        return _all(parts)
+        """All in one, (rows, query_time, key_time) or a shape that broadcasts to it; with heads where the pairs have them."""
+        parts = [None if self.query is None else self.query[..., None], None if self.key is None else self.key[..., None, :]]
+        rank = 0 if self.pairs is None else len(self.pairs.shape)
+        parts = [ops.expand_dims(x, 1) if x is not None and len(x.shape) < rank else x for x in parts]
+        return _all([*parts, self.pairs, self._by_time(ops.arange(query_time), key_time)])
 
     def block(self, row: Tensor, times: Tensor, key_time: Any) -> Tensor | None:
         """For some queries of a row, (queries, key_time) or a shape that broadcasts to it."""
@@ -43,7 +47,12 @@ class Masks(NamedTuple):
         if self.pairs is not None:  # its first axes may have one place that stands for all
             pairs = self.pairs if len(self.pairs.shape) == 2 else self.pairs[ops.minimum(row, ops.shape(self.pairs)[0] - 1)]
             parts.append(ops.take(pairs, ops.minimum(times, ops.shape(pairs)[0] - 1), axis=0))
-        return _all([*parts, times[:, None] >= ops.arange(key_time) if self.causal else None])
+        return _all([*parts, self._by_time(times, key_time)])
+
+    def _by_time(self, times: Tensor, key_time: Any) -> Tensor | None:
+        ahead = ops.arange(key_time) - times[:, None]
+        near = None if self.window is None else ops.abs(ahead) < self.window
+        return _all([ahead <= 0 if self.causal else None, near])
 
 
 def _all(parts: list[Tensor | None]) -> Tensor | None:
@@ -73,12 +82,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
     """The output of scaled dot-product attention, in blocks where times are long; the gradient computes the weights again.
 
     Args:
-        query, key, value: (rows, heads, time, size).
-        masks: of the rows.
+        query, key, value: (rows, heads, time, size). A batch of one row goes with any other.
+        masks: of the rows; pairs without heads.
 
     Returns:
         (rows, heads, query_time, d_v); zeros where a query may attend to nothing.
     """
+    query, key, value = _same_rows([query, key, value])
     scores = ops.shape(query)[2] * ops.shape(key)[2]
     is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # there what isn't a number only infers shapes
 
@@ -87,18 +97,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
             return (in_blocks if isinstance(scores, int) and scores > LARGEST else at_once)(*tensors, masks)
         return ops.cond(scores > LARGEST, lambda: in_blocks(*tensors, masks), lambda: at_once(*tensors, masks))
 
-    @ops.custom_gradient
-    def run(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Callable]:
-        tensors = [ops.stop_gradient(x) for x in (query, key, value)]
-        output = choose(_forward_in_blocks, _forward_at_once, *tensors)
+    (output,) = with_gradient(
+        lambda *tensors: [_forward_at_once(*tensors, masks)],
+        lambda *tensors: ([choose(_forward_in_blocks, _forward_at_once, *tensors)], None),
+        lambda tensors, outputs, _, upstream: choose(_backward_in_blocks, _backward_at_once, *tensors, *outputs, *upstream),
+        [query, key, value],
+    )
+    return output
 
-        def gradient(*upstream: Any) -> list[Tensor]:
-            (d_output,) = keras.tree.flatten(upstream)
-            return list(choose(_backward_in_blocks, _backward_at_once, *tensors, output, d_output))
 
-        return output, gradient
-
-    return run(query, key, value)
+def _same_rows(tensors: list[Tensor]) -> list[Tensor]:
+    """Repeat a batch of one row as often as the others have rows: the gradients by hand are those of all rows."""
+    many = next((x for x in tensors if x.shape[0] != 1), tensors[0])
+    return [x if x.shape[0] == many.shape[0] else ops.repeat(x, ops.shape(many)[0], axis=0) if x.shape[0] == 1 else x for x in tensors]
 
 
 def _weights_at_once(query: Tensor, key: Tensor, masks: Masks) -> Tensor:

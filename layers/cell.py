@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 Tensor = Any
 
@@ -51,11 +53,13 @@ class Pointwise(NamedTuple):
         return self.cell.gradient(d_states, before, after, kept, self.phi, self.sigma)
 
 
-class RecurrentCell(keras.layers.Layer):
+class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     """What the cells share: the weights, the two matrix products and the arguments of Keras' own cells.
 
     A subclass sets `gates` and `state_count` and writes `equations`. With `gradient` (and `kept`, `products`) its layer
-    trains on the fast path; without, the backend differentiates the equations.
+    trains on the fast path; without, the backend differentiates the equations. `layers.check_gradient(cell)` compares the
+    two. A subclass of such a cell that overrides `equations`, `project`, `recur`, `step` or `call` is differentiated by the
+    backend, unless it also writes a `gradient` of its own.
 
     Args:
         units: size of the state.
@@ -65,10 +69,11 @@ class RecurrentCell(keras.layers.Layer):
         kernel_initializer, recurrent_initializer, bias_initializer: as in Keras; `glorot_uniform`, `orthogonal`, `zeros`.
         kernel_regularizer, recurrent_regularizer, bias_regularizer: as in Keras.
         kernel_constraint, recurrent_constraint, bias_constraint: as in Keras.
-        dropout: share of the inputs dropped, the same ones at every step of a sequence (Gal & Ghahramani 2016,
+        dropout: rate at which inputs are dropped, the same ones at every step of a sequence (Gal & Ghahramani 2016,
             https://arxiv.org/abs/1512.05287).
-        recurrent_dropout: share of the state dropped before the recurrent product, the same units at every step.
+        recurrent_dropout: rate at which units of the state are dropped before the recurrent product, the same ones at every step.
         seed: for both dropouts.
+        implementation: accepted for Keras' configurations; there is one.
 
     Shapes:
         `cell(inputs, states)`: inputs (batch, features), states a list of (batch, units); returns `(output, states)`.
@@ -91,6 +96,7 @@ class RecurrentCell(keras.layers.Layer):
         kernel_initializer: Any = "glorot_uniform",
         recurrent_initializer: Any = "orthogonal",
         bias_initializer: Any = "zeros",
+        *,
         kernel_regularizer: Any = None,
         recurrent_regularizer: Any = None,
         bias_regularizer: Any = None,
@@ -100,16 +106,17 @@ class RecurrentCell(keras.layers.Layer):
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         seed: int | None = None,
+        implementation: int = 2,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
-        if isinstance(units, bool) or not isinstance(units, int) or units <= 0:
+        if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units <= 0:
             raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
         for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
             if not 0 <= rate < 1:
-                raise ValueError(f"{name}: {label} is {rate!r}; expected a share in [0, 1). Pass the share of units to drop.")
+                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the share of units to drop.")
         super().__init__(**kwargs)
-        self.units = units
+        self.units = int(units)
         self.activation = activations.get(activation)
         self.recurrent_activation = activations.get(recurrent_activation)
         self.use_bias = use_bias
@@ -126,6 +133,8 @@ class RecurrentCell(keras.layers.Layer):
         self.recurrent_dropout = recurrent_dropout
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.reset_dropout_mask()
+        self.reset_recurrent_dropout_mask()
 
     @property
     def state_size(self) -> int | list[int]:
@@ -206,8 +215,22 @@ class RecurrentCell(keras.layers.Layer):
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the engine may use `gradient`: it is written, and the activations have a slope in `SLOPES`."""
-        return self.gradient is not None and {self.activation, self.recurrent_activation} <= SLOPES.keys()
+        """Whether the engine may use `gradient`: it is that of the equations in force, and the activations have a slope."""
+        if self.gradient is None or not {self.activation, self.recurrent_activation} <= SLOPES.keys():
+            return False
+        author = self._author("gradient")
+        return all(author <= self._author(name) for name in ("equations", "project", "recur", "step", "call"))
+
+    @property
+    def steps_alone(self) -> bool:
+        """Whether a step is `step` of the projected input, so that the inputs of all steps can be projected at once."""
+        return type(self).call is RecurrentCell.call and "call" not in vars(self)
+
+    def _author(self, name: str) -> int:
+        """How far up the class that wrote this method is: -1 the cell itself, 0 its class, 1 the parent…"""
+        if name in vars(self):
+            return -1
+        return next(i for i, parent in enumerate(type(self).__mro__) if name in vars(parent))
 
     @property
     def pointwise(self) -> Pointwise:
@@ -225,14 +248,19 @@ class RecurrentCell(keras.layers.Layer):
         return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
 
     def dropout_masks(self, inputs: Tensor, hidden: Tensor, training: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / keep share; None where nothing drops."""
+        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / keep share; None where nothing drops.
 
-        def draw(like, rate):
-            if not (training and rate):
-                return None
-            return keras.random.dropout(ops.ones_like(like), rate, seed=self.seed_generator)
-
-        return draw(inputs, self.dropout), draw(hidden, self.recurrent_dropout)
+        Drawn anew, unless an RNN has drawn them for the sequence that it walks.
+        """
+        if not training:
+            return None, None
+        masks = []
+        for like, rate, drawn in (
+            (inputs, self.dropout, self._dropout_mask),
+            (hidden, self.recurrent_dropout, self._recurrent_dropout_mask),
+        ):
+            masks.append(self._create_dropout_mask(like, rate) if rate and drawn is None else drawn)
+        return masks[0], masks[1]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in range(self.state_count)]

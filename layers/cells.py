@@ -47,8 +47,10 @@ class SimpleRNNCell(RecurrentCell):
      [1. 1. 1. 1.]]
     """
 
-    def __init__(self, units: int, activation: str | Callable | None = "tanh", **kwargs: Any) -> None:
-        super().__init__(units, activation, recurrent_activation="linear", **kwargs)
+    def __init__(
+        self, units: int, activation: str | Callable | None = "tanh", use_bias: bool = True, *initializers: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(units, activation, "linear", use_bias, *initializers, **kwargs)
 
     @staticmethod
     def equations(x, r, states, phi, sigma):

@@ -16,7 +16,7 @@ _in_order = contextvars.ContextVar("writes_in_order", default=False)
 @contextlib.contextmanager
 def writes_in_order() -> Iterator[None]:
     """In this block, loops from the last step to the first are traced so that they write their results in the order of the
-    loop, and turn them round afterwards. It costs a copy; tf2onnx silently takes the order of writing for that of the results.
+    loop, and reverse them afterwards. It costs a copy; tf2onnx silently takes the order of writing for that of the results.
     """
     token = _in_order.set(True)
     try:
@@ -32,35 +32,32 @@ def scan(
     widths: Sequence[int],
     reverse: bool = False,
     differentiable: bool = False,
+    count: Tensor | None = None,
 ) -> tuple[list, list]:
     """`carry, outputs_t = step(carry, [s[t] for s in sequences])` for every t; outputs stacked along the first axis.
 
     The outputs of a step are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With
-    `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper.
+    `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper. With `count` the
+    sequences have that many steps and padding after them (TensorFlow only); what is stacked there has no meaning.
     """
     if keras.backend.backend() == "jax":
         import jax
 
         return jax.lax.scan(lambda c, e: step(list(c), list(e)), carry, sequences, reverse=reverse)
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"layers: the Keras backend is {keras.backend.backend()!r}; expected 'tensorflow' or 'jax'. "
-            "Set KERAS_BACKEND before Keras is imported."
-        )
     import tensorflow as tf
 
-    time = sequences[0].shape[0]
-    if time is None:
-        time = tf.shape(sequences[0])[0]
+    size = sequences[0].shape[0]
+    if size is None:
+        size = tf.shape(sequences[0])[0]
     if differentiable:  # the gradient of an array's read is a write; that of a slice would be a whole sequence
-        sources = [tf.TensorArray(s.dtype, time, element_shape=s.shape[1:]).unstack(s) for s in sequences]
+        sources = [tf.TensorArray(s.dtype, size, element_shape=s.shape[1:]).unstack(s) for s in sequences]
 
     def at(t: Tensor, carry: list) -> tuple[list, list]:
         return step(carry, [s.read(t) for s in sources] if differentiable else [s[t] for s in sequences])
 
     carry = [tf.convert_to_tensor(c) for c in carry]
     shapes = [(sequences[0].shape[1], width) for width in widths]
-    return _tensorflow_loop(time, at, carry, shapes, carry[0].dtype, reverse)
+    return _tensorflow_loop(size, size if count is None else count, at, carry, shapes, carry[0].dtype, reverse)
 
 
 def each(
@@ -74,10 +71,10 @@ def each(
         import jax
 
         return jax.lax.scan(lambda c, i: function(i, list(c)), carry, ops.arange(count))
-    return _tensorflow_loop(count, function, carry, shapes, dtype, reverse=False)
+    return _tensorflow_loop(count, count, function, carry, shapes, dtype, reverse=False)
 
 
-def _tensorflow_loop(count, function, carry, shapes, dtype, reverse):
+def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse):
     import tensorflow as tf
 
     turn = reverse and _in_order.get()
@@ -90,8 +87,8 @@ def _tensorflow_loop(count, function, carry, shapes, dtype, reverse):
         place = k if turn else i
         return k + 1, tuple(new), tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
 
-    stacks = tuple(tf.TensorArray(dtype, count, element_shape=shape) for shape in shapes)
+    stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
     _, carry, stacks = tf.while_loop(
-        lambda k, *_: k < count, body, (0, tuple(carry), stacks), maximum_iterations=count, parallel_iterations=1
+        lambda k, *_: k < count, body, (0, tuple(carry), stacks), maximum_iterations=size, parallel_iterations=1
     )
     return list(carry), [tf.reverse(stack.stack(), [0]) if turn else stack.stack() for stack in stacks]

@@ -1,36 +1,37 @@
-"""Several attentions side by side, each in its own subspace."""
+"""Several attentions concurrently, each in its own subspace."""
 
 from typing import Any
 
 import keras
 from keras import ops
+from keras.src import backend
 
-from layers.attention import AttentionLayer, Tensor, scaled_dot_product_attention
+from layers.attention import Tensor, masks_from, scaled_dot_product_attention
 from layers.attention_blocks import Masks, attend
 
 
 @keras.saving.register_keras_serializable(package="unfold")
-class MultiHeadAttention(AttentionLayer):
+class MultiHeadAttention(keras.layers.MultiHeadAttention):
     """Heads of scaled dot-product attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.2).
 
         head_i = attention(Q W_i^Q + b_i^Q, K W_i^K + b_i^K, V W_i^V + b_i^V)
         output = [head_1; …; head_h] W^O + b^O
 
-    Weights, their order and their shapes are those of `keras.layers.MultiHeadAttention`.
+    A `keras.layers.MultiHeadAttention` with its arguments and weights. What differs, on purpose: memory is linear in time, also
+    under any mask, unless there is dropout in training or the scores are returned; where a query may attend to nothing,
+    its weights are zeros, not uniform; an explicit `query_mask` counts. With `flash_attention` or more than one attention axis it
+    is Keras' computation.
 
-    Args:
-        num_heads: h.
-        key_dim: size of a head's query and key.
-        value_dim: size of a head's value; default `key_dim`.
-        dropout, seed: as in `ScaledDotProductAttention`, and so are the call arguments, but sizes may differ.
-        use_bias: whether the four projections add a bias.
-        output_dim: size of the output; default that of the query.
+    Args: those of `keras.layers.MultiHeadAttention`.
+
+    Call arguments: those of `layers.ScaledDotProductAttention`; sizes of query and value may differ. `attention_mask` may
+        have an axis for the heads: (batch, heads, query_time, key_time).
 
     Returns:
-        (batch, query_time, output_dim), and with `return_attention_scores` the weights (batch, heads, query_time, key_time).
+        (batch, query_time, output size), and with `return_attention_scores` the weights (batch, heads, query_time, key_time).
 
     Raises:
-        ValueError: a rank other than 3, a size below 1, or a dropout outside [0, 1).
+        ValueError: as Keras does.
 
     >>> import numpy as np
     >>> query, memory = np.ones((2, 3, 4), "float32"), np.ones((2, 5, 6), "float32")
@@ -39,75 +40,84 @@ class MultiHeadAttention(AttentionLayer):
     (2, 3, 4) (2, 2, 3, 5)
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        key_dim: int,
-        value_dim: int | None = None,
-        dropout: float = 0.0,
-        use_bias: bool = True,
-        output_dim: int | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(dropout, seed, **kwargs)
-        self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim or key_dim
-        self.use_bias, self.output_dim = use_bias, output_dim
-        for name in ("num_heads", "key_dim", "value_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"MultiHeadAttention: {name} is {getattr(self, name)}; expected 1 or more. Pass a size.")
-
     def build(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> None:
         super().build(query_shape, value_shape, key_shape)
-        parts = {
-            "query": (query_shape[-1], self.key_dim),
-            "key": ((key_shape or value_shape)[-1], self.key_dim),
-            "value": (value_shape[-1], self.value_dim),
-        }
-        self.kernels: dict[str, Any] = {}
-        self.biases: dict[str, Any] = {}
-        for name, (features, size) in parts.items():
-            self._add(name, (features, self.num_heads, size), (self.num_heads, size))
-        output_dim = self.output_dim or query_shape[-1]
-        self._add("output", (self.num_heads, self.value_dim, output_dim), (output_dim,))
+        if not self.trainable:
+            self.trainable = False  # the projections, too
 
-    def _add(self, name, kernel_shape, bias_shape):
-        self.kernels[name] = self.add_weight(shape=kernel_shape, name=f"{name}_kernel", initializer=_glorot(name, kernel_shape))
-        if self.use_bias:
-            self.biases[name] = self.add_weight(shape=bias_shape, initializer="zeros", name=f"{name}_bias")
+    def call(
+        self,
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        key = value if key is None else key
+        for inputs in (query, value, key):  # else the projections would warn that they lose the masks
+            backend.set_keras_mask(inputs, None)
+        masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask, "attention_mask": attention_mask}
+        mask = self._compute_attention_mask(query, value, **masks, use_causal_mask=use_causal_mask)
+        q, k, v = self._query_dense(query), self._key_dense(key), self._value_dense(value)  # (batch, time, heads, size)
+        heads, weights = self._compute_attention(q, k, v, mask, training, return_attention_scores)
+        output = self._output_dense(heads * self._gate_dense(query) if self._use_gate else heads)
+        if query_mask is not None:
+            backend.set_keras_mask(output, query_mask)
+        return (output, weights) if return_attention_scores else output
 
-    def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
-        q, k, v = (self._heads(name, x) for name, x in (("query", query), ("key", key), ("value", value)))
-        if scores or dropout:
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)  # of the call; Keras' own takes all times as equal
+
+    def _compute_attention_mask(
+        self, query, value, query_mask=None, value_mask=None, key_mask=None, attention_mask=None, use_causal_mask=False
+    ):
+        """All masks: the parts, if it is ours that computes with them, else in one tensor, as in Keras."""
+        masks = masks_from(query_mask, [value_mask, key_mask], attention_mask, use_causal_mask, self._sliding_window)
+        if self._computes_itself(len(query.shape) + 1) and type(self)._compute_attention is MultiHeadAttention._compute_attention:
+            return masks
+        return masks.whole(ops.shape(query)[1], ops.shape(value)[1])
+
+    def _computes_itself(self, rank):
+        return rank == 4 and not self._flash_attention
+
+    def _compute_attention(
+        self,
+        query,
+        key,
+        value,
+        attention_mask=None,
+        training=None,
+        return_attention_scores=False,
+        use_causal_mask=False,
+    ):
+        masks = attention_mask
+        if not isinstance(masks, Masks):
+            masks = masks_from(None, [], attention_mask, use_causal_mask)
+        if not self._computes_itself(len(query.shape)):
             mask = masks.whole(ops.shape(query)[1], ops.shape(key)[1])
-            mask = None if mask is None else ops.expand_dims(mask, -3)  # (…, 1, query_time, key_time)
-            heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout, self.seed_generator)
+            return super()._compute_attention(query, key, value, mask, training, return_attention_scores)
+        q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (batch, heads, time, size)
+        dropout = self._dropout if training else 0.0
+        by_heads = masks.pairs is not None and len(masks.pairs.shape) == 4
+        if return_attention_scores or dropout or by_heads:
+            mask = masks.whole(ops.shape(q)[2], ops.shape(k)[2])
+            mask = mask if mask is None or by_heads else ops.expand_dims(mask, -3)  # (…, 1, query_time, key_time)
+            seed = self._dropout_layer.seed_generator if dropout else None
+            heads, weights = scaled_dot_product_attention(q, k, v, mask, dropout, seed)
         else:
             heads, weights = attend(q, k, v, masks), None
-        joined = ops.transpose(heads, (0, 2, 1, 3))  # (batch, query_time, heads, value_dim)
-        joined = ops.reshape(joined, (-1, ops.shape(joined)[1], self.num_heads * self.value_dim))
-        kernel = ops.cast(self.kernels["output"], joined.dtype)
-        output = ops.matmul(joined, ops.reshape(kernel, (-1, kernel.shape[-1])))
-        return (output + ops.cast(self.biases["output"], output.dtype) if self.use_bias else output), weights
+        return ops.transpose(heads, (0, 2, 1, 3)), weights
 
-    def _heads(self, name, x):
-        """(batch, time, features) -> (batch, heads, time, size)."""
-        kernel = ops.cast(self.kernels[name], x.dtype)
-        size = kernel.shape[-1]
-        x = ops.matmul(x, ops.reshape(kernel, (kernel.shape[0], -1)))
-        x = ops.reshape(x, (-1, ops.shape(x)[1], self.num_heads, size))
-        if self.use_bias:
-            x = x + ops.cast(self.biases[name], x.dtype)
-        return ops.transpose(x, (0, 2, 1, 3))
-
-    def get_config(self) -> dict[str, Any]:
-        names = ("num_heads", "key_dim", "value_dim", "use_bias", "output_dim")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def _glorot(name, shape):
-    """Glorot's bound for the matrix that a kernel of three axes stands for."""
-    fan_in = shape[0] * shape[1] if name == "output" else shape[0]
-    fan_out = shape[2] if name == "output" else shape[1] * shape[2]
-    bound = (6 / (fan_in + fan_out)) ** 0.5
-    return keras.initializers.RandomUniform(-bound, bound)
+    def _masked_softmax(self, attention_scores, attention_mask=None):
+        """Keras' own, but zeros, not uniform weights, where all is masked."""
+        weights = super()._masked_softmax(attention_scores, attention_mask)
+        if attention_mask is None:
+            return weights
+        for _ in range(len(weights.shape) - len(attention_mask.shape)):
+            attention_mask = ops.expand_dims(attention_mask, -2 * len(self._attention_axes) - 1)
+        return ops.where(ops.cast(attention_mask, "bool"), weights, ops.zeros_like(weights))

@@ -14,21 +14,25 @@ weight. The engine keeps in the loop only what truly depends on the previous ste
 * after it, the gradient of `U` is ONE product over all (time x batch) rows.
 
 On TensorFlow both loops are compiled in training, and where there is no GPU, the two halves of a batch go through them
-beside each other, as each loop keeps one core busy. Memory is linear in time. A cell that has no hand-written gradient is
-differentiated by the backend instead.
+concurrently, as each loop keeps one core busy. Memory is linear in time. A cell that has no hand-written gradient is
+differentiated by the backend instead, and so is every second derivative.
 """
 
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from layers.gradients import with_gradient
 from layers.loops import scan
 
 Tensor = Any
+
+FEW_LENGTHS = 4  # of so many known lengths each has a loop compiled for it; more share loops
+CAPACITIES = sorted(2**k * n // 2 for k in range(3, 21) for n in (2, 3))  # steps that shared loops have room for: 8, 12, 16, 24, …
 
 
 def unfold(
@@ -41,54 +45,59 @@ def unfold(
     reverse: bool = False,
     sequences: bool = True,
     training: bool = False,
-    beside: int = 1,
-) -> tuple[Tensor | None, list[Tensor]]:
+    jit_compile: bool = True,
+    concurrency: int = 1,
+) -> tuple[Tensor, Tensor | None, list[Tensor]]:
     """Run `cell` over every step of `inputs`.
 
     Args:
-        cell: a `layers.RecurrentCell`, or any Keras cell: `cell(inputs_t, states) -> (output_t, states)`.
+        cell: a `layers.RecurrentCell` whose step is `cell.step`.
         inputs: (batch, time, features).
-        initial_state: one tensor (batch, size) for each state of the cell; the first state is the output.
+        initial_state: one tensor (batch, units) for each state of the cell; the first state is the output.
         mask: booleans (batch, time), True = keep. At a masked step every state is held.
         recurrent_dropout_mask: (batch, units), multiplies the state before the recurrent product at every step.
         reverse: walk from the last step to the first. Outputs keep the place of their inputs.
         sequences: also return the outputs of all steps.
-        training: keep the activations for the backward pass, and on TensorFlow compile both loops with XLA.
-        beside: how many such calls can run at the same time. Where cores are left, halves of the batch do, too.
+        training: keep the activations for the backward pass.
+        jit_compile: on TensorFlow, in training, compile both loops with XLA, whether or not what calls them is.
+        concurrency: how many such calls can run at the same time. Where cores are left, halves of the batch do, too.
 
     Returns:
-        `(outputs, final_states)`: (batch, time, units), or None if not `sequences`, and a list of (batch, size).
+        `(last_output, outputs, final_states)`: (batch, units); (batch, time, units), or None if not `sequences`; and a list
+        of (batch, units).
     """
-    by_hand = getattr(cell, "has_gradient", False)
+    by_hand = cell.has_gradient
 
-    def rows(inputs: Tensor, states: list, options: dict[str, Tensor]) -> list:
+    def walk(inputs: Tensor, states: list, options: dict[str, Tensor]) -> list:
         time_mask = ops.expand_dims(ops.transpose(options["mask"]), -1) if "mask" in options else None  # (time, batch, 1)
         time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
-        walk = _unfold_by_hand if by_hand else _unfold_by_autodiff
-        outputs, states = walk(
-            cell, time_major, states, time_mask, options.get("recurrent_dropout_mask"), reverse, sequences, training
-        )
-        return [ops.transpose(outputs, (1, 0, 2)), *states] if sequences else list(states)
+        arguments = (cell, time_major, states, time_mask, options.get("recurrent_dropout_mask"), reverse, sequences)
+        if by_hand:
+            last, outputs, states = _unfold_by_hand(*arguments, training, jit_compile)
+        else:
+            last, outputs, states = _unfold_by_autodiff(*arguments)
+        return [last, *([ops.transpose(outputs, (1, 0, 2))] if sequences else []), *states]
 
     options = {"mask": mask, "recurrent_dropout_mask": recurrent_dropout_mask}
     options = {name: value for name, value in options.items() if value is not None}
     everything = (inputs, list(initial_state), options)
-    if training and by_hand and _halves_pay(inputs.shape[0], beside):
-        results = [ops.concatenate(both, axis=0) for both in zip(*(rows(*part) for part in _halves(everything)))]
+    if training and by_hand and jit_compile and _halves_pay(inputs.shape[0], concurrency):
+        results = [ops.concatenate(both, axis=0) for both in zip(*(walk(*part) for part in _halves(everything)))]
     else:
-        results = rows(*everything)
+        results = walk(*everything)
     if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size tells none
-        shapes = [(*inputs.shape[:2], None)] * sequences + [state.shape for state in initial_state]
-        for result, shape in zip(results, shapes):
-            result.set_shape(shape)
-    return (results[0], results[1:]) if sequences else (None, results)
+        batch, time = inputs.shape[:2]
+        for result in results:
+            result.set_shape((batch, *[time] * (len(result.shape) - 2), result.shape[-1]))
+    last, *rest = results
+    return (last, rest[0], rest[1:]) if sequences else (last, None, rest)
 
 
-def _halves_pay(batch: int | None, beside: int) -> bool:
-    """Whether the two halves of a batch train faster beside each other: each loop keeps one core of a processor busy."""
+def _halves_pay(batch: int | None, concurrency: int) -> bool:
+    """Whether the two halves of a batch train faster concurrently: each loop keeps one core of a processor busy."""
     if keras.backend.backend() != "tensorflow" or (batch is not None and batch < 8):
         return False
-    return (os.cpu_count() or 1) >= 2 * beside and not _gpus()
+    return (os.cpu_count() or 1) >= 2 * concurrency and not _gpus()
 
 
 def _halves(tensors: Any) -> Iterator[Any]:
@@ -111,88 +120,122 @@ def _gpus() -> list:
 # -- the hand-written path ---------------------------------------------------------------------------------------------
 
 
-def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training):
-    projected = cell.project(inputs, add_bias=False)  # for each gate (time, batch, units)
-    gates = len(projected)
+class Walk(NamedTuple):
+    """What a loop is made from: the pointwise part of a cell and the options of the call."""
+
+    pointwise: Any
+    units: int
+    options: tuple[str, ...]  # of `input_bias`, `bias`, `mask`, `dropout_mask`, those that there are
+    reverse: bool
+    sequences: bool
+
+    @property
+    def gates(self) -> int:
+        return self.pointwise.cell.gates
+
+    @property
+    def states(self) -> int:
+        return self.pointwise.cell.state_count
+
+    def unpack(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list, list, dict[str, Tensor]]:
+        """The kernel, for each gate the projected inputs (time, batch, units), the initial states, and the options."""
+        kernel, *rest = tensors
+        states = rest[self.gates :]
+        return kernel, rest[: self.gates], states[: self.states], dict(zip(self.options, states[self.states :]))
+
+
+def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
+    projected = cell.project(inputs, add_bias=False)
     dtype = projected[0].dtype
-    kernel = ops.cast(cell.recurrent_kernel, dtype)
     biases = {"input_bias": cell.input_bias(), "bias": cell.recurrent_bias()}  # added in the loop, where it costs no pass
-    optional = {**biases, "mask": mask, "dropout_mask": dropout_mask}
-    optional = {k: ops.cast(v, dtype) for k, v in optional.items() if v is not None}
-    count = len(initial_state)
-    settings = (cell.units, cell.pointwise, reverse)
-    forward_lean = _loop(training, _forward, *settings, False, sequences)
-    forward_keep = _loop(training, _forward, *settings, True, True)
-    backward = _loop(training, _backward, *settings, sequences)
-
-    @ops.custom_gradient
-    def run(*tensors):
-        kernel, *rest = map(ops.stop_gradient, tensors)  # else an eager tape would look into the compiled loop
-        projected, states, rest = rest[:gates], rest[gates : gates + count], rest[gates + count :]
-        options = dict(zip(optional, rest))
-        forward = forward_keep if training else forward_lean
-        final, saved = forward(projected, kernel, states, options)
-
-        def gradient(*upstream):
-            upstream = keras.tree.flatten(upstream)
-            kept = saved if training else forward_keep(projected, kernel, states, options)[1]
-            d_outputs, d_final = (upstream[0], upstream[1:]) if sequences else (None, upstream)
-            previous = [_shift(first, later, reverse) for first, later in zip(states, kept)]
-            d_projected, d_recurrent, d_initial = backward(d_outputs, d_final, previous, kept, kernel, options)
-            left = previous[0] * options["dropout_mask"] if "dropout_mask" in options else previous[0]
-            rows = ops.transpose(_rows(left))  # (units, time x batch)
-            d_kernel = ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1)
-            d_options = {k: ops.zeros_like(v) for k, v in options.items()}
-            for name, d_products in (("input_bias", d_projected), ("bias", d_recurrent)):
-                if name in options:
-                    d_options[name] = ops.concatenate([ops.sum(_rows(d), axis=0) for d in d_products], axis=0)
-            return [d_kernel, *d_projected, *d_initial, *d_options.values()]
-
-        return ((saved[0], *final) if sequences else tuple(final)), gradient
-
-    results = run(kernel, *projected, *initial_state, *optional.values())
-    return (results[0], results[1:]) if sequences else (None, results)
+    options = {**biases, "mask": mask, "dropout_mask": dropout_mask}
+    options = {k: ops.cast(v, dtype) for k, v in options.items() if v is not None}
+    walk = Walk(cell.pointwise, cell.units, tuple(options), reverse, sequences)
+    tensors = [ops.cast(cell.recurrent_kernel, dtype), *projected, *initial_state, *options.values()]
+    results = with_gradient(*walks(walk, training, jit_compile), tensors)
+    outputs, final = (results[0], results[1:]) if sequences else (None, results)
+    return final[0], outputs, final
 
 
-def _forward(units, pointwise, reverse, keep, sequences, projected, kernel, states, options):
+def walks(walk: Walk, training: bool, jit_compile: bool) -> tuple[Callable, Callable, Callable]:
+    """The definition, the forward and the backward pass of `walk`, as `with_gradient` takes them."""
+    compiled = training and jit_compile and keras.backend.backend() == "tensorflow"
+
+    def function(*tensors):
+        final, stacked = _forward(walk, False, True, None, *tensors)
+        return [*stacked, *final]
+
+    def forward(*tensors):
+        first = tensors[1]
+        padded = compiled and not _has_own_loop(walk, first.shape[0])
+        final, saved = _run(_forward, (walk, training, False), tensors, compiled, padded)
+        outputs = [_cut(x, first) if padded else x for x in saved[: int(walk.sequences)]]
+        return [*outputs, *final], (saved, padded)
+
+    def backward(tensors, outputs, residuals, upstream):
+        saved, padded = residuals
+        if not training:
+            _, saved = _run(_forward, (walk, True, False), tensors)
+        kernel, (first, *_), states, options = walk.unpack(tensors)
+        after = [_cut(x, first) if padded else x for x in saved[: walk.states]]
+        previous = [_shift(before, later, walk.reverse) for before, later in zip(states, after)]
+        d_outputs, d_final = (upstream[:1], upstream[1:]) if walk.sequences else ([], upstream)
+        everything = [kernel, *options.values(), *d_final, *previous, *saved, *d_outputs]
+        d_initial, d_products = _run(_backward, (walk,), everything, compiled, padded)
+        d_products = [_cut(d, first) if padded else d for d in d_products]
+        d_projected, d_recurrent = d_products[: walk.gates], _recurrent(walk, d_products)
+        left = previous[0] * options["dropout_mask"] if "dropout_mask" in options else previous[0]
+        rows = ops.transpose(_rows(left))  # (units, time x batch)
+        d_kernel = ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1)
+        d_options = {k: ops.zeros_like(v) for k, v in options.items()}
+        for name, d in (("input_bias", d_projected), ("bias", d_recurrent)):
+            if name in options:
+                d_options[name] = ops.concatenate([ops.sum(_rows(x), axis=0) for x in d], axis=0)
+        return [d_kernel, *d_projected, *d_initial, *d_options.values()]
+
+    return function, forward, backward
+
+
+def _forward(walk, keep, differentiable, count, *tensors):
     """Walk the steps; return the final states and, stacked over time, states and kept activations."""
-
-    gates = len(projected)
+    kernel, projected, states, options = walk.unpack(tensors)
 
     def step(states, elements):
-        x, m = elements[:gates], elements[gates:]
+        x, m = elements[: walk.gates], elements[walk.gates :]
         if "input_bias" in options:
-            x = [a + b for a, b in zip(x, ops.split(options["input_bias"], gates))]
+            x = [a + b for a, b in zip(x, ops.split(options["input_bias"], walk.gates))]
         hidden = states[0]
         if "dropout_mask" in options:
             hidden = hidden * options["dropout_mask"]
         recurrent = ops.matmul(hidden, kernel)  # (batch, gates x units)
         if "bias" in options:
             recurrent = recurrent + options["bias"]
-        new, activations = pointwise.equations(x, ops.split(recurrent, gates, axis=-1), states)
+        new, activations = walk.pointwise.equations(x, ops.split(recurrent, walk.gates, axis=-1), states)
         if m:
             new = [ops.where(m[0] > 0, a, b) for a, b in zip(new, states)]
-        outputs = [*new, *activations] if keep else [new[0]] if sequences else []
+        outputs = [*new, *activations] if keep else [new[0]] if walk.sequences else []
         return list(new), outputs
 
     elements = [*projected, options["mask"]] if "mask" in options else list(projected)
-    widths = [units] * (len(states) + pointwise.kept) if keep else [units] if sequences else []
-    return scan(step, list(states), elements, widths, reverse)
+    widths = [walk.units] * (walk.states + walk.pointwise.kept if keep else int(walk.sequences))
+    return scan(step, list(states), elements, widths, walk.reverse, differentiable, count)
 
 
-def _backward(units, pointwise, reverse, sequences, d_outputs, d_final, previous, kept, kernel, options):
-    """Walk the steps in the opposite direction; return the gradients of projections, recurrent products and states."""
-    count = len(previous)
+def _backward(walk, count, kernel, *tensors):
+    """Walk the steps in the opposite direction; return the gradients of the initial states and, stacked over time, of the
+    projections and of those recurrent products where they differ."""
+    rest = list(tensors)
+    options = {name: rest.pop(0) for name in walk.options}
+    d_final = [rest.pop(0) for _ in range(walk.states)]
     kernel_transposed = ops.transpose(kernel)
 
     def step(d_states, elements):
-        before, after, activations = elements[:count], elements[count : 2 * count], elements[2 * count :]
-        d_output = activations.pop() if sequences else None
+        before, after, activations = elements[: walk.states], elements[walk.states : 2 * walk.states], elements[2 * walk.states :]
         m = activations.pop() > 0 if "mask" in options else None
-        if d_output is not None:
-            d_states = [d_states[0] + d_output, *d_states[1:]]
+        if walk.sequences:
+            d_states = [d_states[0] + activations.pop(), *d_states[1:]]
         live = d_states if m is None else [ops.where(m, d, ops.zeros_like(d)) for d in d_states]
-        d_x, d_recurrent, d_before = pointwise.gradient(live, before, after, activations)
+        d_x, d_recurrent, d_before = walk.pointwise.gradient(live, before, after, activations)
         d_hidden = ops.matmul(ops.concatenate(d_recurrent, axis=-1), kernel_transposed)
         if "dropout_mask" in options:
             d_hidden = d_hidden * options["dropout_mask"]
@@ -201,34 +244,66 @@ def _backward(units, pointwise, reverse, sequences, d_outputs, d_final, previous
             d_before = [ops.where(m, a, b) for a, b in zip(d_before, d_states)]
         return d_before, [*d_x, *(d for d, same in zip(d_recurrent, d_x) if d is not same)]
 
-    elements = [*previous, *kept]
-    if "mask" in options:
-        elements.append(options["mask"])
-    if sequences:
-        elements.append(d_outputs)
-    gates = pointwise.cell.gates
-    widths = [units] * (gates + pointwise.products)
-    d_initial, d_products = scan(step, list(d_final), elements, widths, not reverse)
-    d_x, differing = d_products[:gates], d_products[gates:]
-    return d_x, [*d_x[: gates - len(differing)], *differing], d_initial
+    elements = [*rest, options["mask"]] if "mask" in options else rest
+    widths = [walk.units] * (walk.gates + walk.pointwise.products)
+    return scan(step, d_final, elements, widths, not walk.reverse, count=count)
+
+
+def _recurrent(walk, d_products):
+    """The gradients of the recurrent products, from those of the projections and the last ones, which may differ."""
+    return [*d_products[: walk.gates - walk.pointwise.products], *d_products[walk.gates :]]
+
+
+def _run(loop: Callable, settings: tuple, tensors: Sequence[Tensor], compiled: bool = False, padded: bool = False) -> Any:
+    """`loop(*settings, count, *tensors)`.
+
+    On TensorFlow a `compiled` loop is compiled by XLA whatever calls it. Other loops stay plain graph operations, so that
+    an export runs on a server without XLA; called eagerly they run as a graph of their own. With `padded` the loop has
+    room for more steps than there are, so that few loops serve any length.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return loop(*settings, None, *tensors)
+    import tensorflow as tf
+
+    if not compiled and not tf.executing_eagerly():
+        return loop(*settings, None, *tensors)
+    count = []
+    if padded:
+        count = [tf.reduce_min([tf.shape(x)[0] for x in tensors if len(x.shape) == 3])]
+        capacity = tf.reduce_min(tf.where(tf.constant(CAPACITIES) >= count[0], CAPACITIES, CAPACITIES[-1]))
+        tensors = [tf.pad(x, [[0, capacity - tf.shape(x)[0]], [0, 0], [0, 0]]) if len(x.shape) == 3 else x for x in tensors]
+    specs = tuple(tf.TensorSpec([*[None] * (len(x.shape) - 1), x.shape[-1]], x.dtype) for x in tensors)
+    if not tf.executing_eagerly():  # TensorFlow loses tensors that a branch of `tf.cond` hands to a compiled function
+        tensors = [tf.identity(x) for x in tensors]
+    return _concrete(loop, settings, compiled, padded, specs)(*count, *tensors)
 
 
 @functools.cache
-def _loop(compiled: bool, function: Callable, *settings: Any) -> Callable:
-    """The loop as one callable, shared by all layers with the same equations and units.
-
-    On TensorFlow training loops are compiled by XLA, whether or not what calls them is. Other loops stay plain graph
-    operations, so that an export runs on a server without XLA; called eagerly they run as a graph of their own.
-    """
-    loop = functools.partial(function, *settings)
-    if keras.backend.backend() != "tensorflow":
-        return loop
+def _concrete(loop: Callable, settings: tuple, compiled: bool, padded: bool, specs: tuple) -> Callable:
+    """The loop as a TensorFlow function of any batch size and number of steps, shared by all layers that have the same."""
     import tensorflow as tf
 
-    if compiled:
-        return tf.function(loop, jit_compile=True, autograph=False)
-    graph = tf.function(loop, autograph=False, reduce_retracing=True)
-    return lambda *args: (graph if tf.executing_eagerly() else loop)(*args)
+    def run(*tensors):
+        return loop(*settings, *tensors) if padded else loop(*settings, None, *tensors)
+
+    count = [tf.TensorSpec([], tf.int32)] if padded else []
+    with tf.init_scope():
+        return tf.function(run, jit_compile=compiled, autograph=False).get_concrete_function(*count, *specs)
+
+
+_lengths: dict[Walk, set[int]] = {}
+
+
+def _has_own_loop(walk: Walk, time: int | None) -> bool:
+    """Whether a loop is compiled for sequences of just this length: for the first few lengths that are known."""
+    lengths = _lengths.setdefault(walk, set())
+    if time is not None and len(lengths) < FEW_LENGTHS:
+        lengths.add(time)
+    return time in lengths
+
+
+def _cut(x: Tensor, like: Tensor) -> Tensor:
+    return x[: ops.shape(like)[0]]
 
 
 def _shift(first: Tensor, later: Tensor, reverse: bool) -> Tensor:
@@ -244,36 +319,18 @@ def _rows(x: Tensor) -> Tensor:
 # -- the automatic path ------------------------------------------------------------------------------------------------
 
 
-def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training):
-    one_step = _stepper(cell, dropout_mask, training)
-    projected = cell.project(inputs) if hasattr(cell, "project") else [inputs]
-
-    width = getattr(cell, "output_size", None) or keras.tree.flatten(cell.state_size)[0]
-    if hasattr(cell, "equations"):  # the output is the state
-        no_output = initial_state[0]
-    else:
-        no_output = ops.zeros((ops.shape(inputs)[1], width), dtype=initial_state[0].dtype)
+def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences):
+    projected = cell.project(inputs)
 
     def step(carry, elements):
-        x, m, (_, *states) = elements[: len(projected)], elements[len(projected) :], carry
-        output, new = one_step(x, states)
-        if m:
-            output, *new = [ops.where(m[0], a, b) for a, b in zip([output, *new], carry)]
-        return [output, *new], [output] if sequences else []
+        output, new = cell.step(elements[: len(projected)], carry[1:], dropout_mask)
+        after = [output, *new]
+        if mask is not None:
+            after = [ops.where(elements[-1], a, b) for a, b in zip(after, carry)]
+        return after, [after[0]] if sequences else []
 
+    first = ops.zeros((ops.shape(inputs)[1], cell.output_size), dtype=initial_state[0].dtype)
     elements = [*projected] if mask is None else [*projected, ops.cast(mask, "bool")]
-    widths = [width] if sequences else []
-    (_, *final), stacked = scan(step, [no_output, *initial_state], elements, widths, reverse, differentiable=True)
-    return (stacked[0] if sequences else None), final
-
-
-def _stepper(cell, dropout_mask, training):
-    if hasattr(cell, "step"):
-        return lambda x, states: cell.step(x, states, dropout_mask)
-    kwargs = {"training": training} if getattr(cell, "_call_has_training_arg", False) else {}
-
-    def one_step(x, states):
-        output, new = cell(x[0], states, **kwargs)
-        return output, keras.tree.flatten(new)
-
-    return one_step
+    widths = [cell.output_size] * sequences
+    (last, *final), stacked = scan(step, [first, *initial_state], elements, widths, reverse, differentiable=True)
+    return last, (stacked[0] if sequences else None), final

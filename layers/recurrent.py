@@ -1,45 +1,57 @@
 """The recurrent layers by name: SimpleRNN, GatedRNN, GRU, LSTM.
 
-They take the arguments of their Keras twins, have the same weights in the same order, obey any mask, and run on the
-engine of `layers.recurrence`.
+They take the arguments of their Keras counterparts, have the same weights in the same order, support arbitrary masks, and
+run on the engine of `layers.recurrence`. They are instances of their counterparts, too.
 """
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import keras
 
+from layers.cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
-from layers.rnn import LAYER_ARGUMENTS, RNN
+from layers.rnn import RNN
+
+CELL_ARGUMENTS = [name for name in inspect.signature(RecurrentCell).parameters if name != "kwargs"]
 
 
-class _CellRNN(RNN):
+class CellRNN(RNN):
     """An RNN that makes its own cell: cell arguments and layer arguments in one call, as in Keras."""
 
-    cell_class: Callable[..., Any]
+    cell_class: ClassVar[type]
 
     def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:
-        layer_kwargs = {k: kwargs.pop(k) for k in (*LAYER_ARGUMENTS, "name", "trainable", "activity_regularizer") if k in kwargs}
-        dtype = kwargs.pop("dtype", None)
-        super().__init__(self.cell_class(units, *args, dtype=dtype, **kwargs), dtype=dtype, **layer_kwargs)
-
-    @property
-    def units(self) -> int:
-        return self.cell.units
+        has_cudnn = isinstance(self, (keras.layers.GRU, keras.layers.LSTM))
+        use_cudnn = kwargs.pop("use_cudnn", "auto") if has_cudnn else "auto"
+        if use_cudnn not in ("auto", True, False):
+            raise ValueError(
+                f"{type(self).__name__}: use_cudnn is {use_cudnn!r}; expected one of 'auto', True, False. Leave it out: "
+                "the engine of layers.recurrence runs on every device."
+            )
+        names = [*CELL_ARGUMENTS, *inspect.signature(self.cell_class).parameters]
+        cell_kwargs = {name: kwargs.pop(name) for name in names if name in kwargs and name != "kwargs"}
+        super().__init__(self.cell_class(units, *args, dtype=kwargs.get("dtype"), **cell_kwargs), **kwargs)
+        if has_cudnn:
+            self.use_cudnn = use_cudnn  # of keras.layers.Bidirectional
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
+        config = {**self.cell.get_config(), **RNN.get_config(self)}
         del config["cell"]
-        cell_config = self.cell.get_config()
-        return {**cell_config, **config}
+        return config
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "_CellRNN":
+    def from_config(cls, config: dict[str, Any]) -> "CellRNN":
         return cls(**config)
 
 
+for _name in [*CELL_ARGUMENTS, "reset_after", "unit_forget_bias"]:  # layer.units and so on, as in Keras
+    if _name not in ("seed", "implementation"):
+        setattr(CellRNN, _name, property(lambda self, name=_name: getattr(self.cell, name)))
+
+
 @keras.saving.register_keras_serializable(package="unfold")
-class SimpleRNN(_CellRNN):
+class SimpleRNN(CellRNN, keras.layers.SimpleRNN):
     """The Elman network: `s' = phi(W_sx x + W_ss s + b)`; see `layers.SimpleRNNCell` for the equation and its source.
 
     Args: those of `layers.SimpleRNNCell`, then those of `layers.RNN`. Weights as in `keras.layers.SimpleRNN`.
@@ -53,7 +65,7 @@ class SimpleRNN(_CellRNN):
 
 
 @keras.saving.register_keras_serializable(package="unfold")
-class GatedRNN(_CellRNN):
+class GatedRNN(CellRNN):
     """The minimal gated unit: one gate, two thirds of a GRU's weights; see `layers.GatedRNNCell` for the equations.
 
     Args: those of `layers.GatedRNNCell`, then those of `layers.RNN`.
@@ -67,7 +79,7 @@ class GatedRNN(_CellRNN):
 
 
 @keras.saving.register_keras_serializable(package="unfold")
-class GRU(_CellRNN):
+class GRU(CellRNN, keras.layers.GRU):
     """The gated recurrent unit; see `layers.GRUCell` for the equations.
 
     Args: those of `layers.GRUCell`, then those of `layers.RNN`. Weights as in `keras.layers.GRU`.
@@ -81,7 +93,7 @@ class GRU(_CellRNN):
 
 
 @keras.saving.register_keras_serializable(package="unfold")
-class LSTM(_CellRNN):
+class LSTM(CellRNN, keras.layers.LSTM):
     """Long short-term memory; see `layers.LSTMCell` for the equations. The state is (h, c).
 
     Args: those of `layers.LSTMCell`, then those of `layers.RNN`. Weights as in `keras.layers.LSTM`.

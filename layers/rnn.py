@@ -1,4 +1,4 @@
-"""RNN: a Keras layer around any cell, on the engine of `layers.recurrence`."""
+"""RNN: `keras.layers.RNN` on the engine of `layers.recurrence`."""
 
 from typing import Any
 
@@ -6,32 +6,38 @@ import keras
 from keras import ops
 
 from layers import recurrence
+from layers.cell import RecurrentCell
 
 Tensor = Any
 
-LAYER_ARGUMENTS = ("return_sequences", "return_state", "go_backwards", "stateful", "zero_output_for_mask")
-
 
 @keras.saving.register_keras_serializable(package="unfold")
-class RNN(keras.layers.Layer):
+class RNN(keras.layers.RNN):
     """Unfold a cell over a sequence: `s_t = cell(x_t, s_{t-1})`, `outputs_t` = the first state.
 
+    A `keras.layers.RNN` whose loop is that of `layers.recurrence` where the cells are `layers.RecurrentCell`s; other cells
+    run in Keras' own loop.
+
     Args:
-        cell: a `layers.RecurrentCell` or any Keras cell with `state_size` and `call(inputs, states)`.
+        cell: a `layers.RecurrentCell`, a Keras cell, or a list of such cells, each of which reads the one before.
         return_sequences: return the outputs of all steps instead of the last one.
         return_state: also return the final states.
         go_backwards: walk from the last step to the first; outputs are in the order of the walk, as in Keras.
         stateful: start each batch from the final states of the batch before; `reset_state()` returns to zeros. Needs a
-            fixed batch size.
+            fixed batch size. The states are no weights.
+        unroll: let Keras unroll the loop. Slower here; for very short sequences.
         zero_output_for_mask: give zeros at masked steps instead of repeating the last output.
+        jit_compile: False keeps the training loop out of XLA; by default it is compiled whatever `compile` of the model says.
+            (Keras does not tell a layer.)
 
     Call arguments:
         sequences: (batch, time, features).
-        initial_state: one tensor (batch, size) for each state of the cell, in a list; default zeros.
-        mask: booleans (batch, time), True = keep. Left, right, holes and empty rows are all right: at a masked step the
+        initial_state: one tensor (batch, size) for each state of the cell, in a list; default `cell.get_initial_state`.
+        mask: booleans (batch, time), True = keep. Left, right, holes and empty rows are all supported: at a masked step the
             state is held.
         training: whether dropout is active.
         sequences_mask: the mask where Keras sets it beside an `initial_state`; leave it alone.
+        in_order: outputs keep the place of their inputs, whatever the direction.
 
     Returns:
         (batch, units), or with `return_sequences` (batch, time, units); with `return_state` a tuple of that and the
@@ -48,81 +54,45 @@ class RNN(keras.layers.Layer):
     (2, 5, 4) (2, 4) (2, 4)
     """
 
-    def __init__(
-        self,
-        cell: Any,
-        return_sequences: bool = False,
-        return_state: bool = False,
-        go_backwards: bool = False,
-        stateful: bool = False,
-        zero_output_for_mask: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        if not hasattr(cell, "state_size") or not callable(cell):
+    concurrency = 1  # how many such layers run at the same time
+
+    def __init__(self, cell: Any, *args: Any, jit_compile: bool = True, **kwargs: Any) -> None:
+        cells = cell if isinstance(cell, (list, tuple)) else [cell]
+        if not cells or not all(hasattr(one, "state_size") and callable(one) for one in cells):
             raise ValueError(
-                f"RNN: cell is {cell!r}; expected a cell with state_size and call(inputs, states). "
+                f"RNN: cell is {cell!r}; expected a cell with state_size and call(inputs, states), or a list of them. "
                 "Pass a layers.RecurrentCell such as LSTMCell(64), or a Keras cell."
             )
-        super().__init__(**kwargs)
-        self.cell = cell
-        self.return_sequences = return_sequences
-        self.return_state = return_state
-        self.go_backwards = go_backwards
-        self.stateful = stateful
-        self.zero_output_for_mask = zero_output_for_mask
-        self.supports_masking = True
-        self.states: list[keras.Variable] | None = None
+        keras.layers.RNN.__init__(self, cell, *args, **kwargs)  # not that of keras.layers.LSTM, which makes a cell of its own
+        self.jit_compile = jit_compile
+        self._in_order = self._starts_at_zero = False  # of the call that runs
 
     @property
     def state_sizes(self) -> list[int]:
-        return keras.tree.flatten(self.cell.state_size)
+        """The size of each state of the cell, flat."""
+        return keras.tree.flatten(self.state_size)
 
     @property
-    def output_size(self) -> int:
-        return getattr(self.cell, "output_size", None) or self.state_sizes[0]
+    def _cells(self) -> list[Any]:
+        return self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
 
-    # -- shapes and variables
+    @property
+    def _on_engine(self) -> bool:
+        return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.steps_alone for cell in self._cells)
 
     def build(self, sequences_shape: tuple, initial_state_shape: Any = None) -> None:
-        if len(sequences_shape) != 3 or sequences_shape[-1] is None:
-            raise ValueError(
-                f"{self._title}: inputs have shape {tuple(sequences_shape)}; expected (batch, time, features) with a known "
-                "number of features. Add the missing axis, or state the size in keras.Input."
-            )
-        if isinstance(self.cell, keras.layers.Layer) and not self.cell.built:
-            self.cell.build((sequences_shape[0], sequences_shape[2]))
-            self.cell.built = True
-        if self.stateful and self.states is None:
-            self._create_states(sequences_shape[0])
-
-    def _create_states(self, batch_size: int | None) -> None:
-        if batch_size is None:
+        self._check_shape(sequences_shape)
+        if self.stateful and sequences_shape[0] is None and self.states is None:
             raise ValueError(
                 f"{self._title}: stateful=True with an unknown batch size; expected a fixed one. "
                 "Build the model with keras.Input(batch_shape=(batch, time, features))."
             )
-        self.states = [
-            self.add_weight(shape=(batch_size, size), initializer="zeros", trainable=False, name="state")
-            for size in self.state_sizes
-        ]
-
-    def reset_state(self) -> None:
-        """Set the carried states of a stateful layer to zeros."""
-        for state in self.states or []:
-            state.assign(ops.zeros(state.shape, dtype=state.dtype))
-
-    def get_initial_state(self, batch_size: int | None) -> list[Tensor]:
-        return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in self.state_sizes]
-
-    def compute_output_shape(self, sequences_shape: tuple, initial_state_shape: Any = None) -> Any:
-        batch, time = sequences_shape[:2]
-        output = (batch, time, self.output_size) if self.return_sequences else (batch, self.output_size)
-        return (output, *[(batch, size) for size in self.state_sizes]) if self.return_state else output
+        super().build(sequences_shape)
+        if not self.trainable:
+            self.trainable = False  # the weights of the cell, too
 
     def compute_mask(self, sequences: Any, mask: Any = None) -> Any:
-        mask = keras.tree.flatten(mask)[0] if mask is not None else None
-        output_mask = mask if self.return_sequences else None
-        return [output_mask] + [None] * len(self.state_sizes) if self.return_state else output_mask
+        return super().compute_mask(sequences, mask)
 
     # -- the call
 
@@ -133,53 +103,72 @@ class RNN(keras.layers.Layer):
         mask: Tensor | None = None,
         training: bool = False,
         sequences_mask: Tensor | None = None,
+        in_order: bool = False,
     ) -> Any:
-        mask = sequences_mask if mask is None else mask
-        output, states = self.run(sequences, initial_state, mask, training)
-        if self.return_sequences and self.go_backwards:
-            output = ops.flip(output, axis=1)
-        return (output, *states) if self.return_state else output
-
-    def run(
-        self, sequences: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: bool = False, beside: int = 1
-    ) -> tuple[Tensor, list[Tensor]]:
-        """`call`, but outputs keep the place of their inputs whatever the direction: `(output, final states)`.
-
-        `beside` is how many such calls can run at the same time.
-        """
-        sequences = ops.convert_to_tensor(sequences, dtype=self.compute_dtype)
+        (mask,) = keras.tree.flatten(sequences_mask if mask is None else mask)[:1]
+        self._check_shape(sequences.shape)
         self._check_mask(mask, sequences)
-        states = self._initial_states(initial_state, sequences)
-        starts_at_zero = initial_state is None and not self.stateful
-        sequences, recurrent_dropout_mask = self._drop(sequences, states[0], bool(training))
-        outputs, final = recurrence.unfold(
-            self.cell,
-            sequences,
-            states,
-            mask=None if mask is None else ops.cast(mask, "bool"),
-            recurrent_dropout_mask=recurrent_dropout_mask,
-            reverse=self.go_backwards,
-            sequences=self.return_sequences or not hasattr(self.cell, "equations"),
-            training=bool(training),
-            beside=beside,
-        )
-        if self.stateful:
-            for variable, state in zip(self.states or [], final):
-                variable.assign(ops.cast(state, variable.dtype))
-        return self._output(outputs, final, mask, starts_at_zero), final
+        if initial_state is not None:
+            initial_state = keras.tree.flatten(initial_state)
+        self._check_states(self.states if initial_state is None else initial_state, sequences, initial_state is None)
+        if initial_state is not None:
+            initial_state = keras.tree.pack_sequence_as(self.state_size, initial_state)
+        self._in_order, self._starts_at_zero = in_order, initial_state is None and self._has_zero_start
+        try:
+            return super().call(
+                sequences,
+                initial_state=initial_state,
+                mask=None if mask is None else ops.cast(mask, "bool"),
+                training=bool(training),
+            )
+        finally:
+            self._in_order = self._starts_at_zero = False
 
-    def _output(self, outputs, final, mask, starts_at_zero):
-        """The outputs asked for. Where no step was kept yet the output is zero, though the state may not be."""
-        if self.return_sequences:
-            output = outputs
-            if mask is not None and (self.zero_output_for_mask or not starts_at_zero):
-                output = ops.where(ops.expand_dims(self._has_output(mask), -1), output, ops.zeros_like(output))
-            return output
-        last = 0 if self.go_backwards else -1
-        output = final[0] if outputs is None else outputs[:, last]
-        if mask is not None and (self.zero_output_for_mask or not starts_at_zero):
-            output = ops.where(self._has_output(mask)[:, last, None], output, ops.zeros_like(output))
-        return output
+    def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Tensor | None, training: bool = False) -> tuple:
+        """The hook of `keras.layers.RNN`: `(last output, outputs, final states)`."""
+        if self._on_engine:
+            last, outputs, states = self._unfold(sequences, initial_state, mask, training)
+        else:
+            last, outputs, states = keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)
+        if self.go_backwards and self.return_sequences and self._in_order != self._on_engine:
+            outputs = ops.flip(outputs, axis=1)
+        return last, outputs, states
+
+    def _unfold(self, sequences, initial_state, mask, training):
+        """`inner_loop` on the engine, cell by cell; outputs keep the place of their inputs."""
+        outputs, flat, final = sequences, keras.tree.flatten(initial_state), []
+        for i, cell in enumerate(self._cells):
+            states = [flat.pop(0) for _ in range(cell.state_count)]
+            outputs = ops.cast(outputs, cell.compute_dtype)
+            dropped, recurrent_dropout_mask = cell.dropout_masks(outputs[:, 0], states[0], training)
+            last, outputs, states = recurrence.unfold(
+                cell,
+                outputs if dropped is None else outputs * ops.expand_dims(dropped, 1),
+                [ops.cast(state, cell.compute_dtype) for state in states],
+                mask=mask,
+                recurrent_dropout_mask=recurrent_dropout_mask,
+                reverse=self.go_backwards,
+                sequences=self.return_sequences or i + 1 < len(self._cells),
+                training=training,
+                jit_compile=self.jit_compile,
+                concurrency=self.concurrency,
+            )
+            final += states
+        if mask is not None and (self.zero_output_for_mask or not self._starts_at_zero):
+            has_output = self._has_output(mask)
+            last = ops.where(has_output[:, 0 if self.go_backwards else -1, None], last, ops.zeros_like(last))
+            if self.return_sequences:
+                outputs = ops.where(has_output[..., None], outputs, ops.zeros_like(outputs))
+        if not self.return_sequences:
+            outputs = ops.expand_dims(last, 1)
+        return last, outputs, keras.tree.pack_sequence_as(initial_state, final)
+
+    @property
+    def _has_zero_start(self):
+        """Whether the states are zeros before the first step, so that the output is where no step was kept yet."""
+        return not self.stateful and all(
+            isinstance(cell, RecurrentCell) and type(cell).get_initial_state is RecurrentCell.get_initial_state for cell in self._cells
+        )
 
     def _has_output(self, mask):
         mask = ops.cast(mask, "int32")  # (batch, time)
@@ -187,59 +176,55 @@ class RNN(keras.layers.Layer):
             mask = ops.flip(ops.cumsum(ops.flip(mask, 1), 1), 1) if self.go_backwards else ops.cumsum(mask, 1)
         return mask > 0
 
-    def _initial_states(self, initial_state, sequences):
+    def _maybe_config_dropout_masks(self, cell, input_sequence, input_state):
+        if not self._on_engine:  # the engine draws them itself
+            super()._maybe_config_dropout_masks(cell, input_sequence, input_state)
+
+    # -- wrong use
+
+    def _check_shape(self, shape):
+        if len(shape) < 3 or (self._on_engine and (len(shape) > 3 or shape[-1] is None)):
+            raise ValueError(
+                f"{self._title}: inputs have shape {tuple(shape)}; expected (batch, time, features) with a known "
+                "number of features. Add the missing axis, or state the size in keras.Input."
+            )
+
+    def _check_states(self, states, sequences, stateful):
+        if states is None or not self._on_engine:
+            return
         sizes, batch = self.state_sizes, sequences.shape[0]
-        if initial_state is None and not self.stateful:
-            return self.get_initial_state(ops.shape(sequences)[0])
-        states = self.states if initial_state is None else keras.tree.flatten(initial_state)
-        shapes = [tuple(state.shape) for state in states]
+        shapes = [tuple(state.shape) for state in keras.tree.flatten(states)]
         fits = len(shapes) == len(sizes) and all(
             (len(shape) == 2 and shape[1] in (None, size) and None in (batch, shape[0])) or shape == (batch, size)
             for shape, size in zip(shapes, sizes)
         )
         if not fits:
-            wanted = ", ".join(str((batch, size)) for size in sizes)
+            expected = ", ".join(str((batch, size)) for size in sizes)
             remedy = (
-                "Pass every state the encoder returns."
-                if initial_state is not None
-                else "A stateful layer keeps the batch size it was built with: feed batches of that size."
+                "A stateful layer keeps the batch size it was built with: feed batches of that size."
+                if stateful
+                else "Pass every state the encoder returns."
             )
             raise ValueError(
                 f"{self._title}: initial_state has {len(shapes)} tensor(s) of shape {', '.join(map(str, shapes))}; "
-                f"expected {len(sizes)}: {wanted}. {remedy}"
+                f"expected {len(sizes)}: {expected}. {remedy}"
             )
-        return [ops.cast(ops.convert_to_tensor(state), self.compute_dtype) for state in states]
 
     def _check_mask(self, mask, sequences):
         if mask is None:
             return
-        wanted = tuple(sequences.shape[:2])
+        expected = tuple(sequences.shape[:2])
         shape = tuple(mask.shape)
-        if len(shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in zip(shape, wanted)):
+        if len(shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in zip(shape, expected)):
             raise ValueError(
-                f"{self._title}: mask has shape {shape}; expected (batch, time) = {wanted}, True where a step is kept. "
+                f"{self._title}: mask has shape {shape}; expected (batch, time) = {expected}, True where a step is kept. "
                 "Pass one boolean for each step."
             )
-
-    def _drop(self, sequences, hidden, training):
-        """Apply the input dropout, one mask for all steps; return the mask for the recurrent product."""
-        if not hasattr(self.cell, "dropout_masks"):
-            return sequences, None
-        inputs, recurrent = self.cell.dropout_masks(sequences[:, 0], hidden, training)
-        return (sequences if inputs is None else sequences * ops.expand_dims(inputs, 1)), recurrent
 
     @property
     def _title(self) -> str:
         return f"{type(self).__name__} {self.name!r}"
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            **{name: getattr(self, name) for name in LAYER_ARGUMENTS},
-            "cell": keras.saving.serialize_keras_object(self.cell),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> "RNN":
-        cell = keras.saving.deserialize_keras_object(config["cell"], custom_objects=custom_objects)
-        return cls(cell, **{k: v for k, v in config.items() if k != "cell"})
+        config = keras.layers.RNN.get_config(self)
+        return config if self.jit_compile else {**config, "jit_compile": False}

@@ -20,7 +20,7 @@ import tensorflow as tf
 from data_pipelines.steps import bucket_boundaries
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 from data_pipelines.vocabulary import END, START
-from layers import GRU, AdditiveAttention, Bidirectional
+from layers import GRU, BahdanauAttention, Bidirectional
 
 keras.utils.set_random_seed(0)
 DATA, SOURCE, TARGET = "embedded", "en", "de"  # or a folder with train.en, train.de, val.en, val.de
@@ -54,7 +54,7 @@ target = keras.Input((None,), dtype="int32", name="target")
 embedding = keras.layers.Embedding(vocabularies.source.size, SIZE, mask_zero=True)
 memory = Bidirectional(GRU(UNITS, return_sequences=True), name="encoder")(keras.layers.Dropout(0.1)(embedding(source)))
 queries = GRU(2 * UNITS, return_sequences=True, name="decoder")(keras.layers.Dropout(0.1)(embedding(target)))
-context, attention = AdditiveAttention(UNITS)(queries, memory, return_attention_scores=True)
+context, attention = BahdanauAttention(UNITS)(queries, memory, return_attention_scores=True)
 joined = keras.layers.Dense(SIZE, "tanh")(keras.layers.Concatenate()([queries, context]))
 logits = keras.layers.Dense(vocabularies.target.size, name="logits")(keras.layers.Dropout(0.1)(joined))
 model = keras.Model({"source": source, "target": target}, logits)

@@ -23,7 +23,7 @@ from keras import ops
 from data_pipelines.captions import load_captions
 from data_pipelines.images import decode_images
 from data_pipelines.vocabulary import END, START, learn_vocabulary
-from layers import GRU, AdditiveAttention
+from layers import GRU, BahdanauAttention
 
 keras.utils.set_random_seed(0)
 generator = np.random.default_rng(0)
@@ -87,7 +87,7 @@ memory = keras.layers.Dense(UNITS, "tanh")(regions + places)
 start = keras.layers.Dense(UNITS, "tanh")(keras.layers.GlobalAveragePooling1D()(memory))
 words = keras.layers.Embedding(vocabulary.size, 64, mask_zero=True)(caption)
 queries = GRU(UNITS, return_sequences=True)(words, initial_state=[start])
-context, attention = AdditiveAttention(UNITS)(queries, memory, return_attention_scores=True)
+context, attention = BahdanauAttention(UNITS)(queries, memory, return_attention_scores=True)
 told = GRU(UNITS, return_sequences=True)(keras.layers.Concatenate()([queries, context]))
 logits = keras.layers.Dense(vocabulary.size)(keras.layers.Concatenate()([told, context]))
 model = keras.Model([picture, caption], logits)

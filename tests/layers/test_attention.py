@@ -87,7 +87,7 @@ def test_errors():
         scaled_dot_product_attention(q, k, k)
     with pytest.raises(ValueError, match="key has 5 steps and value 3; expected the same"):
         scaled_dot_product_attention(q, sequences(2, 5, 4), q)
-    with pytest.raises(ValueError, match=r"query has shape \(3, 4\); expected \(batch, time, size\)"):
+    with pytest.raises(ValueError, match=r"query has shape \(3, 4\); expected \(batch, …, time, size\)"):
         ScaledDotProductAttention()(q[0], q)
-    with pytest.raises(ValueError, match=r"dropout is 1.5; expected a share"):
+    with pytest.raises(ValueError, match=r"dropout is 1.5; expected a rate"):
         ScaledDotProductAttention(dropout=1.5)

@@ -55,18 +55,21 @@ def test_fast_path_equals_autodiff_with_recurrent_dropout(name, reverse, outputs
     dropout_mask = np.random.default_rng(3).integers(0, 2, (3, 5)).astype("float32") * 2
     initial = [np.full((3, 5), 0.2, "float32") for _ in layer.state_sizes]
 
-    def run(unfold, training):
+    def run(unfold, *options):
         def loss(x, *states):
             time_major = ops.transpose(x, (1, 0, 2))
             time_mask = ops.expand_dims(ops.transpose(ops.convert_to_tensor(mask)), -1)
-            sequence, final = unfold(cell, time_major, list(states), time_mask, dropout_mask, reverse, outputs, training)
-            return weighted_sum([sequence, *final] if outputs else list(final))
+            arguments = (cell, time_major, list(states), time_mask, dropout_mask, reverse, outputs, *options)
+            _, sequence, final = unfold(*arguments)
+            has_output = ops.transpose(np.maximum.accumulate(mask[:, ::-1] if reverse else mask, 1))[..., None]
+            has_output = has_output[::-1] if reverse else has_output  # the layer makes zeros of the others
+            return weighted_sum([ops.where(has_output, sequence, 0.0), *final] if outputs else list(final))
 
         return gradients(loss, [x, *initial], cell.trainable_variables)
 
-    wanted = run(recurrence._unfold_by_autodiff, True)
-    close(run(recurrence._unfold_by_hand, True), wanted)
-    close(run(recurrence._unfold_by_hand, False), wanted)  # without `training` the backward pass recomputes
+    wanted = run(recurrence._unfold_by_autodiff)
+    close(run(recurrence._unfold_by_hand, True, True), wanted)
+    close(run(recurrence._unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
 
 
 def test_a_cell_without_gradient_trains():
@@ -112,12 +115,12 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     asked = []
 
     def results(halves):
-        monkeypatch.setattr(recurrence, "_halves_pay", lambda size, beside: asked.append(size) or halves)
+        monkeypatch.setattr(recurrence, "_halves_pay", lambda size, concurrency: asked.append(size) or halves)
 
         def compute(x, mask, dropout, *states):
             with tf.GradientTape() as tape:
                 tape.watch((x, *states))
-                outputs, final = recurrence.unfold(
+                _, outputs, final = recurrence.unfold(
                     layer.cell, x, states, mask=mask, recurrent_dropout_mask=dropout, training=True, reverse=True
                 )
                 loss = tf.add_n([tf.reduce_sum(y**2 * (k + 1)) for k, y in enumerate([outputs, *final])])

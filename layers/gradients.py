@@ -1,0 +1,74 @@
+"""Gradients written by hand that may be differentiated again."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def with_gradient(
+    function: Callable[..., Sequence[Tensor]],
+    forward: Callable[..., tuple[Sequence[Tensor], Any]],
+    backward: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+) -> list[Tensor]:
+    """`function(*inputs)`, computed by `forward` and differentiated by `backward`.
+
+    Both are written by hand and faster than what the backend makes of `function`. Only the first derivative is: it is a
+    function of the inputs and of the upstream gradient, `J^T u`, and the gradient of that is the backend's.
+
+    Args:
+        function: (*inputs) -> outputs; the definition.
+        forward: (*inputs) -> outputs, and residuals that `backward` can use.
+        backward: (inputs, outputs, residuals, upstream) -> the gradient of each input.
+        inputs: floating-point tensors.
+
+    Returns:
+        The outputs.
+    """
+    count = len(inputs)
+
+    @ops.custom_gradient
+    def run(*inputs):
+        constants = [ops.stop_gradient(x) for x in inputs]  # else an eager tape would record the steps of `forward`
+        outputs, residuals = forward(*constants)
+
+        def gradient(*upstream):
+            @ops.custom_gradient
+            def product(*tensors):
+                stopped = [ops.stop_gradient(u) for u in tensors[count:]]
+                result = backward(constants, outputs, residuals, stopped)
+
+                def second(*d):
+                    return vector_jacobian_product(
+                        lambda *both: vector_jacobian_product(function, both[:count], both[count:]),
+                        tensors,
+                        keras.tree.flatten(d),
+                    )
+
+                return list(result), second
+
+            return list(product(*inputs, *keras.tree.flatten(upstream)))
+
+        return list(outputs), gradient
+
+    return list(run(*inputs))
+
+
+def vector_jacobian_product(
+    function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], upstream: Sequence[Tensor]
+) -> list[Tensor]:
+    """`J^T u`: the backend's gradient of `function(*inputs)`, a sequence of tensors, each weighed with an upstream one."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return list(jax.vjp(lambda *x: list(function(*x)), *inputs)[1](list(upstream)))
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = list(function(*inputs))
+    return tape.gradient(outputs, list(inputs), list(upstream), unconnected_gradients="zero")
