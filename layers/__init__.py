@@ -17,6 +17,7 @@ from layers.attention import (
 from layers.bidirectional import Bidirectional
 from layers.cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
+from layers.check import check_gradient
 from layers.multi_head_attention import MultiHeadAttention
 from layers.positional import PositionalEncoding
 from layers.recurrent import GRU, LSTM, GatedRNN, SimpleRNN
@@ -39,5 +40,6 @@ __all__ = [
     "SimpleRNN",
     "SimpleRNNCell",
     "additive_attention",
+    "check_gradient",
     "scaled_dot_product_attention",
 ]

@@ -52,8 +52,8 @@ class Bidirectional(keras.layers.Bidirectional):
         for layer in (self.forward_layer, self.backward_layer):
             if not layer.built:
                 layer.build(sequences_shape)
-        if not self.trainable:
-            self.trainable = False  # the weights of both directions, too
+            if not self.trainable:
+                layer.trainable = False
 
     def call(
         self,

@@ -68,7 +68,9 @@ def vector_jacobian_product(
         return list(jax.vjp(lambda *x: list(function(*x)), *inputs)[1](list(upstream)))
     import tensorflow as tf
 
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
+    def product(inputs, upstream):  # in a graph: eager tapes record nothing while a ForwardAccumulator runs
         outputs = list(function(*inputs))
-    return tape.gradient(outputs, list(inputs), list(upstream), unconnected_gradients="zero")
+        return tf.gradients(outputs, inputs, upstream, unconnected_gradients="zero")
+
+    product = tf.function(product, autograph=False) if tf.executing_eagerly() else product
+    return product([tf.convert_to_tensor(x) for x in inputs], list(upstream))

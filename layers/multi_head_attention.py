@@ -42,8 +42,8 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
 
     def build(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> None:
         super().build(query_shape, value_shape, key_shape)
-        if not self.trainable:
-            self.trainable = False  # the projections, too
+        for projection in self._flatten_layers(include_self=False):
+            projection.trainable = self.trainable
 
     def call(
         self,
@@ -59,13 +59,19 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         use_causal_mask: bool = False,
     ) -> Any:
         key = value if key is None else key
-        for inputs in (query, value, key):  # else the projections would warn that they lose the masks
-            backend.set_keras_mask(inputs, None)
-        masks = {"query_mask": query_mask, "value_mask": value_mask, "key_mask": key_mask, "attention_mask": attention_mask}
-        mask = self._compute_attention_mask(query, value, **masks, use_causal_mask=use_causal_mask)
-        q, k, v = self._query_dense(query), self._key_dense(key), self._value_dense(value)  # (batch, time, heads, size)
-        heads, weights = self._compute_attention(q, k, v, mask, training, return_attention_scores)
-        output = self._output_dense(heads * self._gate_dense(query) if self._use_gate else heads)
+        inputs = (query, value, key)
+        input_masks = [backend.get_keras_mask(x) for x in inputs]
+        for x in inputs:
+            backend.set_keras_mask(x, None)  # else the projections would warn that they lose the masks
+        try:
+            masks = (query_mask, value_mask, key_mask, attention_mask)
+            mask = self._compute_attention_mask(query, value, *masks, use_causal_mask=use_causal_mask)
+            q, k, v = self._query_dense(query), self._key_dense(key), self._value_dense(value)  # (batch, time, heads, size)
+            heads, weights = self._compute_attention(q, k, v, mask, training, return_attention_scores)
+            output = self._output_dense(heads * self._gate_dense(query) if self._use_gate else heads)
+        finally:
+            for x, input_mask in zip(inputs, input_masks):
+                backend.set_keras_mask(x, input_mask)
         if query_mask is not None:
             backend.set_keras_mask(output, query_mask)
         return (output, weights) if return_attention_scores else output

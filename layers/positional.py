@@ -53,5 +53,8 @@ class PositionalEncoding(keras.layers.Layer):
         encoding = ops.sin(steps * rates.astype("float32") + phases.astype("float32"))  # (time, size)
         return inputs + ops.cast(encoding, inputs.dtype)
 
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return tuple(input_shape)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "max_wavelength": self.max_wavelength}

@@ -211,6 +211,8 @@ def _forward(walk, keep, differentiable, count, *tensors):
         if "bias" in options:
             recurrent = recurrent + options["bias"]
         new, activations = walk.pointwise.equations(x, ops.split(recurrent, walk.gates, axis=-1), states)
+        _check_count(walk, "equations", "new states", "state_count", new)
+        _check_count(walk, "equations", "tensors to keep", "kept", activations)
         if m:
             new = [ops.where(m[0] > 0, a, b) for a, b in zip(new, states)]
         outputs = [*new, *activations] if keep else [new[0]] if walk.sequences else []
@@ -242,11 +244,22 @@ def _backward(walk, count, kernel, *tensors):
         d_before = [d_hidden if d_before[0] is None else d_before[0] + d_hidden, *d_before[1:]]
         if m is not None:
             d_before = [ops.where(m, a, b) for a, b in zip(d_before, d_states)]
-        return d_before, [*d_x, *(d for d, same in zip(d_recurrent, d_x) if d is not same)]
+        differing = [d for d, same in zip(d_recurrent, d_x) if d is not same]
+        _check_count(walk, "gradient", "gradients of r that are not those of x", "products", differing)
+        return d_before, [*d_x, *differing]
 
     elements = [*rest, options["mask"]] if "mask" in options else rest
     widths = [walk.units] * (walk.gates + walk.pointwise.products)
     return scan(step, d_final, elements, widths, not walk.reverse, count=count)
+
+
+def _check_count(walk, function, what, name, found):
+    cell = walk.pointwise.cell
+    if len(found) != getattr(cell, name):
+        raise ValueError(
+            f"{cell.__name__}.{function} returned {len(found)} {what}; expected {getattr(cell, name)}. "
+            f"Set `{name} = {len(found)}` in the class."
+        )
 
 
 def _recurrent(walk, d_products):

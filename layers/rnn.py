@@ -89,10 +89,13 @@ class RNN(keras.layers.RNN):
             )
         super().build(sequences_shape)
         if not self.trainable:
-            self.trainable = False  # the weights of the cell, too
+            self.cell.trainable = False
 
     def compute_mask(self, sequences: Any, mask: Any = None) -> Any:
         return super().compute_mask(sequences, mask)
+
+    def get_initial_state(self, batch_size: int | None) -> list[Any]:
+        return keras.tree.pack_sequence_as(self.state_size, keras.tree.flatten(super().get_initial_state(batch_size)))
 
     # -- the call
 

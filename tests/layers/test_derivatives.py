@@ -1,0 +1,279 @@
+"""Derivatives beyond the first, in other modes, and of cells whose equations were changed."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import layers
+from layers import RNN, Bidirectional, check_gradient
+from layers.gradients import vector_jacobian_product
+from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
+
+ATTENTION = {
+    "ScaledDotProductAttention": layers.ScaledDotProductAttention,
+    "BahdanauAttention": lambda **kw: layers.BahdanauAttention(3, **kw),
+    "MultiHeadAttention": lambda **kw: layers.MultiHeadAttention(2, 3, **kw),
+}
+MASK = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], bool)
+
+
+def of_layer(name, training):
+    """A scalar function of (2, 4, 3), through one of our layers with random weights."""
+    if name in ATTENTION:
+        layer = ATTENTION[name](dtype="float64")
+        layer.build((2, 4, 3), (2, 4, 3))
+        random_weights(layer)
+        return lambda x: weighted_sum(layer(x, x, value_mask=MASK, training=training))
+    layer = LAYERS[name](3, return_sequences=True, return_state=True, dtype="float64")
+    layer.build((2, 4, 3))
+    random_weights(layer)
+    return lambda x: weighted_sum(layer(x, mask=MASK, training=training))
+
+
+def norm_of_gradient(loss, x):
+    """A gradient penalty."""
+    return ops.sum(ops.square(vector_jacobian_product(lambda x: [loss(x)], [x], [ops.ones((), x.dtype)])[0]))
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")
+@pytest.mark.parametrize("name", [*LAYERS, *ATTENTION])
+@pytest.mark.parametrize("training", [False, True])
+def test_second_derivatives_against_differences(name, training):
+    import tensorflow as tf
+
+    loss, x, step = of_layer(name, training), sequences(2, 4, 3, dtype="float64"), 1e-5
+
+    def penalty(x):
+        return norm_of_gradient(loss, tf.convert_to_tensor(x))
+
+    (got,) = gradients(penalty, [x])
+    (compiled,) = gradients(penalty, [x], jit_compile=True) if name in ("GRU", "MultiHeadAttention") and training else (got,)
+    np.testing.assert_allclose(compiled, got, rtol=1e-8, atol=1e-10)
+    at = tf.function(penalty, autograph=False)
+    for place in ((0, 0, 0), (1, 2, 1), (0, 3, 2)):
+        up, down = x.copy(), x.copy()
+        up[place] += step
+        down[place] -= step
+        np.testing.assert_allclose(got[place], float(at(up) - at(down)) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="the test above")
+@pytest.mark.parametrize("name", ["GRU", "MultiHeadAttention"])
+def test_second_derivatives_on_jax(name):
+    loss, x = of_layer(name, True), sequences(2, 4, 3)
+    (got,), step = gradients(lambda x: norm_of_gradient(loss, x), [x]), 1e-2
+    direction = np.random.default_rng(1).normal(size=x.shape)
+    difference = float(norm_of_gradient(loss, x + step * direction) - norm_of_gradient(loss, x - step * direction)) / (2 * step)
+    np.testing.assert_allclose(float((got * direction).sum()), difference, rtol=0.02)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX itself refuses forward mode through a gradient written by hand, and says so")
+@pytest.mark.parametrize("name", ["LSTM", "MultiHeadAttention"])
+@pytest.mark.parametrize("training", [False, True])
+def test_forward_mode(name, training):
+    import tensorflow as tf
+
+    loss, x = of_layer(name, training), tf.constant(sequences(2, 4, 3, dtype="float64"))
+    direction = tf.constant(sequences(2, 4, 3, seed=1, dtype="float64"))
+    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+        value = loss(x)
+    (gradient,) = vector_jacobian_product(lambda x: [loss(x)], [x], [tf.ones((), x.dtype)])
+    np.testing.assert_allclose(float(accumulator.jvp(value)), float(tf.reduce_sum(gradient * direction)), rtol=1e-9)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="of TensorFlow's tapes")
+def test_a_third_derivative_and_maml():
+    import tensorflow as tf
+
+    layer = LAYERS["GRU"](3, dtype="float64")
+    layer.build((2, 3, 2))
+    random_weights(layer)
+    kernel = layer.cell.recurrent_kernel
+    x = tf.constant(sequences(2, 3, 2, dtype="float64"))
+
+    def inner(v):
+        kernel.assign(v)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = weighted_sum(layer(x, training=True))
+        return tape.gradient(loss, x)
+
+    with tf.GradientTape() as third:
+        third.watch(x)
+        with tf.GradientTape() as second:
+            second.watch(x)
+            value = tf.reduce_sum(inner(kernel.value) ** 3)
+        curvature = tf.reduce_sum(second.gradient(value, x) ** 2)
+    got = third.gradient(curvature, x).numpy()
+
+    def at(x):
+        with tf.GradientTape() as second:
+            second.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = weighted_sum(layer(x, training=True))
+            value = tf.reduce_sum(tape.gradient(loss, x) ** 3)
+        return float(tf.reduce_sum(second.gradient(value, x) ** 2))
+
+    up, down = x.numpy(), x.numpy()
+    up[0, 1, 0] += 1e-5
+    down[0, 1, 0] -= 1e-5
+    np.testing.assert_allclose(got[0, 1, 0], (at(tf.constant(up)) - at(tf.constant(down))) / 2e-5, rtol=1e-5)
+
+
+# -- cells that change their parent's equations
+
+
+class Leaky(layers.GRUCell):
+    @staticmethod
+    def equations(x, r, states, phi, sigma):
+        return [0.5 * states[0] + 0.5 * phi(x[2] + r[2])], []
+
+
+class Sharp(layers.LSTMCell):
+    def recur(self, hidden):
+        return [2.0 * r for r in super().recur(hidden)]
+
+
+class Doubled(layers.SimpleRNNCell):
+    def step(self, projected, states, dropout_mask=None):
+        output, new = super().step(projected, states, dropout_mask)
+        return 2.0 * output, [0.5 * s for s in new]
+
+
+class Called(layers.GatedRNNCell):
+    def call(self, inputs, states, training=False):
+        output, new = super().call(inputs, states, training)
+        return output + 1.0, new
+
+
+class Projected(layers.GRUCell):
+    def project(self, inputs, add_bias=True):
+        return [3.0 * x for x in super().project(inputs, add_bias)]
+
+
+@pytest.mark.parametrize("cell_class", [Leaky, Sharp, Doubled, Called, Projected])
+def test_what_a_subclass_overrides_is_computed_and_differentiated(cell_class):
+    cell, x = cell_class(3), sequences(2, 4, 3)
+    layer = RNN(cell, return_sequences=True)
+    layer.build(x.shape)
+    random_weights(layer)
+    assert not cell.has_gradient
+
+    def by_steps(x):
+        state, outputs = cell.get_initial_state(2), []
+        for t in range(4):
+            output, state = cell(x[:, t], state)
+            outputs.append(output)
+        return ops.stack(outputs, axis=1)
+
+    close(layer(x), by_steps(ops.convert_to_tensor(x)))
+    for training in (False, True):
+        close(
+            gradients(lambda x: weighted_sum(layer(x, training=training)), [x], layer.trainable_variables),  # noqa: B023
+            gradients(lambda x: weighted_sum(by_steps(x)), [x], layer.trainable_variables),
+        )
+
+
+def test_a_gradient_counts_only_for_the_equations_it_was_written_with():
+    class Same(layers.LSTMCell):
+        pass
+
+    class Own(Leaky):
+        kept = 0
+
+        @staticmethod
+        def gradient(d_states, before, after, kept, phi, sigma):
+            raise AssertionError
+
+    assert Same(3).has_gradient and Own(3).has_gradient
+    patched = layers.LSTMCell(3)
+    patched.recur = lambda hidden: [hidden] * 4
+    assert not patched.has_gradient
+
+
+@pytest.mark.parametrize("cell_class", [layers.SimpleRNNCell, layers.GatedRNNCell, layers.GRUCell, layers.LSTMCell])
+def test_check_gradient_accepts_ours_and_names_what_is_wrong(cell_class):
+    assert check_gradient(cell_class(3)) < 1e-5
+
+    class Wrong(cell_class):
+        @staticmethod
+        def gradient(d_states, *args):
+            return cell_class.gradient([2.0 * d for d in d_states], *args)
+
+    with pytest.raises(ValueError, match=r"Wrong.gradient with respect to recurrent kernel differs from the backend's by"):
+        check_gradient(Wrong(3))
+
+
+def test_check_gradient_refuses_a_cell_without_and_wrong_counts():
+    class Two(layers.LSTMCell):
+        kept = 2
+
+    class Apart(layers.LSTMCell):
+        @staticmethod
+        def gradient(*args):
+            d_x, d_r, d_before = layers.LSTMCell.gradient(*args)
+            return d_x, [1.0 * d for d in d_r], d_before
+
+    with pytest.raises(ValueError, match="Two.equations returned 4 tensors to keep; expected 2. Set `kept = 4` in the class"):
+        check_gradient(Two(3))
+    with pytest.raises(ValueError, match="Apart.gradient returned 4 gradients of r that are not those of x; expected 0"):
+        check_gradient(Apart(3))
+    with pytest.raises(ValueError, match="GRUCell has no gradient in force"):
+        check_gradient(layers.GRUCell(3, reset_after=False))
+
+
+@keras.saving.register_keras_serializable(package="unfold_tests")
+class Warm(layers.GRUCell):
+    def get_initial_state(self, batch_size=None):
+        return [ops.full((batch_size, self.units), 0.5, dtype=self.compute_dtype)]
+
+
+def test_an_initial_state_of_the_cell_is_used():
+    x, mask = sequences(2, 4, 3), np.array([[0, 1, 1, 0], [0, 0, 0, 0]], bool)
+    layer = RNN(Warm(3), return_sequences=True, return_state=True)
+    layer.build(x.shape)
+    plain = RNN(layers.GRUCell(3), return_sequences=True, return_state=True)
+    plain.build(x.shape)
+    plain.set_weights(random_weights(layer).get_weights())
+    close(layer(x, mask=mask), plain(x, mask=mask, initial_state=[np.full((2, 3), 0.5, "float32")]))
+    both = Bidirectional(RNN(Warm(3)))
+    both.build(x.shape)
+    assert np.abs(np.asarray(ops.convert_to_numpy(both(0 * x, mask=np.zeros((2, 4), bool))))).max() == 0
+
+
+@pytest.mark.parametrize("where", ["cond", "ops.cond", "if", "while"])
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="of TensorFlow's graphs")
+@pytest.mark.parametrize("name", ["GRU", "Bidirectional"])
+def test_a_training_call_inside_a_branch(where, name):
+    import tensorflow as tf
+
+    layer = layers.GRU(3, return_sequences=True) if name == "GRU" else Bidirectional(layers.LSTM(3, return_sequences=True))
+    x, mask = tf.constant(sequences(9, 4, 3)), tf.constant(np.random.default_rng(0).random((9, 4)) > 0.3)
+    expected = gradients(lambda x: weighted_sum(layer(x, mask=mask, training=True)), [x], layer.trainable_variables or ())
+
+    def call(x):
+        return layer(x, mask=mask, training=True)
+
+    def loss(x, flag):
+        if where == "while":
+            y = tf.while_loop(lambda i, y: i < 1, lambda i, y: (i + 1, call(x)), [0, tf.zeros_like(call(x))], maximum_iterations=3)[1]
+        elif where == "ops.cond":
+            y = ops.cond(flag, lambda: call(x), lambda: ops.zeros_like(call(x)))
+        elif where == "cond":
+            y = tf.cond(flag, lambda: call(x), lambda: tf.zeros_like(call(x)))
+        elif flag:
+            y = call(x)
+        else:
+            y = tf.zeros_like(call(x))
+        return weighted_sum(y)
+
+    @tf.function(autograph=where == "if")
+    def compute(x, flag):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x, flag)
+        return tape.gradient(value, [x])
+
+    close(compute(x, tf.constant(True)), expected[:1])
