@@ -1,5 +1,6 @@
 # make demo   train every application on its embedded data, export, predict
 # make test   lint, types, doctests and tests; the layers on JAX too
+# make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
 # make test-browser   the page of apps.demo in Chromium, over models trained for it
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-browser test-notebooks lint types clean
+.PHONY: demo test test-keras test-browser test-notebooks lint types clean
 
 demo: .venv/demo
 	$(BIN)/python -m apps.sentiment_classification.train --quick
@@ -25,6 +26,10 @@ demo: .venv/demo
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser tests layers data_pipelines apps
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 tests/layers
+
+test-keras: .venv/dev
+	$(BIN)/python -m tests.keras_suite -n 2
+	$(BIN)/python -m tests.keras_suite --next
 
 test-notebooks: .venv/dev
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --durations=0 notebooks/*.ipynb

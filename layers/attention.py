@@ -160,7 +160,7 @@ class AttentionLayer(keras.layers.Layer):
         return (*query_shape[:-1], value_shape[-1])
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return keras.Operation.compute_output_spec(self, *args, **kwargs)  # of the call: the weights, too, where they are returned
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)  # of the call, with the weights where it returns them
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dropout": self.dropout, "seed": self.seed}

@@ -98,7 +98,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
         return ops.cond(scores > LARGEST, lambda: in_blocks(*tensors, masks), lambda: at_once(*tensors, masks))
 
     (output,) = with_gradient(
-        lambda *tensors: [_forward_at_once(*tensors, masks)],
+        lambda query, key, value: [_forward_at_once(query, key, value, masks)],
         lambda *tensors: ([choose(_forward_in_blocks, _forward_at_once, *tensors)], None),
         lambda tensors, outputs, _, upstream: choose(_backward_in_blocks, _backward_at_once, *tensors, *outputs, *upstream),
         [query, key, value],
@@ -109,7 +109,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
 def _same_rows(tensors: list[Tensor]) -> list[Tensor]:
     """Repeat a batch of one row as often as the others have rows: the gradients by hand are those of all rows."""
     many = next((x for x in tensors if x.shape[0] != 1), tensors[0])
-    return [x if x.shape[0] == many.shape[0] else ops.repeat(x, ops.shape(many)[0], axis=0) if x.shape[0] == 1 else x for x in tensors]
+    rows = ops.shape(many)[0]
+    return [ops.repeat(x, rows, axis=0) if x.shape[0] == 1 and many.shape[0] != 1 else x for x in tensors]
 
 
 def _weights_at_once(query: Tensor, key: Tensor, masks: Masks) -> Tensor:

@@ -6,8 +6,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers.rnn import RNN
-
 Tensor = Any
 
 
@@ -45,6 +43,7 @@ class Bidirectional(keras.layers.Bidirectional):
 
     def __init__(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> None:
         super().__init__(layer, *args, **kwargs)
+        self.supports_masking = True  # keras 3.16 says False
         for direction in (self.forward_layer, self.backward_layer):
             direction.concurrency = 2
 

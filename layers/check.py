@@ -34,8 +34,8 @@ def check_gradient(cell: Any, tolerance: float = 1e-4, seed: int = 0) -> float:
     name = type(cell).__name__
     if not cell.has_gradient:
         raise ValueError(
-            f"check_gradient: {name} has no gradient in force; expected one written with its equations, and activations with a known "
-            "derivative. Write `gradient` in the class that writes `equations`."
+            f"check_gradient: {name} has no gradient in force; expected one written with its equations, and activations with a "
+            "known derivative. Write `gradient` in the class that writes `equations`."
         )
     time, batch, units, gates = 4, 3, cell.units, cell.gates
     rng = np.random.default_rng(seed)
@@ -57,8 +57,8 @@ def check_gradient(cell: Any, tolerance: float = 1e-4, seed: int = 0) -> float:
             difference = float(ops.max(ops.abs(got - expected))) / scale
             if not difference <= tolerance:
                 raise ValueError(
-                    f"check_gradient: {name}.gradient with respect to {label} differs from the backend's by {difference:.2g} of its "
-                    f"largest element; expected {tolerance} at most. Derive it from `equations` again."
+                    f"check_gradient: {name}.gradient with respect to {label} differs from the backend's by {difference:.2g} of "
+                    f"its largest element; expected {tolerance} at most. Derive it from `equations` again."
                 )
             worst = max(worst, difference)
     return worst

@@ -32,7 +32,7 @@ from layers.loops import scan
 Tensor = Any
 
 FEW_LENGTHS = 4  # of so many known lengths each has a loop compiled for it; more share loops
-CAPACITIES = sorted(2**k * n // 2 for k in range(3, 21) for n in (2, 3))  # steps that shared loops have room for: 8, 12, 16, 24, …
+CAPACITIES = [*range(8, 64, 8), *(2**k * n // 4 for k in range(6, 21) for n in range(4, 8))]  # steps that these have room for
 
 
 def unfold(

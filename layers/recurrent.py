@@ -5,6 +5,7 @@ run on the engine of `layers.recurrence`. They are instances of their counterpar
 """
 
 import inspect
+import operator
 from typing import Any, ClassVar
 
 import keras
@@ -45,9 +46,11 @@ class CellRNN(RNN):
         return cls(**config)
 
 
-for _name in [*CELL_ARGUMENTS, "reset_after", "unit_forget_bias"]:  # layer.units and so on, as in Keras
-    if _name not in ("seed", "implementation"):
-        setattr(CellRNN, _name, property(lambda self, name=_name: getattr(self.cell, name)))
+for _name in {*CELL_ARGUMENTS, "reset_after", "unit_forget_bias"} - {
+    "seed",
+    "implementation",
+}:  # layer.units and so on, as in Keras
+    setattr(CellRNN, _name, property(operator.attrgetter(f"cell.{_name}")))
 
 
 @keras.saving.register_keras_serializable(package="unfold")

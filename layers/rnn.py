@@ -64,6 +64,7 @@ class RNN(keras.layers.RNN):
                 "Pass a layers.RecurrentCell such as LSTMCell(64), or a Keras cell."
             )
         keras.layers.RNN.__init__(self, cell, *args, **kwargs)  # not that of keras.layers.LSTM, which makes a cell of its own
+        self.supports_masking = True  # keras 3.16 says False
         self.jit_compile = jit_compile
         self._in_order = self._starts_at_zero = False  # of the call that runs
 
@@ -170,7 +171,7 @@ class RNN(keras.layers.RNN):
     def _has_zero_start(self):
         """Whether the states are zeros before the first step, so that the output is where no step was kept yet."""
         return not self.stateful and all(
-            isinstance(cell, RecurrentCell) and type(cell).get_initial_state is RecurrentCell.get_initial_state for cell in self._cells
+            getattr(type(cell), "get_initial_state", None) is RecurrentCell.get_initial_state for cell in self._cells
         )
 
     def _has_output(self, mask):

@@ -1,10 +1,11 @@
 """Keras' own tests of the layers that we have too, run against ours: `python -m tests.keras_suite` (`make test-keras`).
 
 The tests come from the source distribution of the installed Keras, which pip fetches once. In each, `layers` is Keras' own
-module with the names of `OURS` replaced.
+module with the names of `OURS` replaced. None is excluded.
 """
 
 import importlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -17,9 +18,6 @@ CACHE = Path(__file__).parents[1] / ".venv" / "keras_suite"
 OURS = "LSTM LSTMCell GRU GRUCell SimpleRNN SimpleRNNCell RNN Bidirectional MultiHeadAttention".split()
 FILES = [f"rnn/{name}_test.py" for name in "lstm gru simple_rnn rnn bidirectional stacked_rnn_cells time_distributed".split()]
 FILES += ["attention/multi_head_attention_test.py"]
-
-# Tests that can't hold for layers that are not Keras' own, each with its reason.
-EXCLUDED: dict[str, str] = {}
 
 
 def fetch() -> Path:
@@ -58,13 +56,22 @@ def pytest_pycollect_makemodule(module_path: Path) -> None:
     sys.modules[module_path.stem] = importlib.import_module(f"keras.src.layers.rnn.{module_path.stem}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.name in EXCLUDED:
-            item.add_marker(pytest.mark.skip(reason=EXCLUDED[item.name]))
+def test_next() -> None:
+    """Our layers' contract on the next minor version of Keras, if there is one. It may fail, but is shown."""
+    major, minor = map(int, keras.__version__.split(".")[:2])
+    folder, requirement = CACHE / "next", f"keras=={major}.{minor + 1}.*"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder), requirement]
+    if subprocess.run(pip, capture_output=True).returncode:
+        print(f"make test-keras: there is no {requirement} to be tested yet.")
+        return
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    found = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/layers/test_contract.py"], env=environment)
+    print(f"make test-keras: the contract {'fails (allowed)' if found.returncode else 'holds'} on {requirement}.")
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--next"]:
+        sys.exit(test_next())
     folder = fetch()
     line = ["-p", "tests.keras_suite", "-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "-q", "-rs"]
     sys.exit(subprocess.run([sys.executable, "-m", "pytest", *line, *sys.argv[1:], str(folder)]).returncode)

@@ -249,7 +249,7 @@ def test_bidirectional_equals_keras(mode, return_sequences):
 
 
 def test_bidirectional_errors():
-    with pytest.raises(ValueError, match="Invalid merge mode. Received: max"):
+    with pytest.raises(ValueError, match="Invalid merge mode"):
         Bidirectional(layers.LSTM(4), merge_mode="max")
     with pytest.raises(ValueError, match=r'expected to have the same value for attribute "return_sequences"'):
         Bidirectional(layers.LSTM(4, return_sequences=True), backward_layer=layers.LSTM(4, go_backwards=True))

@@ -216,9 +216,9 @@ def test_check_gradient_refuses_a_cell_without_and_wrong_counts():
             d_x, d_r, d_before = layers.LSTMCell.gradient(*args)
             return d_x, [1.0 * d for d in d_r], d_before
 
-    with pytest.raises(ValueError, match="Two.equations returned 4 tensors to keep; expected 2. Set `kept = 4` in the class"):
+    with pytest.raises(ValueError, match=r"Two.equations returned 4 tensors to keep; expected 2. Set `kept = 4` in the class"):
         check_gradient(Two(3))
-    with pytest.raises(ValueError, match="Apart.gradient returned 4 gradients of r that are not those of x; expected 0"):
+    with pytest.raises(ValueError, match=r"Apart.gradient returned 4 gradients of r that are not those of x; expected 0"):
         check_gradient(Apart(3))
     with pytest.raises(ValueError, match="GRUCell has no gradient in force"):
         check_gradient(layers.GRUCell(3, reset_after=False))
@@ -258,7 +258,8 @@ def test_a_training_call_inside_a_branch(where, name):
 
     def loss(x, flag):
         if where == "while":
-            y = tf.while_loop(lambda i, y: i < 1, lambda i, y: (i + 1, call(x)), [0, tf.zeros_like(call(x))], maximum_iterations=3)[1]
+            start = [0, tf.zeros_like(call(x))]
+            y = tf.while_loop(lambda i, y: i < 1, lambda i, y: (i + 1, call(x)), start, maximum_iterations=3)[1]
         elif where == "ops.cond":
             y = ops.cond(flag, lambda: call(x), lambda: ops.zeros_like(call(x)))
         elif where == "cond":
