@@ -63,6 +63,7 @@ class RNN(keras.layers.RNN):
                 f"RNN: cell is {cell!r}; expected a cell with state_size and call(inputs, states), or a list of them. "
                 "Pass a layers.RecurrentCell such as LSTMCell(64), or a Keras cell."
             )
+        cell = cells[0] if len(cells) == 1 else cell  # a stack of one confuses Keras' loop on JAX
         keras.layers.RNN.__init__(self, cell, *args, **kwargs)  # not that of keras.layers.LSTM, which makes a cell of its own
         self.supports_masking = True  # keras 3.16 says False
         self.jit_compile = jit_compile
@@ -96,7 +97,11 @@ class RNN(keras.layers.RNN):
         return super().compute_mask(sequences, mask)
 
     def get_initial_state(self, batch_size: int | None) -> list[Any]:
-        return keras.tree.pack_sequence_as(self.state_size, keras.tree.flatten(super().get_initial_state(batch_size)))
+        return self._pack(keras.tree.flatten(super().get_initial_state(batch_size)))
+
+    def _pack(self, states: list[Tensor]) -> list[Any]:
+        """Flat states in the structure of `state_size`, of plain lists."""
+        return [states.pop(0) if isinstance(n, int) else [states.pop(0) for _ in keras.tree.flatten(n)] for n in self.state_size]
 
     # -- the call
 
@@ -116,7 +121,7 @@ class RNN(keras.layers.RNN):
             initial_state = keras.tree.flatten(initial_state)
         self._check_states(self.states if initial_state is None else initial_state, sequences, initial_state is None)
         if initial_state is not None:
-            initial_state = keras.tree.pack_sequence_as(self.state_size, initial_state)
+            initial_state = self._pack(initial_state)
         self._in_order, self._starts_at_zero = in_order, initial_state is None and self._has_zero_start
         try:
             return super().call(
@@ -133,7 +138,10 @@ class RNN(keras.layers.RNN):
         if self._on_engine:
             last, outputs, states = self._unfold(sequences, initial_state, mask, training)
         else:
+            if isinstance(self.cell, keras.layers.StackedRNNCells):  # else Keras' loop on JAX takes no notice of the mask
+                initial_state = [keras.tree.flatten(state) for state in initial_state]
             last, outputs, states = keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)
+            states = self._pack(keras.tree.flatten(states))
         if self.go_backwards and self.return_sequences and self._in_order != self._on_engine:
             outputs = ops.flip(outputs, axis=1)
         return last, outputs, states
@@ -165,7 +173,7 @@ class RNN(keras.layers.RNN):
                 outputs = ops.where(has_output[..., None], outputs, ops.zeros_like(outputs))
         if not self.return_sequences:
             outputs = ops.expand_dims(last, 1)
-        return last, outputs, keras.tree.pack_sequence_as(initial_state, final)
+        return last, outputs, self._pack(final)
 
     @property
     def _has_zero_start(self):

