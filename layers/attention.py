@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from layers.attention_blocks import Masks, attend, softmax_of
@@ -149,9 +150,24 @@ class AttentionLayer(keras.layers.Layer):
         training: bool = False,
     ) -> Any:
         key = value if key is None else key
+        self._check(query, key, value, query_mask=query_mask, key_mask=key_mask, value_mask=value_mask)
         masks = masks_from(query_mask, [value_mask, key_mask], attention_mask, use_causal_mask)
         output, weights = self.attend(query, value, key, masks, self.dropout if training else 0.0, return_attention_scores)
         return (output, weights) if return_attention_scores else output
+
+    def _check(self, query, key, value, **masks):
+        times = {"query_mask": query.shape[-2], "key_mask": key.shape[-2], "value_mask": key.shape[-2]}
+        if None not in (key.shape[-2], value.shape[-2]) and key.shape[-2] != value.shape[-2]:
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r}: key has {key.shape[-2]} steps and value {value.shape[-2]}; "
+                "expected the same. Pass one value for each key."
+            )
+        for name, mask in masks.items():
+            if mask is not None and None not in (mask.shape[-1], times[name]) and mask.shape[-1] != times[name]:
+                raise ValueError(
+                    f"{type(self).__name__} {self.name!r}: {name} has {mask.shape[-1]} steps; expected {times[name]}. "
+                    "Pass one boolean for each step."
+                )
 
     def compute_mask(self, query: Any, query_mask: Any = None) -> Any:
         return query_mask
@@ -198,6 +214,11 @@ class ScaledDotProductAttention(AttentionLayer):
     """
 
     def attend(self, query: Tensor, value: Tensor, key: Tensor, masks: Masks, dropout: float, scores: bool) -> tuple:
+        if query.shape[-1] != key.shape[-1]:
+            raise ValueError(
+                f"ScaledDotProductAttention {self.name!r}: query has size {query.shape[-1]} and key {key.shape[-1]}; "
+                "expected the same. Project one of them with keras.layers.Dense, or use MultiHeadAttention."
+            )
         if not (scores or dropout) and len(query.shape) == 3:
             q, k, v = (ops.expand_dims(x, 1) for x in (query, key, value))  # one head
             return ops.squeeze(attend(q, k, v, masks), 1), None
@@ -234,8 +255,12 @@ class BahdanauAttention(AttentionLayer):
     """
 
     def __init__(self, units: int, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
+        if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units <= 0:
+            raise ValueError(
+                f"BahdanauAttention: units is {units!r}; expected a positive integer. Pass the size of the hidden layer."
+            )
         super().__init__(dropout, seed, **kwargs)
-        self.units = units
+        self.units = int(units)
 
     def build(self, query_shape: tuple, value_shape: tuple, key_shape: tuple | None = None) -> None:
         super().build(query_shape, value_shape, key_shape)

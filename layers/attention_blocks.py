@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from layers.gradients import with_gradient
-from layers.loops import each
+from layers.loops import for_loop
 
 Tensor = Any
 
@@ -42,10 +42,14 @@ class Masks(NamedTuple):
 
     def block(self, row: Tensor, times: Tensor, key_time: Any) -> Tensor | None:
         """For some queries of a row, (queries, key_time) or a shape that broadcasts to it."""
-        parts = [None if self.query is None else ops.take(self.query[row], times)[:, None]]
-        parts += [None if self.key is None else self.key[row][None]]
-        if self.pairs is not None:  # its first axes may have one place that stands for all
-            pairs = self.pairs if len(self.pairs.shape) == 2 else self.pairs[ops.minimum(row, ops.shape(self.pairs)[0] - 1)]
+
+        def of_row(mask):  # one row may stand for all
+            return mask[ops.minimum(row, ops.shape(mask)[0] - 1)]
+
+        parts = [None if self.query is None else ops.take(of_row(self.query), times)[:, None]]
+        parts += [None if self.key is None else of_row(self.key)[None]]
+        if self.pairs is not None:
+            pairs = self.pairs if len(self.pairs.shape) == 2 else of_row(self.pairs)
             parts.append(ops.take(pairs, ops.minimum(times, ops.shape(pairs)[0] - 1), axis=0))
         return _all([*parts, self._by_time(times, key_time)])
 
@@ -172,7 +176,7 @@ def _forward_in_blocks(query: Tensor, key: Tensor, value: Tensor, masks: Masks) 
         return carry, [ops.matmul(blocks.weights(q[i], k[head], i), v[head])]
 
     shape = (blocks.static_size, value.shape[-1])
-    return blocks.join(each(blocks.rows * blocks.heads * blocks.count, forward, [], [shape], query.dtype)[1][0])
+    return blocks.join(for_loop(blocks.rows * blocks.heads * blocks.count, forward, [], [shape], query.dtype)[1][0])
 
 
 def _backward_in_blocks(query: Tensor, key: Tensor, value: Tensor, output: Tensor, d_output: Tensor, masks: Masks) -> tuple:
@@ -191,9 +195,9 @@ def _backward_in_blocks(query: Tensor, key: Tensor, value: Tensor, output: Tenso
             return [sums[0] + d_k, sums[1] + d_v], [ops.matmul(d_s, k[head]) * scale]
 
         start = [ops.zeros_like(k[head]), ops.zeros_like(v[head])]
-        sums, (d_q,) = each(blocks.count, step, start, [(blocks.static_size, size)], dtype)
+        sums, (d_q,) = for_loop(blocks.count, step, start, [(blocks.static_size, size)], dtype)
         return carry, [ops.reshape(d_q, (blocks.count * blocks.size, size)), *sums]
 
     shapes = [(None, size), (None, size), (None, width)]
-    _, (d_query, d_key, d_value) = each(blocks.rows * blocks.heads, backward, [], shapes, dtype)
+    _, (d_query, d_key, d_value) = for_loop(blocks.rows * blocks.heads, backward, [], shapes, dtype)
     return blocks.join(d_query), ops.reshape(d_key, ops.shape(key)), ops.reshape(d_value, ops.shape(value))

@@ -75,10 +75,13 @@ class Bidirectional(keras.layers.Bidirectional):
     def _run(self, layer, sequences, initial_state, mask, training):
         """The outputs of a direction, in the order of the inputs, and its states."""
         parameters = inspect.signature(layer.call).parameters
-        options = {"initial_state": initial_state, "mask": mask, "training": training, "in_order": True}
-        result = layer(sequences, **{name: value for name, value in options.items() if name in parameters and value is not None})
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        options = {"initial_state": initial_state, "mask": mask, "training": training}
+        options = {name: value for name, value in options.items() if value is not None and (takes_all or name in parameters)}
+        in_order = {"in_order": True} if "in_order" in parameters else {}
+        result = layer(sequences, **options, **in_order)
         outputs, *states = result if self.return_state else (result,)
-        if layer.go_backwards and self.return_sequences and "in_order" not in parameters:
+        if layer.go_backwards and self.return_sequences and not in_order:
             outputs = ops.flip(outputs, axis=1)
         return outputs, *states
 

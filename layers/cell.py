@@ -1,63 +1,26 @@
 """What every recurrent cell has: weights, the two matrix products, dropout, and the equations left to the subclass."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
+from layers.pointwise import SLOPES, Activation, Pointwise
+
 Tensor = Any
-
-# The derivative of an activation, from its output.
-SLOPES: dict[Callable, Callable] = {
-    activations.tanh: lambda y: 1 - y * y,
-    activations.sigmoid: lambda y: y * (1 - y),
-    activations.relu: lambda y: ops.cast(y > 0, y.dtype),
-    activations.linear: ops.ones_like,
-}
-
-
-class Activation(NamedTuple):
-    """`phi(z)` is the activation; `phi.slope(y)` its derivative where the output is y."""
-
-    function: Callable
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.function(z)
-
-    def slope(self, y: Tensor) -> Tensor:
-        return SLOPES[self.function](y)
-
-
-class Pointwise(NamedTuple):
-    """The pointwise part of a cell without its weights: what the two loops of the engine run at each step."""
-
-    cell: type["RecurrentCell"]
-    phi: Any
-    sigma: Any
-
-    @property
-    def kept(self) -> int:
-        return self.cell.kept
-
-    @property
-    def products(self) -> int:
-        return self.cell.products
-
-    def equations(self, x: list, r: list, states: list) -> tuple[list, list]:
-        return self.cell.equations(x, r, states, self.phi, self.sigma)
-
-    def gradient(self, d_states: list, before: list, after: list, kept: list) -> tuple[list, list, list]:
-        return self.cell.gradient(d_states, before, after, kept, self.phi, self.sigma)
 
 
 class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     """What the cells share: the weights, the two matrix products and the arguments of Keras' own cells.
 
     A subclass sets `gates` and `state_count` and writes `equations`. With `gradient` (and `kept`, `products`) its layer
-    trains on the fast path; without, the backend differentiates the equations. `layers.check_gradient(cell)` compares the
+    trains on the fast path; without, the backend differentiates the equations. Both are static methods then; `gradient`
+    returns three lists: d_x and d_r, a tensor for each gate, and d_before, one for each state. The loop is compiled once:
+    `equations` may read attributes of the class, but not globals that change. `layers.check_gradient(cell)` compares the
     two. A subclass of such a cell that overrides `equations`, `project`, `recur`, `step` or `call` is differentiated by the
     backend, unless it also writes a `gradient` of its own.
 
@@ -113,7 +76,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units <= 0:
             raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
         for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
-            if not 0 <= rate < 1:
+            if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
                 raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the share of units to drop.")
         super().__init__(**kwargs)
         self.units = int(units)
@@ -209,17 +172,56 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     @staticmethod
     def equations(x: list, r: list, states: list, phi: Callable, sigma: Callable) -> tuple[list, list]:
         """The pointwise step. Returns the new states, and what `gradient` needs besides the states."""
-        raise NotImplementedError("A RecurrentCell needs equations(x, r, states, phi, sigma).")
+        raise NotImplementedError(
+            "RecurrentCell: the class has no equations(x, r, states, phi, sigma). Write them; see layers/cells.py for ten lines."
+        )
+
+    @classmethod
+    def checked(cls, function: str, result: Any, **counts: int | None) -> Any:
+        """What `equations` or `gradient` returned, if it has the form that the engine needs.
+
+        Raises:
+            ValueError: it is not a tuple of lists of these lengths.
+        """
+        names = f"({', '.join(counts)})"
+        lists = (
+            isinstance(result, tuple) and len(result) == len(counts) and all(isinstance(part, (list, tuple)) for part in result)
+        )
+        if not lists:
+            raise ValueError(
+                f"{cls.__name__}.{function} returned {result!r}; expected {names}, each a list. Return a tuple of lists."
+            )
+        for (name, count), part in zip(counts.items(), result):
+            if count is not None and len(part) != count:
+                remedy = f"Set `kept = {len(part)}` in the class." if name == "kept" else "Check `gates` and `state_count`."
+                raise ValueError(
+                    f"{cls.__name__}.{function} returned {len(part)} tensor(s) as {name}; expected {count}. {remedy}"
+                )
+        return result
 
     gradient: Any = None  # (d_states, before, after, kept, phi, sigma) -> (d_x, d_r, d_before)
 
     @property
     def has_gradient(self) -> bool:
         """Whether the engine may use `gradient`: it is that of the equations in force, and the activations have a slope."""
-        if self.gradient is None or not {self.activation, self.recurrent_activation} <= SLOPES.keys():
-            return False
+        return not self.why_no_gradient()
+
+    def why_no_gradient(self) -> str:
+        """Why the backend differentiates this cell; empty if it does not."""
+        if self.gradient is None:
+            return "it has none. Write `gradient` beside `equations`."
+        for activation in (self.activation, self.recurrent_activation):
+            if activation not in SLOPES:
+                name = getattr(activation, "__name__", activation)
+                return f"the derivative of {name} is not known. Use tanh, sigmoid, relu or linear."
         author = self._author("gradient")
-        return all(author <= self._author(name) for name in ("equations", "project", "recur", "step", "call"))
+        for name in ("equations", "project", "recur", "step", "call"):
+            if author > self._author(name):
+                return f"a subclass overrides `{name}`. Write `gradient` in the class that does, or leave it to the backend."
+        for name in ("equations", "gradient"):
+            if not isinstance(inspect.getattr_static(self, name), staticmethod):
+                return f"`{name}` is not a static method. Write @staticmethod above it, and no self."
+        return ""
 
     @property
     def steps_alone(self) -> bool:
@@ -234,13 +236,17 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
 
     @property
     def pointwise(self) -> Pointwise:
-        return Pointwise(type(self), Activation(self.activation), Activation(self.recurrent_activation))
+        classes = [parent for parent in type(self).__mro__ if issubclass(parent, RecurrentCell)]
+        values = [item for parent in classes for item in vars(parent).items()]
+        settings = tuple(item for item in values if isinstance(item[1], (bool, int, float, str, staticmethod)))
+        return Pointwise(type(self), Activation(self.activation), Activation(self.recurrent_activation), settings)
 
     def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
         """One step from a projected input: `(output, new states)`."""
         hidden = states[0] if dropout_mask is None else states[0] * dropout_mask
-        new, _ = self.equations(projected, self.recur(hidden), states, self.activation, self.recurrent_activation)
-        return new[0], new
+        result = self.equations(projected, self.recur(hidden), states, self.activation, self.recurrent_activation)
+        new, _ = self.checked("equations", result, new_states=self.state_count, kept=None)
+        return new[0], list(new)
 
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
         states = keras.tree.flatten(states)

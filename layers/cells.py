@@ -5,11 +5,12 @@ Every cell computes, from the input x, the state s before it and a small set of 
 and s: its `equations`. The derivative of that function is its `gradient`. Matrix products, dropout, masks and time
 belong to `layers.recurrence`.
 
-A new cell is ten lines. This one is the update gate alone, with the reset of a GRU left out:
+A new cell is ten lines. This one is a leaky integrator, which moves a tenth of the way to the candidate at every step:
 
 >>> import keras, numpy as np
 >>> from layers import RNN, RecurrentCell
->>> class LeakyCell(RecurrentCell):
+>>> @keras.saving.register_keras_serializable()
+... class LeakyCell(RecurrentCell):
 ...     gates = 1
 ...     @staticmethod
 ...     def equations(x, r, states, phi, sigma):
@@ -154,9 +155,8 @@ class GRUCell(RecurrentCell):
         d_reset = d_candidate * r_h * sigma.slope(reset)
         return [d_z, d_reset, d_candidate], [d_z, d_reset, d_candidate * reset], [d * z]
 
-    @property
-    def has_gradient(self) -> bool:
-        return self.reset_after and super().has_gradient
+    def why_no_gradient(self) -> str:
+        return super().why_no_gradient() if self.reset_after else "it is written for reset_after=True. Use that, as cuDNN does."
 
     def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
         if self.reset_after:

@@ -49,11 +49,13 @@ def with_gradient(
                         keras.tree.flatten(d),
                     )
 
-                return list(result), second
+                return _anchored(
+                    lambda *both: vector_jacobian_product(function, both[:count], both[count:]), tensors, result
+                ), second
 
             return list(product(*inputs, *keras.tree.flatten(upstream)))
 
-        return list(outputs), gradient
+        return _anchored(function, inputs, outputs), gradient
 
     return list(run(*inputs))
 
@@ -68,9 +70,34 @@ def vector_jacobian_product(
         return list(jax.vjp(lambda *x: list(function(*x)), *inputs)[1](list(upstream)))
     import tensorflow as tf
 
-    def product(inputs, upstream):  # in a graph: eager tapes record nothing while a ForwardAccumulator runs
-        outputs = list(function(*inputs))
-        return tf.gradients(outputs, inputs, upstream, unconnected_gradients="zero")
+    count = len(inputs)
 
-    product = tf.function(product, autograph=False) if tf.executing_eagerly() else product
-    return product([tf.convert_to_tensor(x) for x in inputs], list(upstream))
+    def product(*tensors):
+        copies = [tf.identity(x) for x in tensors]  # else what an upstream gradient owes to the inputs would count, too
+        outputs = list(function(*copies[:count]))
+        return tf.gradients(outputs, copies[:count], copies[count:], unconnected_gradients="zero")
+
+    tensors = [tf.convert_to_tensor(x) for x in (*inputs, *upstream)]
+    if tf.executing_eagerly():  # in a graph: eager tapes record nothing while a ForwardAccumulator runs
+        specs = [tf.TensorSpec.from_tensor(x) for x in tensors]
+        product = tf.function(product, autograph=False).get_concrete_function(*specs)
+    return list(product(*tensors))
+
+
+def _anchored(function, inputs, outputs):
+    """The outputs, which `forward` or `backward` made of constants; on JAX with the tangents that those of `function` have,
+    from which it makes the derivatives after the first. (TensorFlow knows outputs as those of the custom gradient.)"""
+    outputs = list(outputs)
+    if keras.backend.backend() != "jax":
+        return outputs
+    import jax
+
+    @jax.custom_jvp
+    def hold(inputs, outputs):
+        return outputs
+
+    @hold.defjvp
+    def tangents(primals, tangents):
+        return hold(*primals), jax.jvp(lambda *x: list(function(*x)), tuple(primals[0]), tuple(tangents[0]))[1]
+
+    return hold(list(inputs), outputs)

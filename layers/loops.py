@@ -1,4 +1,4 @@
-"""Loops whose steps depend on each other, on two backends: `scan` over sequences, `each` over numbers."""
+"""Loops whose steps depend on each other, on two backends: `scan` over sequences, `for_loop` over numbers."""
 
 import contextlib
 import contextvars
@@ -60,7 +60,7 @@ def scan(
     return _tensorflow_loop(size, size if count is None else count, at, carry, shapes, carry[0].dtype, reverse)
 
 
-def each(
+def for_loop(
     count: Any, function: Callable[[Tensor, list], tuple[list, list]], carry: list, shapes: Sequence[tuple], dtype: Any
 ) -> tuple[list, list]:
     """`carry, outputs = function(i, carry)` for i from 0 to count - 1; the outputs, of these shapes, stacked.
@@ -79,16 +79,15 @@ def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse):
 
     turn = reverse and _in_order.get()
 
-    def body(k, carry, stacks):
-        i = count - 1 - k if reverse else k
+    def body(k, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
         new, outputs = function(i, list(carry))
         for after, before in zip(new, carry):
             after.set_shape(before.shape)
         place = k if turn else i
-        return k + 1, tuple(new), tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
+        stacks = tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
+        return k + 1, i - 1 if reverse else i + 1, tuple(new), stacks
 
     stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
-    _, carry, stacks = tf.while_loop(
-        lambda k, *_: k < count, body, (0, tuple(carry), stacks), maximum_iterations=size, parallel_iterations=1
-    )
+    start = (0, count - 1 if reverse else 0, tuple(carry), stacks)
+    _, _, carry, stacks = tf.while_loop(lambda k, *_: k < count, body, start, maximum_iterations=size, parallel_iterations=1)
     return list(carry), [tf.reverse(stack.stack(), [0]) if turn else stack.stack() for stack in stacks]

@@ -34,6 +34,10 @@ class PositionalEncoding(keras.layers.Layer):
     """
 
     def __init__(self, max_wavelength: float = 10_000.0, **kwargs: Any) -> None:
+        if not max_wavelength > 0:
+            raise ValueError(
+                f"PositionalEncoding: max_wavelength is {max_wavelength!r}; expected a number above 0. Leave it out."
+            )
         super().__init__(**kwargs)
         self.max_wavelength = max_wavelength
         self.supports_masking = True

@@ -26,13 +26,11 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from layers.compiled import has_own_loop, run_loop
 from layers.gradients import with_gradient
 from layers.loops import scan
 
 Tensor = Any
-
-FEW_LENGTHS = 4  # of so many known lengths each has a loop compiled for it; more share loops
-CAPACITIES = [*range(8, 64, 8), *(2**k * n // 4 for k in range(6, 21) for n in range(4, 8))]  # steps that these have room for
 
 
 def unfold(
@@ -125,7 +123,8 @@ class Walk(NamedTuple):
 
     pointwise: Any
     units: int
-    options: tuple[str, ...]  # of `input_bias`, `bias`, `mask`, `dropout_mask`, those that there are
+    options: tuple[str, ...]  # of `input_bias`, `bias`, `dropout_mask`, those that there are
+    masked: bool
     reverse: bool
     sequences: bool
 
@@ -137,21 +136,21 @@ class Walk(NamedTuple):
     def states(self) -> int:
         return self.pointwise.cell.state_count
 
-    def unpack(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list, list, dict[str, Tensor]]:
-        """The kernel, for each gate the projected inputs (time, batch, units), the initial states, and the options."""
-        kernel, *rest = tensors
-        states = rest[self.gates :]
-        return kernel, rest[: self.gates], states[: self.states], dict(zip(self.options, states[self.states :]))
+    def unpack(self, tensors: Sequence[Tensor]) -> tuple[list, list, list]:
+        """The kernel and the options; the initial states; for each gate the projected inputs (time, batch, units), and the
+        mask (time, batch, 1) if there is one."""
+        first, rest = tensors[: 1 + len(self.options)], tensors[1 + len(self.options) :]
+        return list(first), list(rest[: self.states]), list(rest[self.states :])
 
 
 def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
     projected = cell.project(inputs, add_bias=False)
     dtype = projected[0].dtype
     biases = {"input_bias": cell.input_bias(), "bias": cell.recurrent_bias()}  # added in the loop, where it costs no pass
-    options = {**biases, "mask": mask, "dropout_mask": dropout_mask}
-    options = {k: ops.cast(v, dtype) for k, v in options.items() if v is not None}
-    walk = Walk(cell.pointwise, cell.units, tuple(options), reverse, sequences)
-    tensors = [ops.cast(cell.recurrent_kernel, dtype), *projected, *initial_state, *options.values()]
+    options = {k: ops.cast(v, dtype) for k, v in {**biases, "dropout_mask": dropout_mask}.items() if v is not None}
+    walk = Walk(cell.pointwise, cell.units, tuple(options), mask is not None, reverse, sequences)
+    tensors = [ops.cast(cell.recurrent_kernel, dtype), *options.values(), *initial_state, *projected]
+    tensors += [] if mask is None else [ops.cast(mask, dtype)]
     results = with_gradient(*walks(walk, training, jit_compile), tensors)
     outputs, final = (results[0], results[1:]) if sequences else (None, results)
     return final[0], outputs, final
@@ -162,28 +161,29 @@ def walks(walk: Walk, training: bool, jit_compile: bool) -> tuple[Callable, Call
     compiled = training and jit_compile and keras.backend.backend() == "tensorflow"
 
     def function(*tensors):
-        final, stacked = _forward(walk, False, True, None, *tensors)
+        final, stacked = _forward(walk, False, True, None, *walk.unpack(tensors))
         return [*stacked, *final]
 
     def forward(*tensors):
-        first = tensors[1]
-        padded = compiled and not _has_own_loop(walk, first.shape[0])
-        final, saved = _run(_forward, (walk, training, False), tensors, compiled, padded)
-        outputs = [_cut(x, first) if padded else x for x in saved[: int(walk.sequences)]]
+        parts = walk.unpack(tensors)
+        padded = compiled and not has_own_loop(walk, parts[2][0].shape[0])
+        final, saved = run_loop(_forward, (walk, training, False), *parts, compiled, padded)
+        outputs = [_cut(x, parts[2][0]) if padded else x for x in saved[: int(walk.sequences)]]
         return [*outputs, *final], (saved, padded)
 
     def backward(tensors, outputs, residuals, upstream):
         saved, padded = residuals
+        constants, states, sequences = walk.unpack(tensors)
         if not training:
-            _, saved = _run(_forward, (walk, True, False), tensors)
-        kernel, (first, *_), states, options = walk.unpack(tensors)
-        after = [_cut(x, first) if padded else x for x in saved[: walk.states]]
+            _, saved = run_loop(_forward, (walk, True, False), constants, states, sequences)
+        after = [_cut(x, sequences[0]) if padded else x for x in saved[: walk.states]]
         previous = [_shift(before, later, walk.reverse) for before, later in zip(states, after)]
         d_outputs, d_final = (upstream[:1], upstream[1:]) if walk.sequences else ([], upstream)
-        everything = [kernel, *options.values(), *d_final, *previous, *saved, *d_outputs]
-        d_initial, d_products = _run(_backward, (walk,), everything, compiled, padded)
-        d_products = [_cut(d, first) if padded else d for d in d_products]
+        parts = [constants, d_final, [*previous, *saved, *d_outputs, *sequences[walk.gates :]]]
+        d_initial, d_products = run_loop(_backward, (walk,), *parts, compiled, padded)
+        d_products = [_cut(d, sequences[0]) if padded else d for d in d_products]
         d_projected, d_recurrent = d_products[: walk.gates], _recurrent(walk, d_products)
+        options = dict(zip(walk.options, constants[1:]))
         left = previous[0] * options["dropout_mask"] if "dropout_mask" in options else previous[0]
         rows = ops.transpose(_rows(left))  # (units, time x batch)
         d_kernel = ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1)
@@ -191,14 +191,14 @@ def walks(walk: Walk, training: bool, jit_compile: bool) -> tuple[Callable, Call
         for name, d in (("input_bias", d_projected), ("bias", d_recurrent)):
             if name in options:
                 d_options[name] = ops.concatenate([ops.sum(_rows(x), axis=0) for x in d], axis=0)
-        return [d_kernel, *d_projected, *d_initial, *d_options.values()]
+        return [d_kernel, *d_options.values(), *d_initial, *d_projected, *map(ops.zeros_like, sequences[walk.gates :])]
 
     return function, forward, backward
 
 
-def _forward(walk, keep, differentiable, count, *tensors):
+def _forward(walk, keep, differentiable, count, constants, states, sequences):
     """Walk the steps; return the final states and, stacked over time, states and kept activations."""
-    kernel, projected, states, options = walk.unpack(tensors)
+    kernel, options = constants[0], dict(zip(walk.options, constants[1:]))
 
     def step(states, elements):
         x, m = elements[: walk.gates], elements[walk.gates :]
@@ -211,29 +211,24 @@ def _forward(walk, keep, differentiable, count, *tensors):
         if "bias" in options:
             recurrent = recurrent + options["bias"]
         new, activations = walk.pointwise.equations(x, ops.split(recurrent, walk.gates, axis=-1), states)
-        _check_count(walk, "equations", "new states", "state_count", new)
-        _check_count(walk, "equations", "tensors to keep", "kept", activations)
         if m:
             new = [ops.where(m[0] > 0, a, b) for a, b in zip(new, states)]
         outputs = [*new, *activations] if keep else [new[0]] if walk.sequences else []
         return list(new), outputs
 
-    elements = [*projected, options["mask"]] if "mask" in options else list(projected)
     widths = [walk.units] * (walk.states + walk.pointwise.kept if keep else int(walk.sequences))
-    return scan(step, list(states), elements, widths, walk.reverse, differentiable, count)
+    return scan(step, states, sequences, widths, walk.reverse, differentiable, count)
 
 
-def _backward(walk, count, kernel, *tensors):
+def _backward(walk, count, constants, d_final, sequences):
     """Walk the steps in the opposite direction; return the gradients of the initial states and, stacked over time, of the
     projections and of those recurrent products where they differ."""
-    rest = list(tensors)
-    options = {name: rest.pop(0) for name in walk.options}
-    d_final = [rest.pop(0) for _ in range(walk.states)]
-    kernel_transposed = ops.transpose(kernel)
+    options = dict(zip(walk.options, constants[1:]))
+    kernel_transposed = ops.transpose(constants[0])
 
     def step(d_states, elements):
         before, after, activations = elements[: walk.states], elements[walk.states : 2 * walk.states], elements[2 * walk.states :]
-        m = activations.pop() > 0 if "mask" in options else None
+        m = activations.pop() > 0 if walk.masked else None
         if walk.sequences:
             d_states = [d_states[0] + activations.pop(), *d_states[1:]]
         live = d_states if m is None else [ops.where(m, d, ops.zeros_like(d)) for d in d_states]
@@ -245,74 +240,20 @@ def _backward(walk, count, kernel, *tensors):
         if m is not None:
             d_before = [ops.where(m, a, b) for a, b in zip(d_before, d_states)]
         differing = [d for d, same in zip(d_recurrent, d_x) if d is not same]
-        _check_count(walk, "gradient", "gradients of r that are not those of x", "products", differing)
+        if len(differing) != walk.pointwise.products:
+            raise ValueError(
+                f"{walk.pointwise.cell.__name__}.gradient returned {len(differing)} tensor(s) in d_r that are not those in d_x; "
+                f"expected {walk.pointwise.products}. Return the same objects in both, or set `products = {len(differing)}`."
+            )
         return d_before, [*d_x, *differing]
 
-    elements = [*rest, options["mask"]] if "mask" in options else rest
     widths = [walk.units] * (walk.gates + walk.pointwise.products)
-    return scan(step, d_final, elements, widths, not walk.reverse, count=count)
-
-
-def _check_count(walk, function, what, name, found):
-    cell = walk.pointwise.cell
-    if len(found) != getattr(cell, name):
-        raise ValueError(
-            f"{cell.__name__}.{function} returned {len(found)} {what}; expected {getattr(cell, name)}. "
-            f"Set `{name} = {len(found)}` in the class."
-        )
+    return scan(step, d_final, sequences, widths, not walk.reverse, count=count)
 
 
 def _recurrent(walk, d_products):
     """The gradients of the recurrent products, from those of the projections and the last ones, which may differ."""
     return [*d_products[: walk.gates - walk.pointwise.products], *d_products[walk.gates :]]
-
-
-def _run(loop: Callable, settings: tuple, tensors: Sequence[Tensor], compiled: bool = False, padded: bool = False) -> Any:
-    """`loop(*settings, count, *tensors)`.
-
-    On TensorFlow a `compiled` loop is compiled by XLA whatever calls it. Other loops stay plain graph operations, so that
-    an export runs on a server without XLA; called eagerly they run as a graph of their own. With `padded` the loop has
-    room for more steps than there are, so that few loops serve any length.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return loop(*settings, None, *tensors)
-    import tensorflow as tf
-
-    if not compiled and not tf.executing_eagerly():
-        return loop(*settings, None, *tensors)
-    count = []
-    if padded:
-        count = [tf.reduce_min([tf.shape(x)[0] for x in tensors if len(x.shape) == 3])]
-        capacity = tf.reduce_min(tf.where(tf.constant(CAPACITIES) >= count[0], CAPACITIES, CAPACITIES[-1]))
-        tensors = [tf.pad(x, [[0, capacity - tf.shape(x)[0]], [0, 0], [0, 0]]) if len(x.shape) == 3 else x for x in tensors]
-    specs = tuple(tf.TensorSpec([*[None] * (len(x.shape) - 1), x.shape[-1]], x.dtype) for x in tensors)
-    if not tf.executing_eagerly():  # TensorFlow loses tensors that a branch of `tf.cond` hands to a compiled function
-        tensors = [tf.identity(x) for x in tensors]
-    return _concrete(loop, settings, compiled, padded, specs)(*count, *tensors)
-
-
-@functools.cache
-def _concrete(loop: Callable, settings: tuple, compiled: bool, padded: bool, specs: tuple) -> Callable:
-    """The loop as a TensorFlow function of any batch size and number of steps, shared by all layers that have the same."""
-    import tensorflow as tf
-
-    def run(*tensors):
-        return loop(*settings, *tensors) if padded else loop(*settings, None, *tensors)
-
-    count = [tf.TensorSpec([], tf.int32)] if padded else []
-    with tf.init_scope():
-        return tf.function(run, jit_compile=compiled, autograph=False).get_concrete_function(*count, *specs)
-
-
-_lengths: dict[Walk, set[int]] = {}
-
-
-def _has_own_loop(walk: Walk, time: int | None) -> bool:
-    """Whether a loop is compiled for sequences of just this length: for the first few lengths that are known."""
-    lengths = _lengths.setdefault(walk, set())
-    if time is not None and len(lengths) < FEW_LENGTHS:
-        lengths.add(time)
-    return time in lengths
 
 
 def _cut(x: Tensor, like: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """RNN: `keras.layers.RNN` on the engine of `layers.recurrence`."""
 
+import contextvars
 from typing import Any
 
 import keras
@@ -9,6 +10,9 @@ from layers import recurrence
 from layers.cell import RecurrentCell
 
 Tensor = Any
+
+# Of the call that runs: whether outputs stay in the order of the inputs, and whether the states are zeros before the first step.
+_call = contextvars.ContextVar("of the call", default=(False, False))
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -24,8 +28,8 @@ class RNN(keras.layers.RNN):
         return_state: also return the final states.
         go_backwards: walk from the last step to the first; outputs are in the order of the walk, as in Keras.
         stateful: start each batch from the final states of the batch before; `reset_state()` returns to zeros. Needs a
-            fixed batch size. The states are no weights.
-        unroll: let Keras unroll the loop. Slower here; for very short sequences.
+            fixed batch size. The states are not weights, so `set_weights` leaves them alone.
+        unroll: let Keras unroll the loop. Useful only for very short sequences.
         zero_output_for_mask: give zeros at masked steps instead of repeating the last output.
         jit_compile: False keeps the training loop out of XLA; by default it is compiled whatever `compile` of the model says.
             (Keras does not tell a layer.)
@@ -36,7 +40,7 @@ class RNN(keras.layers.RNN):
         mask: booleans (batch, time), True = keep. Left, right, holes and empty rows are all supported: at a masked step the
             state is held.
         training: whether dropout is active.
-        sequences_mask: the mask where Keras sets it beside an `initial_state`; leave it alone.
+        sequences_mask: the mask beside an `initial_state`. Set by Keras; do not pass it.
         in_order: outputs keep the place of their inputs, whatever the direction.
 
     Returns:
@@ -58,7 +62,10 @@ class RNN(keras.layers.RNN):
 
     def __init__(self, cell: Any, *args: Any, jit_compile: bool = True, **kwargs: Any) -> None:
         cells = cell if isinstance(cell, (list, tuple)) else [cell]
-        if not cells or not all(hasattr(one, "state_size") and callable(one) for one in cells):
+        are_cells = [
+            hasattr(one, "state_size") and callable(one) and not isinstance(one, (type, keras.layers.RNN)) for one in cells
+        ]
+        if not cells or not all(are_cells):
             raise ValueError(
                 f"RNN: cell is {cell!r}; expected a cell with state_size and call(inputs, states), or a list of them. "
                 "Pass a layers.RecurrentCell such as LSTMCell(64), or a Keras cell."
@@ -66,8 +73,9 @@ class RNN(keras.layers.RNN):
         cell = cells[0] if len(cells) == 1 else cell  # a stack of one confuses Keras' loop on JAX
         keras.layers.RNN.__init__(self, cell, *args, **kwargs)  # not that of keras.layers.LSTM, which makes a cell of its own
         self.supports_masking = True  # keras 3.16 says False
+        if not isinstance(jit_compile, bool):
+            raise ValueError(f"{type(self).__name__}: jit_compile is {jit_compile!r}; expected True or False. Leave it out.")
         self.jit_compile = jit_compile
-        self._in_order = self._starts_at_zero = False  # of the call that runs
 
     @property
     def state_sizes(self) -> list[int]:
@@ -76,7 +84,7 @@ class RNN(keras.layers.RNN):
 
     @property
     def _cells(self) -> list[Any]:
-        return self.cell.cells if isinstance(self.cell, keras.layers.StackedRNNCells) else [self.cell]
+        return self.cell.cells if type(self.cell) is keras.layers.StackedRNNCells else [self.cell]
 
     @property
     def _on_engine(self) -> bool:
@@ -115,6 +123,7 @@ class RNN(keras.layers.RNN):
         in_order: bool = False,
     ) -> Any:
         (mask,) = keras.tree.flatten(sequences_mask if mask is None else mask)[:1]
+        mask = ops.squeeze(mask, -1) if mask is not None and len(mask.shape) == 3 and mask.shape[-1] == 1 else mask
         self._check_shape(sequences.shape)
         self._check_mask(mask, sequences)
         if initial_state is not None:
@@ -122,32 +131,28 @@ class RNN(keras.layers.RNN):
         self._check_states(self.states if initial_state is None else initial_state, sequences, initial_state is None)
         if initial_state is not None:
             initial_state = self._pack(initial_state)
-        self._in_order, self._starts_at_zero = in_order, initial_state is None and self._has_zero_start
+        in_order = in_order and self.go_backwards and self.return_sequences
+        by_engine = self._on_engine and type(self).inner_loop is RNN.inner_loop
+        token = _call.set((in_order and by_engine, initial_state is None and self._has_zero_start))
+        mask = None if mask is None else ops.cast(mask, "bool")
         try:
-            return super().call(
-                sequences,
-                initial_state=initial_state,
-                mask=None if mask is None else ops.cast(mask, "bool"),
-                training=bool(training),
-            )
+            result = super().call(sequences, initial_state=initial_state, mask=mask, training=bool(training))
         finally:
-            self._in_order = self._starts_at_zero = False
+            _call.reset(token)
+        if not in_order or by_engine:
+            return result
+        outputs, *states = result if self.return_state else (result,)
+        outputs = ops.flip(outputs, axis=1)
+        return (outputs, *states) if self.return_state else outputs
 
     def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Tensor | None, training: bool = False) -> tuple:
         """The hook of `keras.layers.RNN`: `(last output, outputs, final states)`."""
-        if self._on_engine:
-            last, outputs, states = self._unfold(sequences, initial_state, mask, training)
-        else:
+        if not self._on_engine:
             if isinstance(self.cell, keras.layers.StackedRNNCells):  # else Keras' loop on JAX takes no notice of the mask
                 initial_state = [keras.tree.flatten(state) for state in initial_state]
             last, outputs, states = keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)
-            states = self._pack(keras.tree.flatten(states))
-        if self.go_backwards and self.return_sequences and self._in_order != self._on_engine:
-            outputs = ops.flip(outputs, axis=1)
-        return last, outputs, states
-
-    def _unfold(self, sequences, initial_state, mask, training):
-        """`inner_loop` on the engine, cell by cell; outputs keep the place of their inputs."""
+            return last, outputs, self._pack(keras.tree.flatten(states))
+        in_order, starts_at_zero = _call.get()
         outputs, flat, final = sequences, keras.tree.flatten(initial_state), []
         for i, cell in enumerate(self._cells):
             states = [flat.pop(0) for _ in range(cell.state_count)]
@@ -166,13 +171,15 @@ class RNN(keras.layers.RNN):
                 concurrency=self.concurrency,
             )
             final += states
-        if mask is not None and (self.zero_output_for_mask or not self._starts_at_zero):
+        if mask is not None and (self.zero_output_for_mask or not starts_at_zero):
             has_output = self._has_output(mask)
             last = ops.where(has_output[:, 0 if self.go_backwards else -1, None], last, ops.zeros_like(last))
             if self.return_sequences:
                 outputs = ops.where(has_output[..., None], outputs, ops.zeros_like(outputs))
         if not self.return_sequences:
             outputs = ops.expand_dims(last, 1)
+        elif self.go_backwards and not in_order:
+            outputs = ops.flip(outputs, axis=1)
         return last, outputs, self._pack(final)
 
     @property
@@ -195,11 +202,15 @@ class RNN(keras.layers.RNN):
     # -- wrong use
 
     def _check_shape(self, shape):
-        if len(shape) < 3 or (self._on_engine and (len(shape) > 3 or shape[-1] is None)):
-            raise ValueError(
-                f"{self._title}: inputs have shape {tuple(shape)}; expected (batch, time, features) with a known "
-                "number of features. Add the missing axis, or state the size in keras.Input."
-            )
+        if len(shape) < 3:
+            remedy = "Give the layer before return_sequences=True, or add the missing axis."
+        elif self._on_engine and len(shape) > 3:
+            remedy = "Reshape them to three axes, or wrap the layer in keras.layers.TimeDistributed."
+        elif self._on_engine and shape[-1] is None:
+            remedy = "State the number of features in keras.Input."
+        else:
+            return
+        raise ValueError(f"{self._title}: inputs have shape {tuple(shape)}; expected (batch, time, features). {remedy}")
 
     def _check_states(self, states, sequences, stateful):
         if states is None or not self._on_engine:
@@ -215,7 +226,7 @@ class RNN(keras.layers.RNN):
             remedy = (
                 "A stateful layer keeps the batch size it was built with: feed batches of that size."
                 if stateful
-                else "Pass every state the encoder returns."
+                else "Pass a tensor (batch, units) for each state; an encoder must have as many units."
             )
             raise ValueError(
                 f"{self._title}: initial_state has {len(shapes)} tensor(s) of shape {', '.join(map(str, shapes))}; "

@@ -13,7 +13,7 @@ import pytest
 from keras import ops
 
 import layers
-from layers import RNN, Bidirectional, recurrence
+from layers import RNN, Bidirectional, compiled
 from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, numpy, random_weights, sequences, weighted_sum
 
 COUNTERPARTS = {name: getattr(keras.layers, name) for name in ("SimpleRNN", "GRU", "LSTM")}
@@ -397,19 +397,19 @@ def test_a_sliding_window_in_blocks(window, monkeypatch):
 @pytest.fixture
 def loops(monkeypatch):
     """(compiled, time) of each loop that runs."""
-    found, concrete = [], recurrence._concrete
-    monkeypatch.setattr(recurrence, "_lengths", {})
+    found, concrete = [], compiled._concrete
+    monkeypatch.setattr(compiled, "_lengths", {})
 
-    def watched(loop, settings, compiled, padded, specs):
-        function = concrete(loop, settings, compiled, padded, specs)
+    def watched(loop, settings, is_compiled, padded, specs):
+        function = concrete(loop, settings, is_compiled, padded, specs)
 
         def run(*tensors):
-            found.append((compiled, next(t.shape[0] for t in tensors if len(t.shape) == 3)))
+            found.append((is_compiled, next(t.shape[0] for t in tensors if len(t.shape) == 3)))
             return function(*tensors)
 
         return run
 
-    monkeypatch.setattr(recurrence, "_concrete", watched)
+    monkeypatch.setattr(compiled, "_concrete", watched)
     return found
 
 
@@ -427,7 +427,7 @@ def test_many_lengths_share_few_compiled_loops(name, loops, caplog):
             known = gradients(lambda x: weighted_sum(layer(x, mask=mask, training=True)), [x], layer.trainable_variables)  # noqa: B023
             plain = gradients(lambda x: weighted_sum(layer(x, mask=mask)), [x], layer.trainable_variables)  # noqa: B023
             close(known, plain, 1e-4)
-    assert len({time for compiled, time in loops if compiled}) <= recurrence.FEW_LENGTHS + 4  # 16, 24, 32, 40
+    assert len({time for is_compiled, time in loops if is_compiled}) <= compiled.FEW_LENGTHS + 4  # 16, 24, 32, 40
     assert not [r for r in caplog.records if "retracing" in r.getMessage()]
 
 
@@ -460,7 +460,7 @@ def test_lengths_known_late_give_the_same_numbers(batch):
 def test_jit_compile_false_is_obeyed(loops):
     layer = layers.LSTM(3, jit_compile=False)
     gradients(lambda x: weighted_sum(layer(x, training=True)), [sequences(9)])
-    assert loops and not any(compiled for compiled, _ in loops)
+    assert loops and not any(is_compiled for is_compiled, _ in loops)
     assert Bidirectional(layer).backward_layer.jit_compile is False
     assert layers.LSTM.from_config(layer.get_config()).jit_compile is False
 

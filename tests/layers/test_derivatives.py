@@ -220,12 +220,19 @@ def test_check_gradient_refuses_a_cell_without_and_wrong_counts():
             d_x, d_r, d_before = layers.LSTMCell.gradient(*args)
             return d_x, [1.0 * d for d in d_r], d_before
 
-    with pytest.raises(ValueError, match=r"Two.equations returned 4 tensors to keep; expected 2. Set `kept = 4` in the class"):
+    with pytest.raises(
+        ValueError, match=r"Two.equations returned 4 tensor\(s\) as kept; expected 2. Set `kept = 4` in the class"
+    ):
         check_gradient(Two(3))
-    with pytest.raises(ValueError, match=r"Apart.gradient returned 4 gradients of r that are not those of x; expected 0"):
+    with pytest.raises(ValueError, match=r"Apart.gradient returned 4 tensor\(s\) in d_r that are not those in d_x; expected 0"):
         check_gradient(Apart(3))
-    with pytest.raises(ValueError, match="GRUCell has no gradient in force"):
+    with pytest.raises(ValueError, match="GRUCell has no gradient in force, because it is written for reset_after=True"):
         check_gradient(layers.GRUCell(3, reset_after=False))
+    with pytest.raises(ValueError, match=r"because the derivative of gelu is not known. Use tanh"):
+        check_gradient(layers.LSTMCell(3, activation="gelu"))
+    with pytest.raises(ValueError, match=r"Pass the cell of a layer, layer.cell"):
+        check_gradient(layers.LSTM(3))
+    assert check_gradient(layers.LSTMCell(3, dtype="mixed_bfloat16")) < 1e-5
 
 
 @keras.saving.register_keras_serializable(package="unfold_tests")

@@ -1,0 +1,57 @@
+"""The pointwise part of a cell: its equations, their gradient, and activations with a derivative."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from keras import activations, ops
+
+Tensor = Any
+
+# The derivative of an activation, from its output.
+SLOPES: dict[Callable, Callable] = {
+    activations.tanh: lambda y: 1 - y * y,
+    activations.sigmoid: lambda y: y * (1 - y),
+    activations.relu: lambda y: ops.cast(y > 0, y.dtype),
+    activations.linear: ops.ones_like,
+}
+
+
+class Activation(NamedTuple):
+    """`phi(z)` is the activation; `phi.slope(y)` its derivative where the output is y."""
+
+    function: Callable
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.function(z)
+
+    def slope(self, y: Tensor) -> Tensor:
+        return SLOPES[self.function](y)
+
+
+class Pointwise(NamedTuple):
+    """The pointwise part of a cell without its weights: what the two loops of the engine run at each step.
+
+    The loops are compiled once for each, so all that `equations` may read of the class is a part of it.
+    """
+
+    cell: Any  # the class
+    phi: Any
+    sigma: Any
+    settings: tuple = ()
+
+    @property
+    def kept(self) -> int:
+        return self.cell.kept
+
+    @property
+    def products(self) -> int:
+        return self.cell.products
+
+    def equations(self, x: list, r: list, states: list) -> tuple[list, list]:
+        result = self.cell.equations(x, r, states, self.phi, self.sigma)
+        return self.cell.checked("equations", result, new_states=self.cell.state_count, kept=self.cell.kept)
+
+    def gradient(self, d_states: list, before: list, after: list, kept: list) -> tuple[list, list, list]:
+        result = self.cell.gradient(d_states, before, after, kept, self.phi, self.sigma)
+        counts = {"d_x": self.cell.gates, "d_r": self.cell.gates, "d_before": self.cell.state_count}
+        return self.cell.checked("gradient", result, **counts)
