@@ -78,6 +78,39 @@ def test_input_shape_and_numpy_units(name):
         LAYERS[name](np.float64(4.0))
 
 
+def test_a_mask_with_an_axis_more():
+    x, mask = sequences(), np.arange(6) < np.array([[6], [3], [1]])
+    layer = layers.GRU(3)
+    close(layer(x, mask=mask[..., None]), layer(x, mask=mask))
+
+
+def test_wrong_arguments_are_named_with_a_remedy():
+    x = sequences()
+    with pytest.raises(ValueError, match="Give the layer before return_sequences=True"):
+        layers.LSTM(3)(x[:, 0])
+    with pytest.raises(ValueError, match=r"wrap the layer in keras.layers.TimeDistributed"):
+        layers.LSTM(3)(x[..., None])
+    with pytest.raises(ValueError, match=r"State the number of features in keras.Input"):
+        layers.LSTM(3)(keras.Input((None, None)))
+    for cell in (layers.LSTM(3), layers.LSTMCell):
+        with pytest.raises(ValueError, match="expected a cell with state_size"):
+            RNN(cell)
+    with pytest.raises(ValueError, match=r"Pass a tensor \(batch, units\) for each state"):
+        layers.GRU(3)(x, initial_state=[np.zeros((3, 3))] * 2)
+    with pytest.raises(ValueError, match=r"dropout is '0.2'; expected a rate"):
+        layers.GRU(3, dropout="0.2")
+    with pytest.raises(ValueError, match="jit_compile is 'auto'; expected True or False"):
+        layers.GRU(3, jit_compile="auto")
+    with pytest.raises(ValueError, match="units is 0; expected a positive integer"):
+        layers.BahdanauAttention(0)
+    with pytest.raises(ValueError, match="max_wavelength is -1; expected a number above 0"):
+        layers.PositionalEncoding(-1)
+    with pytest.raises(ValueError, match="query has size 4 and key 3; expected the same"):
+        layers.ScaledDotProductAttention()(x, x[..., :3])
+    with pytest.raises(ValueError, match="value_mask has 5 steps; expected 6"):
+        layers.ScaledDotProductAttention()(x, x, value_mask=np.ones((3, 5), bool))
+
+
 def test_use_cudnn_and_implementation():
     assert layers.LSTM(3, use_cudnn=True, implementation=1).use_cudnn is True
     with pytest.raises(ValueError, match="GRU: use_cudnn is 'yes'; expected one of 'auto', True, False"):
@@ -213,6 +246,63 @@ def test_masks_pass_layers_whose_parents_stop_them(monkeypatch):
     x = keras.layers.Embedding(9, 4, mask_zero=True)(ids)
     for layer in (layers.LSTM(3, return_sequences=True), Bidirectional(layers.GRU(3, return_sequences=True))):
         np.testing.assert_array_equal(np.asarray(layer(x)._keras_mask), ids != 0)
+
+
+class Residual(keras.layers.StackedRNNCells):
+    def call(self, inputs, states, training=False, **kwargs):
+        output, states = super().call(inputs, states, training=training, **kwargs)
+        return output + inputs, states
+
+
+def test_a_subclass_of_stacked_cells_is_called():
+    x = sequences(3, 6, 4)
+    ours, theirs = (kind.RNN(Residual([keras.layers.GRUCell(4), layers.GRUCell(4)])) for kind in (layers, keras.layers))
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    close(ours(x), theirs(x))
+
+
+# -- subclasses of layers, inside Bidirectional
+
+
+class Louder(layers.GRU):
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        last, outputs, states = super().inner_loop(sequences, initial_state, mask, training)
+        ramp = ops.reshape(ops.arange(1, 7, dtype="float32"), (1, 6, 1))  # in the order of the walk
+        return last, outputs * ramp, states
+
+
+class Passing(layers.GRU):
+    def call(self, sequences, **kwargs):
+        return super().call(sequences, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Louder, Passing])
+def test_bidirectional_around_a_subclass(kind):
+    keras.saving.register_keras_serializable("unfold_tests")(kind)
+    x, mask = sequences(), np.arange(6) < np.array([[6], [3], [1]])
+    states = [np.full((3, 3), v, "float32") for v in (0.3, 0.6)]
+    both = Bidirectional(kind(3, return_sequences=True), merge_mode=None)
+    forward, backward = both(x, initial_state=states, mask=mask)
+    alone = [
+        layer(x, initial_state=[state], mask=mask) for layer, state in zip((both.forward_layer, both.backward_layer), states)
+    ]
+    close([forward, backward], [alone[0], ops.flip(alone[1], axis=1)])
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="one is enough")
+def test_threads_may_share_a_layer():
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, mask, state = sequences(), np.arange(6) >= np.array([[0], [3], [5]]), [np.ones((3, 4), "float32")]
+    both, one = Bidirectional(layers.GRU(4, return_sequences=True)), layers.GRU(4, return_sequences=True)
+    calls = [lambda: both(x), lambda: one(x, mask=mask, initial_state=state), lambda: one(x, mask=mask)]
+    expected = [numpy(call())[0] for call in calls]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda i: numpy(calls[i % 3]())[0], range(120)))
+    for i, answer in enumerate(found):
+        np.testing.assert_allclose(answer, expected[i % 3], atol=1e-6)
 
 
 # -- states
@@ -373,6 +463,20 @@ def test_a_memory_of_one_row_goes_with_every_query(name):
     close(both[0](q, memory), both[1](q, memory))
     one, many = (gradients(lambda q, m: weighted_sum(f(q, m)), [q, memory], layer.trainable_variables) for f in both)  # noqa: B023
     close(one, many)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX clamps places outside")
+@pytest.mark.parametrize("mask", ["query_mask", "value_mask"])
+def test_a_mask_of_one_row_in_blocks(mask, monkeypatch):
+    from layers import attention_blocks
+
+    q, one = sequences(2, 9, 5), np.array([[1, 1, 1, 1, 0, 1, 1, 0, 0]], bool)
+    layer = layers.MultiHeadAttention(2, 3)
+    layer.build(q.shape, q.shape)
+    expected = random_weights(layer)(q, q, **{mask: one})
+    monkeypatch.setattr(attention_blocks, "LARGEST", 4)
+    monkeypatch.setattr(attention_blocks, "BLOCK", 20)
+    close(layer(q, q, **{mask: one}), expected)
 
 
 @pytest.mark.parametrize("window", [1, 2])

@@ -59,17 +59,50 @@ def test_second_derivatives_against_differences(name, training):
         np.testing.assert_allclose(got[place], float(at(up) - at(down)) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.skipif(ON_TENSORFLOW, reason="the test above")
-@pytest.mark.parametrize("name", ["GRU", "MultiHeadAttention"])
-def test_second_derivatives_on_jax(name):
-    loss, x, direction = of_layer(name, True), sequences(2, 4, 3), sequences(2, 4, 3, seed=1)
-    (got,), step = gradients(lambda x: norm_of_gradient(loss, x), [x]), np.float32(1e-2)
+PENALTIES = {
+    "a loss that is not linear": lambda x, a, b: ops.sum(ops.square(a(x))),
+    "two layers": lambda x, a, b: ops.sum(b(a(x))),
+    "a tensor passed twice": lambda x, a, b: ops.sum(a(x, x[:, 0])),
+}
 
-    def at(x):
-        return float(norm_of_gradient(loss, ops.convert_to_tensor(x)))
 
-    difference = (at(x + step * direction) - at(x - step * direction)) / (2 * step)
-    np.testing.assert_allclose(float((got * direction).sum()), difference, rtol=0.02)
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "MultiHeadAttention"])
+@pytest.mark.parametrize("case", PENALTIES)
+def test_gradient_penalties_equal_those_of_keras(name, case):
+    """Where the upstream gradient depends on the inputs itself; eager, in a graph, and on JAX."""
+    random = {}
+
+    def make(kind):
+        if name == "MultiHeadAttention":
+            layer = kind.MultiHeadAttention(2, 3)
+            layer.build((2, 4, 3), (2, 4, 3))
+            call = lambda x, *other: layer(x, x)  # noqa: E731
+        else:
+            layer = getattr(kind, name)(3, return_sequences=True)
+            layer.build((2, 4, 3))
+            count = len(layer.state_size)
+            call = lambda x, *s: layer(x, training=True, initial_state=[s[0]] * count if s else None)  # noqa: E731
+        layer.set_weights(random.setdefault("weights", random_weights(layer).get_weights()))
+        return call
+
+    x = sequences(2, 4, 3)
+    ours, theirs = ((make(kind), make(kind)) for kind in (layers, keras.layers))
+
+    def penalty(x, pair):
+        if not ON_TENSORFLOW:
+            import jax
+
+            return ops.sum(ops.square(jax.grad(PENALTIES[case])(x, *pair)))
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = PENALTIES[case](x, *pair)
+        return ops.sum(ops.square(tape.gradient(value, x)))
+
+    expected = gradients(lambda x: penalty(x, theirs), [x])
+    for jit_compile in (None, False) if ON_TENSORFLOW else (None, True):
+        close(gradients(lambda x: penalty(x, ours), [x], jit_compile=jit_compile), expected, 1e-4)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX itself refuses forward mode through a gradient written by hand, and says so")
@@ -289,3 +322,64 @@ def test_a_training_call_inside_a_branch(where, name):
         return tape.gradient(value, [x])
 
     close(compute(x, tf.constant(True)), expected[:1])
+
+
+def test_a_cell_that_reads_an_attribute_of_its_class_is_compiled_anew_when_that_changes():
+    class Tunable(layers.SimpleRNNCell):
+        leak = 0.1
+
+        @staticmethod
+        def equations(x, r, states, phi, sigma):
+            return [states[0] + Tunable.leak * (phi(x[0] + r[0]) - states[0])], []
+
+        @staticmethod
+        def gradient(d_states, before, after, kept, phi, sigma):
+            candidate = (after[0] - (1 - Tunable.leak) * before[0]) / Tunable.leak
+            d_z = [Tunable.leak * d_states[0] * phi.slope(candidate)]
+            return d_z, d_z, [(1 - Tunable.leak) * d_states[0]]
+
+    layer, x = RNN(Tunable(3)), sequences()
+    before = layer(x)
+    assert check_gradient(Tunable(3)) < 1e-5
+    Tunable.leak = 0.9
+    assert np.abs(np.asarray(ops.convert_to_numpy(before - layer(x)))).max() > 0.01
+    assert check_gradient(Tunable(3)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("states", r"returned a list; expected \(new_states, kept\), each a list. Return a tuple of lists"),
+        ("too many", r"returned 2 tensor\(s\) as new_states; expected 1. Check `gates` and `state_count`"),
+    ],
+)
+def test_equations_that_return_something_else_are_named(result, message):
+    class Wrong(layers.RecurrentCell):
+        @staticmethod
+        def equations(x, r, states, phi, sigma):
+            return [states[0]] if result == "states" else ([states[0]] * 2, [])
+
+    with pytest.raises(ValueError, match="Wrong.equations " + message):
+        RNN(Wrong(3))(sequences())
+
+
+def test_equations_with_self_work_without_a_gradient():
+    class Bound(layers.RecurrentCell):
+        rate = 0.5
+
+        def equations(self, x, r, states, phi, sigma):
+            return [self.rate * states[0] + phi(x[0] + r[0])], []
+
+    class Both(Bound):
+        def equations(self, x, r, states, phi, sigma):
+            return super().equations(x, r, states, phi, sigma)
+
+        def gradient(self, *args):
+            raise AssertionError
+
+    x = sequences()
+    for make in (Bound, Both):
+        layer = RNN(make(3))
+        assert np.isfinite(gradients(lambda x: weighted_sum(layer(x, training=True)), [x])[0]).all()  # noqa: B023
+    with pytest.raises(ValueError, match=r"`equations` is not a static method. Write @staticmethod above it"):
+        check_gradient(Both(3))
