@@ -189,7 +189,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         )
         if not lists:
             raise ValueError(
-                f"{cls.__name__}.{function} returned a {type(result).__name__}; expected {names}, each a list. Return a tuple of lists."
+                f"{cls.__name__}.{function} returned a {type(result).__name__}; expected {names}, each a list. Return a tuple."
             )
         for (name, count), part in zip(counts.items(), result):
             if count is not None and len(part) != count:

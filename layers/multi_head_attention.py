@@ -17,8 +17,8 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         head_i = attention(Q W_i^Q + b_i^Q, K W_i^K + b_i^K, V W_i^V + b_i^V)
         output = [head_1; …; head_h] W^O + b^O
 
-    A `keras.layers.MultiHeadAttention` with its arguments and weights. What differs, on purpose: memory grows linearly with time, also
-    under any mask, unless there is dropout in training or the scores are returned; where a query may attend to nothing,
+    A `keras.layers.MultiHeadAttention` with its arguments and weights. What differs, on purpose: memory grows linearly with
+    time, under any mask, unless there is dropout in training or the scores are returned; where a query may attend to nothing,
     its weights are zeros, not uniform; an explicit `query_mask` counts. With `flash_attention` or more than one attention axis it
     is Keras' computation.
 

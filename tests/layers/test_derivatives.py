@@ -349,7 +349,7 @@ def test_a_cell_that_reads_an_attribute_of_its_class_is_compiled_anew_when_that_
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ("states", r"returned a list; expected \(new_states, kept\), each a list. Return a tuple of lists"),
+        ("states", r"returned a list; expected \(new_states, kept\), each a list. Return a tuple"),
         ("too many", r"returned 2 tensor\(s\) as new_states; expected 1. Check `gates` and `state_count`"),
     ],
 )
