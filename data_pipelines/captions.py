@@ -57,6 +57,10 @@ class Captions:
         """Those of all splits."""
         return [example.image for examples in self.splits.values() for example in examples]
 
+    def rows(self, split: str) -> list[tuple[str, ...]]:
+        """What makes an example the same as another."""
+        return [(example.image.name, *example.captions) for example in self.splits[split]]
+
     def describe(self) -> dict[str, Any]:
         """What was loaded, counted and hashed, for the run's config."""
         return {
@@ -90,15 +94,15 @@ class Captions:
                 csv.writer(file, delimiter="\t").writerows([("split", "image", "reason"), *rows])
 
 
-def load_captions(source: str, seed: int = 0, download_folder: Path = Path("runs/image_files")) -> Captions:
+def load_captions(source: str, whole: bool = False, download_folder: Path = Path("runs/image_files")) -> Captions:
     """Images with captions from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
         source: a path is a table `.tsv` or `.csv` with the columns `image` and `caption`, several rows an image, or a folder
             that holds `captions.tsv`, or one such table a split: `train_captions.tsv`, `val_captions.tsv`,
             `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or beside
-            the table. Without a validation split it is cut off the training split by the seed.
-        seed: for that cut.
+            the table. Without a validation split it is cut off the training split, the same in every run.
+        whole: for evaluation: nothing is cut off, and there need be no training split.
         download_folder: where the images of a TFDS set are written as files.
 
     Raises:
@@ -113,10 +117,10 @@ def load_captions(source: str, seed: int = 0, download_folder: Path = Path("runs
         name = source.removeprefix("tfds:")
         splits, left_out = _from_tfds(name, download_folder / name), dict[str, list[tuple[str, str]]]()
     else:
-        splits, left_out = _from_tables(source)
-    if "train" not in splits:
+        splits, left_out = _from_tables(source, whole)
+    if "train" not in splits and not whole:
         raise DataError(f"{source}: has no training split. Choose another data set or file.")
-    splits = split_off(splits, seed, test=not Path(source).is_dir() or len(splits) == 1)
+    splits = split_off(splits, not Path(source).is_dir() or len(splits) == 1, whole)
     _check_not_empty(source, splits, left_out)
     return Captions(splits, left_out)
 
@@ -128,12 +132,12 @@ def _check_not_empty(source: str, splits: dict[str, list[Example]], left_out: di
             raise DataError(f"{source}: the {name} split has no image to use ({some}). Check the names in the table.")
 
 
-def _from_tables(source: str) -> tuple[dict[str, list[Example]], dict[str, list[tuple[str, str]]]]:
+def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], dict[str, list[tuple[str, str]]]]:
     path = Path(source)
     if path.is_dir():
-        whole = [path / f"captions{suffix}{gz}" for suffix in (".tsv", ".csv") for gz in ("", ".gz")]
-        found = [p for p in whole if p.is_file()]
-        tables = {"train": found[0]} if found else find_splits(path, ("_captions.tsv", "_captions.csv"))
+        one_table = [path / f"captions{suffix}{gz}" for suffix in (".tsv", ".csv") for gz in ("", ".gz")]
+        found = [p for p in one_table if p.is_file()]
+        tables = {"train": found[0]} if found else find_splits(path, ("_captions.tsv", "_captions.csv"), whole)
     else:
         tables = {"train": path}
     splits: dict[str, list[Example]] = {}

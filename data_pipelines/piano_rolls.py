@@ -24,6 +24,10 @@ class Rolls:
     splits: dict[str, list[np.ndarray]]
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
 
+    def rows(self, split: str) -> list[tuple[str]]:
+        """What makes an example the same as another."""
+        return [(piece.tobytes().hex(),) for piece in self.splits[split]]
+
     def describe(self) -> dict[str, Any]:
         """What was loaded, counted and hashed, for the run's config."""
         return {
@@ -46,14 +50,14 @@ class Rolls:
         path.write_text("\n".join(["split\tpiece\treason", *rows]) + "\n")
 
 
-def load_rolls(source: str, seed: int = 0, frame_beats: float = 0.25) -> Rolls:
+def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> Rolls:
     """Piano rolls from `embedded` (Bach chorales) or a path.
 
     Args:
         source: a path is a folder with `train.npz` and, if they exist, `valid.npz` and `test.npz`, each with `frames` (sum of
             lengths, 88) and `lengths` (n,); a folder with `.mid` files, in `train/`, `valid/`, `test/` or all together; or one
-            such file. Without a validation split it is cut off the training split by the seed.
-        seed: for that cut.
+            such file. Without a validation split it is cut off the training split, the same in every run.
+        whole: for evaluation: nothing is cut off, and there need be no training split.
         frame_beats: of MIDI files and chorales: how long a frame is, in quarter notes.
 
     Raises:
@@ -63,8 +67,8 @@ def load_rolls(source: str, seed: int = 0, frame_beats: float = 0.25) -> Rolls:
     path = Path(source)
     if source == "embedded":
         splits = {"train": embedded_chorales(frame_beats)}
-    elif path.suffix == ".npz" or any(path.glob("train.npz")):
-        files = find_splits(path, (".npz",)) if path.is_dir() else {"train": path}
+    elif path.suffix == ".npz" or any(path.glob("*.npz" if whole else "train.npz")):
+        files = find_splits(path, (".npz",), whole) if path.is_dir() else {"train": path}
         splits = {split: _from_npz(file) for split, file in files.items()}
     else:
         splits = {}
@@ -74,7 +78,7 @@ def load_rolls(source: str, seed: int = 0, frame_beats: float = 0.25) -> Rolls:
             except ValueError as error:
                 left_out.append((split, str(file), str(error)))
     alone = not (path.is_dir() and len(splits) > 1) and not any(path.glob("train.npz"))
-    splits = split_off({"train": [], **splits}, seed, test=alone)
+    splits = split_off(splits if whole else {"train": [], **splits}, alone, whole)
     for name, pieces in splits.items():
         if not pieces:
             why = f" ({left_out[0][1]}: {left_out[0][2]})" if left_out else ""

@@ -31,6 +31,10 @@ class Reviews:
     labels: list[str]
     empty_texts: dict[str, int] = field(default_factory=dict)
 
+    def rows(self, split: str) -> list[tuple[str]]:
+        """What makes an example the same as another."""
+        return [(review.text,) for review in self.splits[split]]
+
     def describe(self) -> dict[str, Any]:
         """What was loaded, counted and hashed, for the run's config."""
         return {
@@ -44,15 +48,15 @@ class Reviews:
         }
 
 
-def load_reviews(source: str, seed: int = 0, validation_rows: str | None = None) -> Reviews:
+def load_reviews(source: str, validation_rows: str | None = None, whole: bool = False) -> Reviews:
     """Reviews from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
         source: a path is a `.tsv` or `.csv` file (gzip too) with columns `text` and `label`, or a folder with `train.*` and,
             if they exist, `dev.*`/`val.*`/`valid.*` and `test.*`. Without a validation file 10% of the training rows are
-            split off by the seed; one single file also gives 10% for the test.
-        seed: for that split.
+            split off, the same ones in every run; one single file also gives 10% for the test.
         validation_rows: a file that names the rows of the training file (0 = first after the header) for validation.
+        whole: for evaluation: nothing is split off, and there need be no training split.
 
     Raises:
         DataError: a file, column, row, label or split that can't be used.
@@ -62,16 +66,16 @@ def load_reviews(source: str, seed: int = 0, validation_rows: str | None = None)
     elif source.startswith("tfds:"):
         splits = load_tfds(source.removeprefix("tfds:"), _from_tfds)
     else:
-        splits = _from_path(Path(source))
+        splits = _from_path(Path(source), whole)
     if validation_rows is not None:
         splits = _take_rows(splits, Path(validation_rows))
     else:
-        splits = split_off(splits, seed, test=not Path(source).is_dir(), group=lambda review: review.label)
-    return _checked(source, splits)
+        splits = split_off(splits, not Path(source).is_dir(), whole, group=lambda review: review.label)
+    return _checked(source, splits, whole)
 
 
-def _from_path(path: Path) -> dict[str, list[Review]]:
-    files = find_splits(path, (".tsv", ".csv")) if path.is_dir() else {"train": path}
+def _from_path(path: Path, whole: bool) -> dict[str, list[Review]]:
+    files = find_splits(path, (".tsv", ".csv"), whole) if path.is_dir() else {"train": path}
     splits: dict[str, list[Review]] = {}
     known: set[str] = set()
     for name, file in files.items():
@@ -79,7 +83,7 @@ def _from_path(path: Path) -> dict[str, list[Review]]:
         for number, (_, label) in rows:
             if not label.strip():
                 raise DataError(f"{file}: row {number}: the label is empty. Give it a class, or remove the row.")
-            if name != "train" and label.strip() not in known:
+            if known and label.strip() not in known:
                 raise DataError(
                     f"{file}: row {number}: unknown label {label!r}; the training split has {sorted(known)}. "
                     "Mend the label, or add examples of it to the training split."
@@ -121,19 +125,20 @@ def _take_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Re
     }
 
 
-def _checked(source: str, splits: dict[str, list[Review]]) -> Reviews:
-    if "train" not in splits:
+def _checked(source: str, splits: dict[str, list[Review]], whole: bool) -> Reviews:
+    if "train" not in splits and not whole:
         raise DataError(f"{source}: has no training split. Choose another data set or file.")
-    labels = sorted({review.label for review in splits["train"]}, key=_numbers_first)
+    of = [splits["train"]] if "train" in splits else splits.values()
+    labels = sorted({review.label for reviews in of for review in reviews}, key=_numbers_first)
     for name, reviews in splits.items():
         if not reviews:
             raise DataError(f"{source}: the {name} split has no rows. Add rows, or give a larger file.")
         missing = set(labels) - {review.label for review in reviews}
-        if name != "test" and missing:
+        if name != "test" and missing and not whole:
             raise DataError(
                 f"{source}: the {name} split has no example of the class {sorted(missing)[0]!r}. Add some, or remove the class."
             )
-    if len(labels) < 2:
+    if len(labels) < 2 and not whole:
         raise DataError(f"{source}: the only label is {labels[0]!r}. A classifier needs two or more classes.")
     empty = {name: sum(not review.text.strip() for review in reviews) for name, reviews in splits.items()}
     return Reviews(splits, labels, empty)

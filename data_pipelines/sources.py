@@ -18,6 +18,7 @@ from typing import Any
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
+SPLIT_SEED = 0  # not that of a run: another seed must not move training rows into the test
 BOMB_BYTES, BOMB_RATIO = 200_000_000, 20  # text packs to a tenth; what unpacks beyond both of these was made to do harm
 PIECE = 1 << 20
 
@@ -26,8 +27,11 @@ class DataError(ValueError):
     """The input can't be used; the message says where it is wrong and what to do."""
 
 
-def find_splits(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files of a folder by split: `train.*`, `dev.*` or `val.*` or `valid.*`, `test.*`, optionally `.gz`."""
+def find_splits(folder: Path, suffixes: Sequence[str], whole: bool = False) -> dict[str, Path]:
+    """The files of a folder by split: `train.*`, `dev.*` or `val.*` or `valid.*`, `test.*`, optionally `.gz`.
+
+    With `whole` there need be no `train.*`.
+    """
     splits: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         candidates = [folder / f"{name}{suffix}{gz}" for name in names for suffix in suffixes for gz in ("", ".gz")]
@@ -38,7 +42,7 @@ def find_splits(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             )
         if found:
             splits[split] = found[0]
-    if "train" not in splits:
+    if "train" not in splits and not (whole and splits):
         raise DataError(
             f"{folder}: no file train{{{','.join(suffixes)}}}[.gz]. Name the training file so, or pass the path of one file."
         )
@@ -145,15 +149,20 @@ def split_by_seed(
 
 
 def split_off(
-    splits: dict[str, list[Any]], seed: int, test: bool, group: Callable[[Any], Any] = lambda example: None
+    splits: dict[str, list[Any]], alone: bool, whole: bool = False, group: Callable[[Any], Any] = lambda example: None
 ) -> dict[str, list[Any]]:
-    """Where there is no validation split, take a tenth of the training split for it, and with `test` one for the test."""
+    """Where there is no validation split, take a tenth of the training split for it, and if that is `alone`, one for the test.
+
+    The cut is the same in every run. With `whole` nothing is cut, and what stands alone is the split `all`.
+    """
     if "validation" in splits or "train" not in splits:
         return splits
+    if whole:
+        return {"all": splits["train"]} if alone and len(splits) == 1 else splits
     shares = (
-        {"train": 0.8, "validation": 0.1, "test": 0.1} if test and "test" not in splits else {"train": 0.9, "validation": 0.1}
+        {"train": 0.8, "validation": 0.1, "test": 0.1} if alone and "test" not in splits else {"train": 0.9, "validation": 0.1}
     )
-    cut = split_by_seed(splits["train"], shares, seed, group)
+    cut = split_by_seed(splits["train"], shares, SPLIT_SEED, group)
     return {**cut, **{name: examples for name, examples in splits.items() if name != "train"}}
 
 

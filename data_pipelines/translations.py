@@ -30,6 +30,10 @@ class Translations:
     splits: dict[str, list[Pair]]
     empty_pairs: dict[str, int] = field(default_factory=dict)
 
+    def rows(self, split: str) -> list[tuple[str]]:
+        """What makes an example the same as another."""
+        return [(pair.source,) for pair in self.splits[split]]
+
     def describe(self) -> dict[str, Any]:
         """What was loaded, counted and hashed, for the run's config."""
         return {
@@ -46,15 +50,15 @@ class Translations:
         return {"examples": counts, **({"left out": "; ".join(out)} if out else {})}
 
 
-def load_translations(source: str, source_lang: str, target_lang: str, seed: int = 0) -> Translations:
+def load_translations(source: str, source_lang: str, target_lang: str, whole: bool = False) -> Translations:
     """Pairs from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
         source: a path is a folder with `train.<lang>`, `val.<lang>` and `test.<lang>` (gzip too) where line n of each
             language belongs together, or a `.tsv` or `.csv` file with a column for each language, named by its header; a
-            folder may hold such files too. Without a validation split it is cut off the training split by the seed.
+            folder may hold such files too. Without a validation split it is cut off the training split, the same in every run.
         source_lang, target_lang: the endings of the files, or the names of the columns.
-        seed: for that cut.
+        whole: for evaluation: nothing is cut off, and there need be no training split.
 
     Raises:
         DataError: a file, column, language or split that can't be used; files of different length.
@@ -68,14 +72,15 @@ def load_translations(source: str, source_lang: str, target_lang: str, seed: int
     elif source.startswith("tfds:"):
         splits = load_tfds(source.removeprefix("tfds:"), lambda row, _: _from_tfds(row, source_lang, target_lang))
     elif Path(source).is_dir():
-        splits = _from_folder(Path(source), source_lang, target_lang)
+        splits = _from_folder(Path(source), whole, source_lang, target_lang)
     else:
         splits = {"train": _from_table(Path(source), source_lang, target_lang)}
-    if "train" not in splits:
+    if "train" not in splits and not whole:
         raise DataError(f"{source}: has no training split. Choose another data set or file.")
-    splits = split_off(splits, seed, test=not Path(source).is_dir())
+    splits = split_off(splits, not Path(source).is_dir(), whole)
     empty = {name: sum(not (p.source.strip() and p.target.strip()) for p in pairs) for name, pairs in splits.items()}
-    splits["train"] = [p for p in splits["train"] if p.source.strip() and p.target.strip()]
+    if "train" in splits:
+        splits["train"] = [p for p in splits["train"] if p.source.strip() and p.target.strip()]
     for name, pairs in splits.items():
         if not pairs:
             raise DataError(f"{source}: the {name} split has no pairs. Add some, or give a larger file.")
@@ -89,10 +94,10 @@ def _from_tfds(row: dict[str, Any], *languages: str) -> Pair:
     return Pair(*(row[language].decode("utf-8", "replace") for language in languages))
 
 
-def _from_folder(folder: Path, *languages: str) -> dict[str, list[Pair]]:
-    if any(folder.glob("train.[tc]sv*")):
-        return {name: _from_table(path, *languages) for name, path in find_splits(folder, (".tsv", ".csv")).items()}
-    files = [find_splits(folder, (f".{language}",)) for language in languages]
+def _from_folder(folder: Path, whole: bool, *languages: str) -> dict[str, list[Pair]]:
+    if any(folder.glob("train.[tc]sv*")) or (whole and any(folder.glob("*.[tc]sv*"))):
+        return {name: _from_table(path, *languages) for name, path in find_splits(folder, (".tsv", ".csv"), whole).items()}
+    files = [find_splits(folder, (f".{language}",), whole) for language in languages]
     splits = {}
     for name in files[0] | files[1]:
         lines = []

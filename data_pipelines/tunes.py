@@ -60,6 +60,10 @@ class Tunes:
     splits: dict[str, list[Tune]]
     left_out: list[tuple[str, int, str]] = field(default_factory=list)
 
+    def rows(self, split: str) -> list[tuple[str]]:
+        """What makes an example the same as another."""
+        return [(tune.text,) for tune in self.splits[split]]
+
     def describe(self) -> dict[str, Any]:
         """What was loaded, counted and hashed, for the run's config."""
         return {
@@ -78,14 +82,15 @@ class Tunes:
         path.write_text("\n".join(["split\ttune\treason", *rows]) + "\n")
 
 
-def load_tunes(source: str, seed: int = 0, validation_tunes: str | None = None) -> Tunes:
+def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = False) -> Tunes:
     """Tunes from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
         source: a path is an `.abc` file, or a folder with `train.abc` and, if they exist, `valid.abc` and `test.abc`, or
-            with any `.abc` files. Without a validation split it is cut off by the seed; tunes of one title stay together.
-        seed: for that cut.
+            with any `.abc` files. Without a validation split it is cut off, the same in every run; tunes of one title stay
+            together.
         validation_tunes: a file that names the tunes of the training file for validation, by their place (0 = first).
+        whole: for evaluation: nothing is cut off, and there need be no training split.
 
     Raises:
         DataError: no file, no tunes, a place that isn't there.
@@ -104,12 +109,12 @@ def load_tunes(source: str, seed: int = 0, validation_tunes: str | None = None) 
         splits = {split: read(split, "\n\n".join(texts)) for split, texts in rows.items()}
     else:
         splits = {split: read(split, text) for split, text in _texts(Path(source)).items()}
-    if "train" not in splits:
+    if "train" not in splits and not whole:
         raise DataError(f"{source}: has no training split. Choose another data set or file.")
     if validation_tunes is not None:
         splits = _take(splits, Path(validation_tunes))
     else:
-        splits = _split_off_titles(splits, seed, test=not (Path(source) / "train.abc").is_file())
+        splits = _split_off_titles(splits, not (Path(source) / "train.abc").is_file(), whole)
     for name, tunes in splits.items():
         if not tunes:
             why = f" (tune {left_out[0][1]}: {left_out[0][2]})" if left_out else ""
@@ -161,13 +166,15 @@ def _take(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
     return {**splits, "train": train, "validation": [tune for tune in splits["train"] if tune.number - 1 in places]}
 
 
-def _split_off_titles(splits: dict[str, list[Tune]], seed: int, test: bool) -> dict[str, list[Tune]]:
+def _split_off_titles(splits: dict[str, list[Tune]], alone: bool, whole: bool) -> dict[str, list[Tune]]:
     """`split_off` by titles: versions of one tune stay on one side."""
+    if "train" not in splits:
+        return splits
     titles: dict[str, list[Tune]] = {}
     for tune in splits["train"]:
         titles.setdefault(tune.title or str(tune.number), []).append(tune)
     groups = {name: [[tune] for tune in tunes] for name, tunes in splits.items()}
-    cut = split_off({**groups, "train": list(titles.values())}, seed, test)
+    cut = split_off({**groups, "train": list(titles.values())}, alone, whole)
     return {name: [tune for group in groups for tune in group] for name, groups in cut.items()}
 
 

@@ -21,6 +21,30 @@ import numpy as np
 
 from data_pipelines.sources import DataError
 
+SMALLER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats")
+
+
+def moving_average(kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
+    """The optimizer class with a moving average (`use_ema`) whose momentum rises to `ema_momentum`.
+
+    After t steps it is min(ema_momentum, t / (9 + t)). With the full momentum from the start, the average of a short run
+    would be little but its initial weights.
+    """
+
+    class MovingAverage(kind):  # type: ignore[misc,valid-type]
+        def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+            if not self.use_ema:
+                return
+            step = keras.ops.cast(self.iterations, "float32")
+            momentum = keras.ops.minimum(self.ema_momentum, step / (9.0 + step))
+            for variable, average in zip(trainable_variables, self._model_variables_moving_average):
+                if average is not None:
+                    average.assign(variable + keras.ops.cast(momentum, variable.dtype) * (average - variable))
+
+    for name in ("__name__", "__qualname__", "__module__"):  # saved as what it is derived from
+        setattr(MovingAverage, name, getattr(kind, name))
+    return MovingAverage
+
 
 @contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
@@ -53,9 +77,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: where `step-N.npz` files go; the last `keep` are kept.
-        monitor: the validation metric to be made large.
-        smaller_is_better: make it small instead.
-        patience: stop after so many epochs without a better value; None: never.
+        monitor: the validation metric that chooses the epoch to keep, made large, or small if its name says so (a loss, an
+            error, perplexity, bits or nats). Among equal values the smaller `val_loss` is better, so a metric that never moves
+            (BLEU stays 0 on the first epochs) neither chooses nor stops.
+        patience: stop after so many epochs without a better one; None: never.
         every_seconds: how much work a kill may cost.
         keep: how many files are kept.
     """
@@ -67,14 +92,12 @@ class Checkpoint(keras.callbacks.Callback):
         patience: int | None = None,
         every_seconds: float = 30.0,
         keep: int = 3,
-        smaller_is_better: bool = False,
     ) -> None:
         super().__init__()
         self.folder, self.monitor, self.patience = folder, monitor, patience
         self.every_seconds, self.keep = every_seconds, keep
-        self.sign = -1.0 if smaller_is_better else 1.0
         self.writes = True  # of several workers only one
-        self.best, self.waited, self.finished = -np.inf, 0, False  # best: with that sign
+        self.best_epoch, self.waited, self.finished = 0, 0, False
         self.best_weights: list[np.ndarray] = []
         self.history: list[dict[str, float]] = []
         self._last_weights: list[np.ndarray] = []
@@ -141,8 +164,9 @@ class Checkpoint(keras.callbacks.Callback):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         self.history.append({"epoch": len(self.history) + 1, **logs})
         self.waited += 1
-        if self.sign * logs[self.monitor] > self.best:
-            self.best, self.waited = self.sign * logs[self.monitor], 0
+        rank = self._rank(self.history[-1])
+        if not self.best_epoch or rank > self._rank(self.history[self.best_epoch - 1]):
+            self.best_epoch, self.waited = len(self.history), 0
             with averaged_weights(self.model):
                 self.best_weights = [np.array(w) for w in self.model.get_weights()]
         if self.patience is not None and self.waited >= self.patience:
@@ -151,6 +175,15 @@ class Checkpoint(keras.callbacks.Callback):
         self.save()
         if self._asked_to_stop:
             self._stop()
+
+    def _rank(self, row: dict[str, float]) -> tuple[float, float]:
+        """What makes an epoch better than another: the monitored metric, then the loss. NaN is worse than anything."""
+        if self.monitor not in row:
+            names = ", ".join(name.removeprefix("val_") for name in row if name.startswith("val_"))
+            raise DataError(f"--monitor {self.monitor.removeprefix('val_')}: no such validation metric; there are {names}.")
+        smaller = any(word in self.monitor for word in SMALLER_IS_BETTER)
+        rank = (-row[self.monitor] if smaller else row[self.monitor], -row.get("val_loss", 0.0))
+        return rank if np.isfinite(rank[0]) else (-np.inf, -np.inf)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """`fit` leaves the averaged weights in the model; the next part of a run goes on from the last ones."""
@@ -167,12 +200,34 @@ class Checkpoint(keras.callbacks.Callback):
     def go_on_from(self, before: "Checkpoint | None") -> None:
         """Begin a second phase of a run: its log goes on, and what was best remains so until something is better."""
         if before is not None:
-            self.history, self.best, self.best_weights = list(before.history), before.best, list(before.best_weights)
+            self.history, self.best_epoch = list(before.history), before.best_epoch
+            self.best_weights = list(before.best_weights)
 
     def restore_best(self) -> None:
-        """Give the model the weights of its best epoch."""
+        """Give the model the weights of its best epoch, and say which it is."""
         if self.best_weights:
             self.model.set_weights(self.best_weights)
+            row = self.history[self.best_epoch - 1]
+            values = "  ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys((self.monitor, "val_loss")) if name in row)
+            print(f"kept        epoch {self.best_epoch} of {len(self.history)}: {values}", flush=True)
+
+    def refuse_worse_than(self, constant: dict[str, float]) -> None:
+        """Raise if the kept epoch is no better than a constant guess in any of these validation metrics.
+
+        Raises:
+            DataError: with the numbers.
+        """
+        row = self.history[self.best_epoch - 1]
+        worse = [
+            f"{name.removeprefix('val_')} {row[name]:.3g} against {value:.3g}"
+            for name, value in constant.items()
+            if not (row[name] < value if any(word in name for word in SMALLER_IS_BETTER) else row[name] > value)
+        ]
+        if len(worse) == len(constant):
+            raise DataError(
+                f"not exported: the model is no better than a constant guess ({', '.join(worse)}). Train it longer, or on more "
+                "examples; --force-export exports it all the same."
+            )
 
     def parts(self, start_step: int, steps_per_epoch: int, epochs: int) -> Iterator[tuple[int, dict[str, int]]]:
         """The calls of `fit` that a run from `start_step` takes: `(first step, arguments of fit)`.
@@ -206,12 +261,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def state(self) -> dict[str, Any]:
         """What early stopping and the log go on from."""
-        best = self.best if np.isfinite(self.best) else None
-        return {"best": best, "waited": self.waited, "finished": self.finished, "history": self.history}
+        return {"best_epoch": self.best_epoch, "waited": self.waited, "finished": self.finished, "history": self.history}
 
     def take_state(self, state: dict[str, Any]) -> None:
-        self.best = -np.inf if state["best"] is None else state["best"]
-        self.waited, self.finished, self.history = state["waited"], state["finished"], state["history"]
+        self.best_epoch, self.waited = state["best_epoch"], state["waited"]
+        self.finished, self.history = state["finished"], state["history"]
 
     def save(self) -> None:
         """Write `step-N.npz`, first under another name, so that a kill leaves the file before it intact."""

@@ -15,26 +15,45 @@ from data_pipelines.sources import DataError
 Config = TypeVar("Config")
 
 
-def parse_config(config_class: type[Config], program: str, arguments: Sequence[str] | None = None) -> Config:
+def parse_config(
+    config_class: type[Config],
+    program: str,
+    preset: Callable[[Config], dict[str, Any]] = lambda config: {},
+    arguments: Sequence[str] | None = None,
+) -> Config:
     """Fill a dataclass from flags: `max_length_tokens` is `--max-length-tokens`. Unknown flags fail with exit code 2.
 
-    Fields are `name: Annotated[type, "help"] = default`; a type is int, float, str, bool, a `Literal` of choices, or one
-    of these `| None`. A bool is a switch, `--name` or `--no-name`.
+    Fields are `name: Annotated[type, "help", "range"] = default`; a type is int, float, str, bool, a `Literal` of choices, or one
+    of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing.
+
+    Args:
+        config_class: the dataclass.
+        program: the command, for `--help`.
+        preset: from the config, the values of flags that were not typed.
+        arguments: of the command line.
+
+    Raises:
+        DataError: a value outside its range.
 
     >>> from typing import Annotated
     >>> @dataclasses.dataclass(frozen=True)
     ... class Example:
-    ...     epochs: Annotated[int, "passes over the data"] = 3
-    >>> parse_config(Example, "example", ["--epochs", "5"])
-    Example(epochs=5)
+    ...     epochs: Annotated[int, "passes over the data", "[1, inf)"] = 3
+    ...     units: Annotated[int, "of the state", "[1, inf)"] = 64
+    >>> parse_config(Example, "example", lambda config: {"epochs": 1, "units": 8}, ["--epochs", "3"])
+    Example(epochs=3, units=8)
+    >>> parse_config(Example, "example", arguments=["--epochs", "0"])
+    Traceback (most recent call last):
+        ...
+    data_pipelines.sources.DataError: --epochs 0: expected a number in [1, inf). Leave it out for the default, 3.
     """
-    parser = argparse.ArgumentParser(program, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = typing.get_type_hints(config_class, include_extras=True)
     for item in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        kind, description = typing.get_args(hints[item.name])
+        kind, description, *_ = typing.get_args(hints[item.name])
         options = [t for t in typing.get_args(kind) if t is not type(None)]
         flag = "--" + item.name.replace("_", "-")
-        kwargs: dict[str, Any] = {"default": item.default, "help": description}
+        kwargs: dict[str, Any] = {"help": f"{description} (default: {item.default})"}
         if kind is bool:
             kwargs["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is typing.Literal:
@@ -42,22 +61,36 @@ def parse_config(config_class: type[Config], program: str, arguments: Sequence[s
         else:
             kwargs |= {"type": options[0] if options else kind, "metavar": (options or [kind])[0].__name__.upper()}
         parser.add_argument(flag, **kwargs)
-    return config_class(**vars(parser.parse_args(arguments)))
+    typed = vars(parser.parse_args(arguments))
+    config = config_class(**{**preset(config_class(**typed)), **typed})
+    check_ranges(config)
+    return config
 
 
-def with_preset(config: Config, preset: dict[str, Any]) -> Config:
-    """The config with the values of a preset, where no flag gave another than the default.
+def check_ranges(config: Any) -> None:
+    """Refuse a config with a value outside the range of its field.
 
-    >>> @dataclasses.dataclass(frozen=True)
-    ... class Example:
-    ...     epochs: int = 3
-    ...     units: int = 8
-    >>> with_preset(Example(epochs=5), {"epochs": 1, "units": 2})
-    Example(epochs=5, units=2)
+    Raises:
+        DataError: the first one.
     """
-    defaults = {item.name: item.default for item in dataclasses.fields(config)}  # type: ignore[arg-type]
-    changes = {name: value for name, value in preset.items() if getattr(config, name) == defaults[name]}
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for item in dataclasses.fields(config):
+        _, _, *ranges = typing.get_args(hints[item.name])
+        value = getattr(config, item.name)
+        if ranges and value is not None and not _is_in(value, ranges[0]):
+            flag = "--" + item.name.replace("_", "-")
+            raise DataError(f"{flag} {value}: expected a number in {ranges[0]}. Leave it out for the default, {item.default}.")
+
+
+def _is_in(value: float, interval: str) -> bool:
+    """Whether a number is in an interval, `[` and `]` with the end, `(` and `)` without.
+
+    >>> [_is_in(value, "[0, 1)") for value in (-0.1, 0, 0.5, 1, float("nan"))]
+    [False, True, True, False, False]
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -26,9 +26,12 @@ class Version:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def __str__(self) -> str:
+        return str(self.folder) if self.folder.exists() else "none: measured only (--no-export)"
+
 
 @contextlib.contextmanager
-def new_version(root: Path) -> Iterator[Version]:
+def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
     """Write an export into `version.folder`; it becomes `root/<number>/` when the block ends well, and vanishes when it doesn't.
 
     Two exports at once get two numbers. The model is added to `models.config` beside `root`, which `tensorflow_model_server
@@ -36,6 +39,7 @@ def new_version(root: Path) -> Iterator[Version]:
 
     Args:
         root: `saved_models/<application>`.
+        publish: False: it vanishes when the block ends well, too.
     """
     root.mkdir(parents=True, exist_ok=True)
     for path in root.glob(".writing-*"):
@@ -45,6 +49,9 @@ def new_version(root: Path) -> Iterator[Version]:
     version = Version(Path(tempfile.mkdtemp(prefix=".writing-", dir=root)))
     try:
         yield version
+        if not publish:
+            shutil.rmtree(version.folder)
+            return
         version.folder.chmod(0o755)
         version.folder = _publish(version.folder, root)
     except BaseException:

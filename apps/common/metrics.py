@@ -1,9 +1,12 @@
 """Metrics: of a classifier, from the true class and the probabilities of all classes; of a translator, from its texts."""
 
+import importlib.util
 import shutil
 from collections.abc import Sequence
 
 import numpy as np
+
+from data_pipelines.sources import DataError
 
 
 def classification_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -54,9 +57,34 @@ def calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 
     return float(sum(count * abs(confidence - accuracy) for confidence, accuracy, count in parts) / len(truth))
 
 
-def translation_metrics(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
+BLEU_TOKENIZERS = ("auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none")
+
+
+def bleu_tokenizer(name: str, language: str) -> str:
+    """The tokenizer that sacreBLEU takes; `auto` is by the target language.
+
+    13a finds no words where no spaces are. Where sacreBLEU's own for Japanese or Korean is not installed, and for other
+    languages without spaces, it is by characters.
+
+    >>> [bleu_tokenizer("auto", language) for language in ("de", "zh-CN", "th")]
+    ['13a', 'zh', 'char']
+    """
+    if name != "auto":
+        return name
+    short = language.lower().replace("_", "-").split("-")[0]
+    analysers = {"ja": ("ja-mecab", "MeCab"), "ko": ("ko-mecab", "mecab_ko")}
+    if short in analysers:
+        tokenizer, module = analysers[short]
+        return tokenizer if importlib.util.find_spec(module) else "char"
+    return "zh" if short in ("zh", "yue") else "char" if short in ("th", "lo", "my", "km", "bo") else "13a"
+
+
+def translation_metrics(translations: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> dict[str, float | str]:
     """BLEU (Papineni et al. 2002), cased and lower-cased, and chrF (Popović 2015), by sacrebleu on raw text, with the
     signature that says how (Post 2018, https://aclanthology.org/W18-6319); and the share translated exactly.
+
+    Raises:
+        DataError: the tokenizer needs a package that is not installed.
 
     >>> metrics = translation_metrics(["The dog runs home now."], ["The dog runs home now."])
     >>> print(metrics["bleu"], metrics["exact"])
@@ -64,9 +92,15 @@ def translation_metrics(translations: Sequence[str], references: Sequence[str]) 
     """
     import sacrebleu
 
+    packages = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
+    try:
+        bleu = sacrebleu.BLEU(tokenize=tokenizer)
+    except (RuntimeError, ImportError) as error:
+        remedy = f"Run: pip install '{packages[tokenizer]}'" if tokenizer in packages else "Pass --bleu-tokenize char."
+        raise DataError(f"--bleu-tokenize {tokenizer}: can't be had here ({str(error).splitlines()[0]}). {remedy}") from None
     scores = {
-        "bleu": sacrebleu.BLEU(),
-        "bleu_lowercase": sacrebleu.BLEU(lowercase=True),
+        "bleu": bleu,
+        "bleu_lowercase": sacrebleu.BLEU(lowercase=True, tokenize=tokenizer),
         "chrf": sacrebleu.CHRF(),
     }
     metrics: dict[str, float | str] = {

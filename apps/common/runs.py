@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
+from apps.common.cli import check_ranges
 from apps.common.metrics import calibration_bins
 from apps.common.workers import Workers
 from data_pipelines.sources import DataError
@@ -59,6 +60,7 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
             had other flags or other data.
     """
+    check_ranges(config)
     if not workers.is_chief:
         return workers.scratch()
     folder = Path(config.run) if config.run else _default_folder(application, config.resume)
@@ -88,7 +90,7 @@ def _default_folder(application: str, resume: bool) -> Path:
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    free = {"resume", "run", "epochs", "export_to", "strategy", "workers", "data_service"}
+    free = {"resume", "run", "epochs", "export_to", "export", "force_export", "strategy", "workers", "data_service"}
     for name, value in old["config"].items():
         if name not in free and new["config"].get(name) != value:
             raise DataError(
@@ -135,7 +137,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         write_metrics(self.folder, self.checkpoint.history)
-        plot_history(self.folder, self.checkpoint.history, self.names)
+        plot_history(self.folder, self.checkpoint.history, self.names, self.checkpoint.best_epoch)
 
 
 def new_figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) -> Any:
@@ -155,14 +157,15 @@ def save_figure(figure: Any, path: Path) -> None:
     pyplot.close(figure)
 
 
-def plot_history(folder: Path, history: Sequence[dict[str, float]], names: Sequence[str]) -> None:
-    """`history.png`: a panel for each metric, training and validation over the epochs."""
+def plot_history(folder: Path, history: Sequence[dict[str, float]], names: Sequence[str], best_epoch: int) -> None:
+    """`history.png`: a panel for each metric, training and validation over the epochs; the epoch that is kept is marked."""
     figure, axes = new_figure(1, len(names))
     epochs = [row["epoch"] for row in history]
     for axis, name in zip(np.atleast_1d(axes), names):
         for prefix, label in (("", "training"), ("val_", "validation")):
             if prefix + name in history[0]:
                 axis.plot(epochs, [row[prefix + name] for row in history], marker="o", markersize=3, label=label)
+        axis.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"kept: epoch {best_epoch}")
         axis.set(xlabel="epoch", ylabel=name, title=name)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)

@@ -26,7 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.checkpoints import Checkpoint
+from apps.common.checkpoints import Checkpoint, moving_average
 from apps.common.cluster import STARTED, LocalWorkers, place, take_gpu, watch
 from data_pipelines.sources import DataError
 
@@ -155,7 +155,8 @@ class Workers:
         return [sums[i] for i in range(len(tensors))]
 
     def optimizer(self, kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
-        """The optimizer class, with gradients that are averaged over the workers before anything is done to them."""
+        """The optimizer class with `moving_average`, and gradients averaged over the workers before anything is done to them."""
+        kind = moving_average(kind)
         if self.count == 1:
             return kind
         if keras.config.dtype_policy().name == "mixed_float16":

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
+from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
 from apps.common.metrics import caption_metrics
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from data_pipelines.captions import Captions, Example, load_captions
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 from data_pipelines.image_store import ImageFile
-from data_pipelines.sources import DataError
 
 BATCH_SIZE = 32
 
@@ -77,14 +78,11 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.image_captioning.evaluate", allow_abbrev=False)
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("--data", required=True, help="as in training")
-    parser.add_argument("--split", default=None, help="train, validation or test; default test where there is one")
-    parser.add_argument("--seed", type=int, default=0, help="as in training, for splits made by seed")
+    parser.add_argument("--split", default=None, help=SPLIT_HELP)
     arguments = parser.parse_args()
-    data = load_captions(arguments.data, arguments.seed)
-    split = arguments.split or ("test" if "test" in data.splits else "validation")
-    if split not in data.splits:
-        raise DataError(f"{arguments.data}: no split {split!r}; there are {sorted(data.splits)}. Name one with --split.")
+    data, split = choose_split(partial(load_captions, arguments.data), arguments.data, arguments.split)
     served = load_export(arguments.export)
+    warn_of_training_rows(arguments.export, data.rows(split), split)
     captions = describe_all(served, data.splits[split], progress=sys.stderr.isatty())
     metrics = measure(arguments.data, captions, data.splits[split])
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))

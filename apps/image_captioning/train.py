@@ -5,20 +5,22 @@
 Read `train` from top to bottom: data, model, training, export, metrics, pictures.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import tensorflow as tf
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
+from apps.common.evaluation import write_training_rows
 from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss
 from apps.common.model_card import write_card
-from apps.common.validation import SearchValidation
+from apps.common.validation import SearchValidation, constant_loss
 from apps.common.workers import Workers, count_tokens
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.evaluate import report
@@ -43,15 +45,17 @@ class Config:
     run: Annotated[str | None, "folder of the run; default runs/image_captioning/<time>"] = None
     resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
     export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    export: Annotated[bool, "let the server have the export; else it is measured only"] = True
+    force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
-    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
     data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     # pictures
-    image_size: Annotated[int, "pictures become squares of so many pixels a side"] = 224
-    max_pixels: Annotated[int, "pictures with more are left out, and refused by the export"] = 50_000_000
+    image_size: Annotated[int, "pictures become squares of so many pixels a side", "[1, inf)"] = 224
+    max_pixels: Annotated[int, "pictures with more are left out, and refused by the export", "[1, inf)"] = 50_000_000
     strict: Annotated[bool, "stop if anything must be left out"] = False
     store: Annotated[str, "folder where decoded pictures and features are kept for the next run"] = "runs/image_store"
     augment: Annotated[bool, "shift pictures and change their brightness; where the whole encoder learns"] = False
@@ -63,50 +67,54 @@ class Config:
     ] = "auto"
     backbone_weights: Annotated[str, "imagenet, none, or the path of a weights file"] = "imagenet"
     backbone_layer: Annotated[str, "take the output of this block end; default: of the last one"] = ""
-    alpha: Annotated[float, "width of the MobileNets"] = 1.0
-    fine_tune: Annotated[int, "epochs, after the others, in which the last blocks train too"] = 0
-    fine_tune_blocks: Annotated[int, "how many blocks"] = 2
-    fine_tune_learning_rate: Annotated[float, "peak of the schedule of these epochs"] = 2e-4
+    alpha: Annotated[float, "width of the MobileNets", "(0, inf)"] = 1.0
+    fine_tune: Annotated[int, "epochs, after the others, in which the last blocks train too", "[0, inf)"] = 0
+    fine_tune_blocks: Annotated[int, "how many blocks", "[1, inf)"] = 2
+    fine_tune_learning_rate: Annotated[float, "peak of the schedule of these epochs", "(0, inf)"] = 2e-4
     # text
     tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
-    vocabulary_size: Annotated[int, "tokens at most"] = 10_000
-    min_count: Annotated[int, "rarer words are unknown, and never written"] = 4
-    max_length_tokens: Annotated[int, "longer captions are cut in training; none longer is written"] = 30
+    vocabulary_size: Annotated[int, "tokens at most", "[8, inf)"] = 10_000
+    min_count: Annotated[int, "rarer words are unknown, and never written", "[1, inf)"] = 4
+    max_length_tokens: Annotated[int, "longer captions are cut in training; none longer is written", "[1, inf)"] = 30
     # decoder
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "lstm"
-    units: Annotated[int, "size of the decoder's states"] = 512
-    embedding_size: Annotated[int, "size of a word's vector"] = 256
-    memory_size: Annotated[int, "size of a region's vector"] = 512
-    depth: Annotated[int, "levels"] = 2
+    units: Annotated[int, "size of the decoder's states", "[1, inf)"] = 512
+    embedding_size: Annotated[int, "size of a word's vector", "[1, inf)"] = 256
+    memory_size: Annotated[int, "size of a region's vector", "[1, inf)"] = 512
+    depth: Annotated[int, "levels", "[1, inf)"] = 2
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
-    attention_penalty: Annotated[float, "doubly stochastic: every region should be looked at some time"] = 0.5
-    dropout: Annotated[float, "between layers"] = 0.4
-    word_dropout: Annotated[float, "share of the words read that training hides"] = 0.0
+    attention_penalty: Annotated[float, "doubly stochastic: every region should be looked at some time", "[0, inf)"] = 0.5
+    dropout: Annotated[float, "between layers", "[0, 1)"] = 0.4
+    word_dropout: Annotated[float, "share of the words read that training hides", "[0, 1)"] = 0.0
     # training
-    label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
-    epochs: Annotated[int, "passes over the captions of the training split"] = 10
-    batch_size: Annotated[int, "captions"] = 64
-    buckets: Annotated[int, "lengths that batches may have; each is compiled once"] = 4
-    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 2e-3
-    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
-    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.998
-    patience: Annotated[int, "epochs without better validation CIDEr before stopping"] = 4
+    label_smoothing: Annotated[float, "probability spread over the vocabulary", "[0, 1)"] = 0.1
+    epochs: Annotated[int, "passes over the captions of the training split", "[1, inf)"] = 10
+    batch_size: Annotated[int, "captions", "[1, inf)"] = 64
+    buckets: Annotated[int, "lengths that batches may have; each is compiled once", "[1, inf)"] = 4
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 2e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
+    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
+    monitor: Annotated[str, "validation metric that chooses the epoch to keep; among equal ones, the loss"] = "cider"
+    patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 4
     # search
-    validation_beam_width: Annotated[int, "in training; 1 is greedy search"] = 1
-    beam_width: Annotated[int, "in the export"] = 5
-    length_penalty: Annotated[float, "0: probability decides, which favours short captions; 1: nearly its mean"] = 1.3
-    block_ngrams: Annotated[int, "never repeat so many words in a row; 0: allow it"] = 2
+    validation_beam_width: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
+    beam_width: Annotated[int, "in the export", "[1, inf)"] = 5
+    length_penalty: Annotated[float, "0: probability decides, which favours short captions; 1: nearly its mean", "[0, inf)"] = 1.3
+    block_ngrams: Annotated[int, "never repeat so many words in a row; 0: allow it", "[0, inf)"] = 2
 
 
 MODEL_FLAGS = "embedding_size units memory_size cell depth attention dropout word_dropout attention_penalty".split()
 
 
 def main() -> None:
-    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
-    if config.quick:
-        config = cli.with_preset(config, QUICK)
-    config = cli.with_preset(config, SCENES if config.data == "embedded" else {"backbone": "mobilenet"})
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset)
+    if config.backbone == "auto":
+        config = dataclasses.replace(config, backbone="small-cnn" if config.data == "embedded" else "mobilenet")
     train(config)
+
+
+def preset(config: Config) -> dict[str, Any]:
+    return {**(SCENES if config.data == "embedded" else {}), **(QUICK if config.quick else {})}
 
 
 def train(config: Config) -> dict[str, float]:
@@ -115,7 +123,7 @@ def train(config: Config) -> dict[str, float]:
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    data = load_captions(config.data, config.seed)
+    data = load_captions(config.data)
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
     encoder = image_encoder(config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune else 0)
     options = {"size": config.image_size, "max_pixels": config.max_pixels}
@@ -156,7 +164,7 @@ def train(config: Config) -> dict[str, float]:
         if encoder.is_pretrained and encoder.tail:
             encoder.tail.trainable = name == "fine_tuning"
         compile_model(model, config, learning_rate, epochs * steps, workers)
-        checkpoint = Checkpoint(folder / name, monitor="val_cider", patience=config.patience)
+        checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
         checkpoint.go_on_from(before)
         restored = checkpoint.restore(model, batches(held_out).dataset) if config.resume else None
         start_step = workers.begin(model, checkpoint, restored)
@@ -182,11 +190,14 @@ def train(config: Config) -> dict[str, float]:
         encoder.front.save(folder / "front.keras")
 
     # -- export, and the metrics of what was exported
-    with new_version(Path(config.export_to)) as version:
+    if not config.force_export:
+        checkpoint.refuse_worse_than({"val_loss": constant_loss(batches(held_out).dataset)})
+    with new_version(Path(config.export_to), config.export) as version:
         write(version.folder, folder, model)
+        write_training_rows(version.folder, data.rows("train"))
         metrics = report(load_export(version.folder), config.data, data, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
-    print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
+    print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
 
 

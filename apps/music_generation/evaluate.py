@@ -16,12 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
+from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
 from apps.music_generation.judge import tune_metrics
 from apps.music_generation.ngram import best_order
 from data_pipelines.abc import Tune
 from data_pipelines.piano_rolls import Rolls, load_rolls
-from data_pipelines.sources import DataError
 from data_pipelines.tunes import Tunes, load_tunes
 
 
@@ -89,14 +89,15 @@ def evaluate(
         if isinstance(music, Rolls):
             metrics[split] = {"nats_per_frame": roll_likelihood(served, music.splits[split])}
             continue
-        bits = tune_likelihood(served, music.splits[split])
-        train, held_out = ([tune.text for tune in music.splits[name]] for name in ("train", split))
-        order, simple = best_order(train, held_out)
-        metrics[split] = {"bits_per_character": bits, f"bits_of_order_{order}": simple, "below_that": 1 - bits / simple}
+        metrics[split] = {"bits_per_character": (bits := tune_likelihood(served, music.splits[split]))}
+        if "train" in music.splits and split != "train":
+            train, held_out = ([tune.text for tune in music.splits[name]] for name in ("train", split))
+            order, simple = best_order(train, held_out)
+            metrics[split] |= {f"bits_of_order_{order}": simple, "below_that": 1 - bits / simple}
     if isinstance(music, Tunes) and samples:
         for name, in_metre in (("free", False), ("in_metre", True)):
             texts = draw_tunes(served, samples, temperature, top_p, seed, length, in_metre)
-            metrics[name] = tune_metrics(texts, music.splits["train"])
+            metrics[name] = tune_metrics(texts, music.splits.get("train", []))
     return metrics
 
 
@@ -112,25 +113,27 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as for training")
     parser.add_argument("--validation-tunes", help="as for training")
     parser.add_argument("--frame-beats", type=float, default=0.25, help="as for training")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, and of what is written")
-    parser.add_argument("--split", default="validation", help="which split is measured")
+    parser.add_argument("--seed", type=int, default=0, help="of what is written")
+    parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument("--samples", type=int, default=200, help="tunes that are written and judged; 0: none")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--length", type=int, default=800, help="tokens of a tune, at most")
     arguments = parser.parse_args()
     served = load_export(arguments.export)
-    music: Tunes | Rolls
-    if writes_tunes(served):
-        music = load_tunes(arguments.data, arguments.seed, arguments.validation_tunes)
-    else:
-        music = load_rolls(arguments.data, arguments.seed, arguments.frame_beats)
-    if arguments.split not in music.splits:
-        raise DataError(f"--split is {arguments.split!r}; {arguments.data} has {', '.join(music.splits)}. Name one of them.")
+    places = arguments.validation_tunes
+
+    def load(whole: bool) -> Tunes | Rolls:
+        if writes_tunes(served):
+            return load_tunes(arguments.data, places, whole and places is None)
+        return load_rolls(arguments.data, arguments.frame_beats, whole)
+
+    music, split = choose_split(load, arguments.data, arguments.split)
+    warn_of_training_rows(arguments.export, music.rows(split), split)
     drawing = {name: getattr(arguments, name) for name in ("samples", "temperature", "top_p", "length", "seed")}
-    metrics = evaluate(served, music, [arguments.split], **drawing)
+    metrics = evaluate(served, music, [split], **drawing)
     print_metrics(metrics)
-    print(json.dumps({"split": arguments.split, **metrics.pop(arguments.split), **metrics}))
+    print(json.dumps({"split": split, **metrics.pop(split), **metrics}))
 
 
 def report(served: Any, music: Tunes | Rolls, folder: Path, **drawing: Any) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@
 Read `train` from top to bottom: data, model, training, export, metrics, music.
 """
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ import keras
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
+from apps.common.evaluation import write_training_rows
 from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss, token_cross_entropy
 from apps.common.model_card import write_card
+from apps.common.validation import constant_loss
 from apps.common.workers import Workers, count_tokens
 from apps.music_generation.evaluate import report
 from apps.music_generation.export import DESCRIPTION, write
-from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, count_frames, frame_nats
+from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, constant_frame_loss, count_frames, frame_nats
 from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.predict import write_example
 from apps.music_generation.presets import QUICK, ROLLS
@@ -41,65 +44,69 @@ class Config:
     run: Annotated[str | None, "folder of the run; default runs/music_generation/<time>"] = None
     resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
     export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    export: Annotated[bool, "let the server have the export; else it is measured only"] = True
+    force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
-    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
     # data
     validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
     tokens: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
         "characters"
     )
-    transposed: Annotated[float, "share of the tunes or pieces that each epoch moves to another key"] = 0.5
-    frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes"] = 0.25
+    transposed: Annotated[float, "share of the tunes or pieces that each epoch moves to another key", "[0, 1]"] = 0.5
+    frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes", "(0, inf)"] = 0.25
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "lstm"
     identity: Annotated[bool, "simple_rnn with ReLU, its recurrent weights the identity at first"] = False
-    units: Annotated[int, "size of the states"] = 512
-    depth: Annotated[int, "recurrent layers"] = 2
-    embedding_size: Annotated[int, "size of a token's vector"] = 64
+    units: Annotated[int, "size of the states", "[1, inf)"] = 512
+    depth: Annotated[int, "recurrent layers", "[1, inf)"] = 2
+    embedding_size: Annotated[int, "size of a token's vector", "[1, inf)"] = 64
     frame: Annotated[Literal["nade", "independent"], "the keys of a frame: one by one, or apart"] = "nade"
-    hidden: Annotated[int, "of the keys one by one"] = 64
-    dropout: Annotated[float, "between layers"] = 0.5
-    recurrent_dropout: Annotated[float, "of the states"] = 0.0
+    hidden: Annotated[int, "of the keys one by one", "[1, inf)"] = 64
+    dropout: Annotated[float, "between layers", "[0, 1)"] = 0.5
+    recurrent_dropout: Annotated[float, "of the states", "[0, 1)"] = 0.0
     # training
-    epochs: Annotated[int, "passes over the training split"] = 40
-    rows: Annotated[int, "streams side by side"] = 32
-    bptt_steps: Annotated[int, "steps that a gradient flows back; the state goes on"] = 64
-    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 3e-3
-    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
-    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.99
-    patience: Annotated[int, "epochs without a better validation before stopping"] = 12
+    epochs: Annotated[int, "passes over the training split", "[1, inf)"] = 40
+    rows: Annotated[int, "streams side by side", "[1, inf)"] = 32
+    bptt_steps: Annotated[int, "steps that a gradient flows back; the state goes on", "[1, inf)"] = 64
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 3e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
+    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.99
+    monitor: Annotated[str, "validation metric that chooses the epoch to keep; auto: bits a character or nats a frame"] = "auto"
+    patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 12
     # generation
-    samples: Annotated[int, "tunes drawn after training to measure what is written; 0: none"] = 200
-    temperature: Annotated[float, "of these"] = 0.8
-    top_p: Annotated[float, "of these"] = 0.95
-    top_k: Annotated[int, "of the export; 0: all tokens"] = 0
-    max_length_tokens: Annotated[int, "of a tune or piece that is written"] = 800
+    samples: Annotated[int, "tunes drawn after training to measure what is written; 0: none", "[0, inf)"] = 200
+    temperature: Annotated[float, "of these", "(0, inf)"] = 0.8
+    top_p: Annotated[float, "of these", "(0, 1]"] = 0.95
+    top_k: Annotated[int, "of the export; 0: all tokens", "[0, inf)"] = 0
+    max_length_tokens: Annotated[int, "of a tune or piece that is written", "[1, inf)"] = 800
 
 
 STACK_FLAGS = "rows units depth cell dropout recurrent_dropout identity".split()
 
 
 def main() -> None:
-    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset)
+    config = dataclasses.replace(config, music=what_music(config))
     if config.identity and config.cell != "simple_rnn":
         raise DataError(
             f"--identity is for --cell simple_rnn; the cell is {config.cell}. Pass that cell, or leave --identity out."
         )
-    if config.music == "auto":
-        config = cli.with_preset(config, {"music": what_music(config.data)})
-    if config.quick:
-        config = cli.with_preset(config, QUICK)
-    if config.music == "rolls":
-        config = cli.with_preset(config, ROLLS)
     train(config)
 
 
-def what_music(source: str) -> str:
-    """Rolls where there are MIDI files or arrays, else tunes."""
-    path = Path(source)
+def preset(config: Config) -> dict[str, Any]:
+    return {**(ROLLS if what_music(config) == "rolls" else {}), **(QUICK if config.quick else {})}
+
+
+def what_music(config: Config) -> Literal["tunes", "rolls"]:
+    """What --music says; auto: rolls where there are MIDI files or arrays, else tunes."""
+    if config.music != "auto":
+        return config.music
+    path = Path(config.data)
     files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
     return "rolls" if any(file.suffix.lower() in (".mid", ".midi", ".npz") for file in files) else "tunes"
 
@@ -120,7 +127,7 @@ def train(config: Config) -> dict[str, float]:
     music: Any
     model: Any
     if config.music == "tunes":
-        music = load_tunes(config.data, config.seed, config.validation_tunes)
+        music = load_tunes(config.data, config.validation_tunes)
         vocabulary = learn_tune_vocabulary(music.splits["train"], config.tokens, config.transposed > 0)
         streams = partial(tune_streams, music.splits["train"], vocabulary, **order)
         held_out = whole_tunes(music.splits["validation"], vocabulary)
@@ -132,7 +139,7 @@ def train(config: Config) -> dict[str, float]:
         bits = tokens / (sum(map(len, texts)) + len(texts)) / math.log(2)
         validation = LikelihoodValidation(held_out, token_cross_entropy, "bits_per_character", bits)
     else:
-        music = load_rolls(config.data, config.seed, config.frame_beats)
+        music = load_rolls(config.data, config.frame_beats)
         streams = partial(roll_streams, music.splits["train"], **order)
         held_out = whole_rolls(music.splits["validation"])
         model = RollModel(frame=config.frame, hidden=config.hidden, **stack)
@@ -150,7 +157,8 @@ def train(config: Config) -> dict[str, float]:
     options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
     model.compile(workers.optimizer(keras.optimizers.Adam)(schedule, **options), loss, jit_compile=workers.jit_compile)
-    checkpoint = Checkpoint(folder / "checkpoints", f"val_{validation.name}", config.patience, smaller_is_better=True)
+    monitor = validation.name if config.monitor == "auto" else config.monitor
+    checkpoint = Checkpoint(folder / "checkpoints", f"val_{monitor}", config.patience)
     restored = checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None
     model.share_rows(workers)
     facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}
@@ -177,13 +185,17 @@ def train(config: Config) -> dict[str, float]:
 
     # -- export, and the metrics of what was exported
     drawing = {name: getattr(config, name) for name in ("samples", "temperature", "top_p", "seed")}
-    with new_version(Path(config.export_to)) as version:
+    if not config.force_export:
+        constant = constant_loss if config.music == "tunes" else constant_frame_loss
+        checkpoint.refuse_worse_than({"val_loss": constant(held_out)})
+    with new_version(Path(config.export_to), config.export) as version:
         write(version.folder, folder, model)
+        write_training_rows(version.folder, music.rows("train"))
         served = load_export(version.folder)
         metrics = report(served, music, folder, length=config.max_length_tokens, **drawing)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, music, folder / "example", config.frame_beats)
-    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version.folder}  {size}")
+    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
 
 

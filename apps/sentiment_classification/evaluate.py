@@ -6,6 +6,7 @@ python -m apps.sentiment_classification.evaluate saved_models/sentiment_classifi
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import cli, runs
+from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
 from apps.common.metrics import classification_metrics
 from data_pipelines.reviews import Review, Reviews, load_reviews
@@ -58,15 +60,15 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.sentiment_classification.evaluate", allow_abbrev=False)
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("--data", required=True, help="as in training")
-    parser.add_argument("--split", default=None, help="train, validation or test; default test where there is one")
+    parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument("--validation-rows", default=None, help="as in training")
-    parser.add_argument("--seed", type=int, default=0, help="as in training, for splits made by seed")
     arguments = parser.parse_args()
-    splits = load_reviews(arguments.data, arguments.seed, arguments.validation_rows).splits
-    split = arguments.split or ("test" if "test" in splits else "validation")
-    if split not in splits:
-        raise DataError(f"{arguments.data}: no split {split!r}; there are {sorted(splits)}. Name one with --split.")
-    metrics = classification_metrics(*evaluate_export(load_export(arguments.export), splits[split]))
+    rows = arguments.validation_rows
+    load = partial(load_reviews, arguments.data, rows)
+    reviews, split = choose_split(lambda whole: load(whole and rows is None), arguments.data, arguments.split)
+    served = load_export(arguments.export)
+    warn_of_training_rows(arguments.export, reviews.rows(split), split)
+    metrics = classification_metrics(*evaluate_export(served, reviews.splits[split]))
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     print(json.dumps({"split": split, **metrics}))
 

@@ -5,6 +5,8 @@
 Read `main` from top to bottom: configuration, data, model, training, metrics, export, predictions.
 """
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +15,7 @@ import keras
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
+from apps.common.evaluation import write_training_rows
 from apps.common.export import load_export, new_version
 from apps.common.model_card import write_card
 from apps.common.workers import Workers
@@ -21,7 +24,7 @@ from apps.sentiment_classification.export import DESCRIPTION, write
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
-from data_pipelines.reviews import Review, encode, load_reviews, load_texts, review_batches
+from data_pipelines.reviews import Review, Reviews, encode, load_reviews, load_texts, review_batches
 from data_pipelines.steps import Batches, bucket_boundaries
 from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
 
@@ -35,35 +38,38 @@ class Config:
     run: Annotated[str | None, "folder of the run; default runs/sentiment_classification/<time>"] = None
     resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
     export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    export: Annotated[bool, "let the server have the export; else it is measured only"] = True
+    force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
-    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
     data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
     # text
     tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
-    vocabulary_size: Annotated[int, "most frequent tokens of the training split"] = 30_000
-    min_count: Annotated[int, "leave out rarer words"] = 2
-    max_length_tokens: Annotated[int, "longer texts lose their middle"] = 400
+    vocabulary_size: Annotated[int, "most frequent tokens of the training split", "[8, inf)"] = 30_000
+    min_count: Annotated[int, "leave out rarer words", "[1, inf)"] = 2
+    max_length_tokens: Annotated[int, "longer texts lose their middle", "[1, inf)"] = 400
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
-    units: Annotated[int, "size of the state, each direction"] = 96
-    depth: Annotated[int, "bidirectional layers"] = 1
-    embedding_size: Annotated[int, "size of a word vector"] = 128
+    units: Annotated[int, "size of the state, each direction", "[1, inf)"] = 96
+    depth: Annotated[int, "bidirectional layers", "[1, inf)"] = 1
+    embedding_size: Annotated[int, "size of a word vector", "[1, inf)"] = 128
     pooling: Annotated[Literal["attention", "last"], "how a sequence becomes one vector"] = "attention"
-    dropout: Annotated[float, "between layers"] = 0.5
-    embedding_dropout: Annotated[float, "share of the word vectors' channels"] = 0.3
-    word_dropout: Annotated[float, "share of the words taken for unknown"] = 0.1
+    dropout: Annotated[float, "between layers", "[0, 1)"] = 0.5
+    embedding_dropout: Annotated[float, "share of the word vectors' channels", "[0, 1)"] = 0.3
+    word_dropout: Annotated[float, "share of the words taken for unknown", "[0, 1)"] = 0.1
     # training
     pretrain_on: Annotated[str | None, "a .tsv/.csv file with a column text: first learn to predict its words"] = None
-    pretrain_epochs: Annotated[int, "passes over these and the training texts"] = 1
-    epochs: Annotated[int, "passes over the training split"] = 8
-    batch_size: Annotated[int, "examples a step"] = 32
-    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 1e-3
-    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
-    patience: Annotated[int, "epochs without better validation accuracy before stopping"] = 3
+    pretrain_epochs: Annotated[int, "passes over these and the training texts", "[1, inf)"] = 1
+    epochs: Annotated[int, "passes over the training split", "[1, inf)"] = 8
+    batch_size: Annotated[int, "examples a step", "[1, inf)"] = 32
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 1e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
+    monitor: Annotated[str, "validation metric that chooses the epoch to keep; among equal ones, the loss"] = "accuracy"
+    patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 3
 
 
 QUICK = {
@@ -78,10 +84,7 @@ QUICK = {
 
 
 def main() -> None:
-    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
-    if config.quick:
-        config = cli.with_preset(config, QUICK)
-    train(config)
+    train(cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", lambda config: QUICK if config.quick else {}))
 
 
 def train(config: Config) -> dict[str, float]:
@@ -90,7 +93,7 @@ def train(config: Config) -> dict[str, float]:
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    reviews = load_reviews(config.data, config.seed, config.validation_rows)
+    reviews = load_reviews(config.data, config.validation_rows)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits["train"]]
     if (folder / "vocabulary.json").exists():
@@ -129,7 +132,7 @@ def train(config: Config) -> dict[str, float]:
     )
 
     # -- training
-    checkpoint = Checkpoint(folder / "checkpoints", patience=config.patience)
+    checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
     facts = _facts(config, reviews, vocabulary.size, model, device, folder)
     runs.announce({**facts, **workers.facts(config.batch_size, "texts")})
@@ -160,15 +163,26 @@ def train(config: Config) -> dict[str, float]:
     model.save(folder / "model.keras")
 
     # -- export, and the metrics of what was exported
-    with new_version(Path(config.export_to)) as version:
+    if not config.force_export:
+        checkpoint.refuse_worse_than(_constant_guess(reviews))
+    with new_version(Path(config.export_to), config.export) as version:
         write(version.folder, folder, model)
+        write_training_rows(version.folder, reviews.rows("train"))
         served = load_export(version.folder)
         metrics = report(served, reviews, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nThree validation texts, with the words that weighed most:")
     print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
-    print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
+    print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
+
+
+def _constant_guess(reviews: Reviews) -> dict[str, float]:
+    """What the most frequent class, and the share of each class in the training split, reach on the validation split."""
+    counts = Counter(review.label for review in reviews.splits["train"])
+    labels = [review.label for review in reviews.splits["validation"]]
+    loss = -sum(math.log(counts[label] / counts.total()) for label in labels) / len(labels)
+    return {"val_accuracy": labels.count(counts.most_common(1)[0][0]) / len(labels), "val_loss": loss}
 
 
 def _facts(config, reviews, vocabulary_size, model, device, folder) -> dict[str, str]:

@@ -7,15 +7,16 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from apps.common import cli
+from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.common.metrics import translation_metrics
-from data_pipelines.sources import DataError
+from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, translation_metrics
 from data_pipelines.translations import Translations, load_translations
 
 BATCH_SIZE = 32
@@ -43,13 +44,13 @@ def translate_all(served: Any, sentences: Sequence[str], progress: bool = False)
     return translations
 
 
-def report(served: Any, data: Translations, folder: Path) -> dict[str, dict[str, float | str]]:
+def report(served: Any, data: Translations, folder: Path, tokenizer: str) -> dict[str, dict[str, float | str]]:
     """Measure an export on all splits but the training split; print and write the metrics."""
     metrics = {}
     for split in data.splits:
         if split != "train":
             outputs = translate_all(served, [pair.source for pair in data.splits[split]])
-            metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]])
+            metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]], tokenizer)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"] if name != "bleu_signature"]
     print("\n" + cli.table(rows, ["metric", *metrics]))
@@ -63,16 +64,19 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--source-lang", default="en", help="as in training")
     parser.add_argument("--target-lang", default="de", help="as in training")
-    parser.add_argument("--split", default=None, help="train, validation or test; default test where there is one")
-    parser.add_argument("--seed", type=int, default=0, help="as in training, for splits made by seed")
+    parser.add_argument("--split", default=None, help=SPLIT_HELP)
+    parser.add_argument(
+        "--bleu-tokenize", default="auto", choices=BLEU_TOKENIZERS, help="sacreBLEU's; auto: by the target language"
+    )
     arguments = parser.parse_args()
-    splits = load_translations(arguments.data, arguments.source_lang, arguments.target_lang, arguments.seed).splits
-    split = arguments.split or ("test" if "test" in splits else "validation")
-    if split not in splits:
-        raise DataError(f"{arguments.data}: no split {split!r}; there are {sorted(splits)}. Name one with --split.")
+    load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang)
+    data, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export)
-    translations = translate_all(served, [pair.source for pair in splits[split]], progress=sys.stderr.isatty())
-    metrics = translation_metrics(translations, [pair.target for pair in splits[split]])
+    warn_of_training_rows(arguments.export, data.rows(split), split)
+    pairs = data.splits[split]
+    translations = translate_all(served, [pair.source for pair in pairs], progress=sys.stderr.isatty())
+    tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
+    metrics = translation_metrics(translations, [pair.target for pair in pairs], tokenizer)
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     print(json.dumps({"split": split, **metrics}))
 

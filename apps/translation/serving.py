@@ -36,9 +36,9 @@ def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
 
 
 def search_translations(
-    model: Translator, vocabularies: Vocabularies, pairs: Sequence[Pair], width: int, batch_size: int = 64
+    model: Translator, vocabularies: Vocabularies, pairs: Sequence[Pair], width: int, tokenizer: str, batch_size: int = 64
 ) -> Callable[[], dict[str, float]]:
-    """A function that translates the pairs by search with the model as it is then, and returns their BLEU."""
+    """A function that translates the pairs by search with the model as it is then, and returns their BLEU and chrF."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))  # texts of one length pad least
     blocks = [[pairs[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 
@@ -49,8 +49,8 @@ def search_translations(
 
     def measure() -> dict[str, float]:
         outputs = [t.decode() for block in blocks for t in translate(tf.constant([pair.source for pair in block])).numpy()]
-        metrics = translation_metrics(outputs, [pair.target for block in blocks for pair in block])
-        return {"bleu": float(metrics["bleu"])}
+        metrics = translation_metrics(outputs, [pair.target for block in blocks for pair in block], tokenizer)
+        return {name: float(metrics[name]) for name in ("bleu", "chrf")}
 
     return measure
 

@@ -13,10 +13,12 @@ import keras
 
 from apps.common import cli, runs
 from apps.common.checkpoints import Checkpoint
+from apps.common.evaluation import write_training_rows
 from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss
+from apps.common.metrics import bleu_tokenizer
 from apps.common.model_card import write_card
-from apps.common.validation import SearchValidation
+from apps.common.validation import SearchValidation, constant_loss
 from apps.common.workers import Workers, count_tokens
 from apps.translation.evaluate import report
 from apps.translation.export import DESCRIPTION, write
@@ -39,48 +41,57 @@ class Config:
     resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
     export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
     preset: Annotated[Literal["base", "sutskever"], "flags given beside it win"] = "base"
+    export: Annotated[bool, "let the server have the export; else it is measured only"] = True
+    force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
-    workers: Annotated[int | None, "of mirrored; default: one for each GPU"] = None
+    workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
     data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     # text
     tokens: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
     vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
-    vocabulary_size: Annotated[int, "tokens of each vocabulary"] = 6_000
-    max_length_tokens: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use"] = 80
+    vocabulary_size: Annotated[int, "tokens of each vocabulary", "[8, inf)"] = 6_000
+    max_length_tokens: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use", "[1, inf)"] = 80
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
-    units: Annotated[int, "size of encoder and decoder states"] = 320
-    embedding_size: Annotated[int, "size of a token's vector"] = 256
+    units: Annotated[int, "size of encoder and decoder states", "[1, inf)"] = 320
+    embedding_size: Annotated[int, "size of a token's vector", "[1, inf)"] = 256
     encoder: Annotated[
         Literal["recurrent", "forward", "self-attention"], "both directions; one, whose final states start the decoder; none"
     ] = "recurrent"
-    encoder_depth: Annotated[int, "levels"] = 1
-    decoder_depth: Annotated[int, "levels"] = 2
+    encoder_depth: Annotated[int, "levels", "[1, inf)"] = 1
+    decoder_depth: Annotated[int, "levels", "[1, inf)"] = 2
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     input_feeding: Annotated[bool, "let the decoder read its last output, step by step"] = False
     reverse_source: Annotated[bool, "read the source backwards"] = False
-    dropout: Annotated[float, "between layers"] = 0.4
+    dropout: Annotated[float, "between layers", "[0, 1)"] = 0.4
     # training
-    label_smoothing: Annotated[float, "probability spread over the vocabulary"] = 0.1
-    scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own"] = 0.0
-    sampled_softmax: Annotated[int, "compare with so many drawn tokens, not with the vocabulary; 0: exact"] = 0
-    epochs: Annotated[int, "passes over the training split"] = 22
-    tokens_per_batch: Annotated[int, "of the longer side, padding counted"] = 1_536
-    buckets: Annotated[int, "lengths that batches may have; each is compiled once"] = 6
+    label_smoothing: Annotated[float, "probability spread over the vocabulary", "[0, 1)"] = 0.1
+    scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own", "[0, 1]"] = 0.0
+    sampled_softmax: Annotated[int, "compare with so many drawn tokens, not with the vocabulary; 0: exact", "[0, inf)"] = 0
+    epochs: Annotated[int, "passes over the training split", "[1, inf)"] = 22
+    tokens_per_batch: Annotated[int, "of the longer side, padding counted", "[1, inf)"] = 1_536
+    buckets: Annotated[int, "lengths that batches may have; each is compiled once", "[1, inf)"] = 6
     optimizer: Annotated[Literal["adam", "sgd"], "adam, or plain gradient descent"] = "adam"
-    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay"] = 2e-3
-    clip_norm: Annotated[float, "limit of the gradient's global norm"] = 1.0
-    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none"] = 0.998
-    patience: Annotated[int, "epochs without better validation BLEU before stopping"] = 5
+    learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 2e-3
+    clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
+    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
+    monitor: Annotated[str, "validation metric that chooses the epoch to keep; among equal ones, the loss"] = "bleu"
+    bleu_tokenize: Annotated[
+        Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"],
+        "of sacreBLEU; auto: by the target language",
+    ] = "auto"
+    patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 5
     # search
-    validation_beam_width: Annotated[int, "in training; 1 is greedy search"] = 1
-    beam_width: Annotated[int, "in the export"] = 5
-    length_penalty: Annotated[float, "0: probability decides, which favours short sentences; 1: nearly its mean"] = 1.0
-    coverage_penalty: Annotated[float, "above 0: favour what attends to all of the source"] = 0.0
-    block_ngrams: Annotated[int, "never repeat so many tokens in a row; 0: allow it"] = 0
+    validation_beam_width: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
+    beam_width: Annotated[int, "in the export", "[1, inf)"] = 5
+    length_penalty: Annotated[float, "0: probability decides, which favours short sentences; 1: nearly its mean", "[0, inf)"] = (
+        1.0
+    )
+    coverage_penalty: Annotated[float, "above 0: favour what attends to all of the source", "[0, inf)"] = 0.0
+    block_ngrams: Annotated[int, "never repeat so many tokens in a row; 0: allow it", "[0, inf)"] = 0
 
 
 MODEL_FLAGS = (
@@ -90,12 +101,11 @@ MODEL_FLAGS = (
 
 
 def main() -> None:
-    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train")
-    if config.preset == "sutskever":
-        config = cli.with_preset(config, SUTSKEVER)
-    if config.quick:
-        config = cli.with_preset(config, QUICK)
-    train(config)
+    train(cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset))
+
+
+def preset(config: Config) -> dict[str, Any]:
+    return {**(QUICK if config.quick else {}), **(SUTSKEVER if config.preset == "sutskever" else {})}
 
 
 def train(config: Config) -> dict[str, float | str]:
@@ -104,7 +114,7 @@ def train(config: Config) -> dict[str, float | str]:
     device = runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    data = load_translations(config.data, config.source_lang, config.target_lang, config.seed)
+    data = load_translations(config.data, config.source_lang, config.target_lang)
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
     vocabularies = Vocabularies.load(folder) or Vocabularies.learn(
@@ -138,8 +148,9 @@ def train(config: Config) -> dict[str, float | str]:
     model(next(iter(validation.dataset))[0])
 
     # -- training
-    measure = search_translations(model, vocabularies, held_out, config.validation_beam_width)
-    checkpoint = Checkpoint(folder / "checkpoints", monitor="val_bleu", patience=config.patience)
+    tokenizer = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
+    measure = search_translations(model, vocabularies, held_out, config.validation_beam_width, tokenizer)
+    checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(model, validation.dataset) if config.resume else None
     facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder)
     runs.announce({**facts, **workers.facts(config.tokens_per_batch, "tokens")})
@@ -152,7 +163,7 @@ def train(config: Config) -> dict[str, float | str]:
             callbacks=workers.callbacks(
                 SearchValidation(validation.dataset, measure),
                 checkpoint,
-                runs.Progress(folder, checkpoint, ["loss", "bleu"]),
+                runs.Progress(folder, checkpoint, ["loss", "bleu", "chrf"]),
                 keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
             ),
             **arguments,
@@ -163,15 +174,18 @@ def train(config: Config) -> dict[str, float | str]:
     model.save(folder / "model.keras")
 
     # -- export, and the metrics of what was exported
-    with new_version(Path(config.export_to)) as version:
+    if not config.force_export:
+        checkpoint.refuse_worse_than({"val_loss": constant_loss(validation.dataset)})
+    with new_version(Path(config.export_to), config.export) as version:
         write(version.folder, folder, model)
+        write_training_rows(version.folder, data.rows("train"))
         served = load_export(version.folder)
-        metrics = report(served, data, folder)
+        metrics = report(served, data, folder, tokenizer)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\n".join(explain(served, [pair.source for pair in held_out[:3]])))
     for n, pair in enumerate(held_out[:3], start=1):
         plot_attention(served, pair.source, folder / f"attention_{n}.png")
-    print(f"\nrun     {folder}\nexport  {version.folder}  {size}")
+    print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
 
 

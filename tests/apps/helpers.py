@@ -26,7 +26,8 @@ def command(application, module, *arguments, cwd=ROOT, input="", alone=None):
     Training runs in a process of its own, as its results depend on the process; what is only read or refused runs here,
     which saves the seconds of the imports. `alone` says otherwise.
     """
-    line = [sys.executable, "-m", f"apps.{application}.{module}", *map(str, arguments)]
+    forced = ["--force-export"] if module == "train" and "--no-force-export" not in arguments else []  # tests train for seconds
+    line = [sys.executable, "-m", f"apps.{application}.{module}", *map(str, arguments), *forced]
     if module == "train" if alone is None else alone:
         environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
         return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, input=input)
@@ -79,8 +80,9 @@ def checkpoint_arrays(run, folder="checkpoints"):
 
 
 KILLABLE = """
+import functools
 import apps.common.checkpoints as c
-c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 100, False)  # save after every step
+c.Checkpoint.__init__ = functools.partialmethod(c.Checkpoint.__init__, every_seconds=0.0, keep=100)  # save after every step
 from apps.{application}.train import main
 main()
 """
@@ -88,7 +90,7 @@ main()
 
 def kill_twice(application, run, *arguments):
     """Start a training run, kill it inside an epoch, continue it, and kill it again."""
-    line = [sys.executable, "-c", KILLABLE.format(application=application), *map(str, arguments)]
+    line = [sys.executable, "-c", KILLABLE.format(application=application), *map(str, arguments), "--force-export"]
     for checkpoints in (1, 2):
         process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = {path.name for path in run.glob("checkpoints/step-*")}

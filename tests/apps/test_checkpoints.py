@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.checkpoints import Checkpoint, Stopped
+from apps.common.checkpoints import Checkpoint, Stopped, averaged_weights, moving_average
 from data_pipelines.sources import DataError
 
 EXAMPLES = tf.data.Dataset.from_tensors((np.ones((1, 2), "float32"), np.ones((1, 1), "float32")))
@@ -170,3 +170,83 @@ def test_a_weight_that_is_no_number_is_not_saved(tmp_path):
     with pytest.raises(DataError, match=r"a weight is no number .* weights are in .*step-00000003.npz"):
         checkpoint.save()
     assert names(tmp_path) == ["step-00000003.npz"]
+
+
+# -- which epoch is kept
+
+
+def epochs(checkpoint, *rows):
+    """Give the checkpoint these validation metrics, an epoch each, and weights that are the number of the epoch."""
+    model = compiled()
+    checkpoint.set_model(model)
+    checkpoint.writes = False
+    model.optimizer.build(model.trainable_variables)
+    for epoch, row in enumerate(rows):
+        model.set_weights([np.full_like(w, epoch + 1) for w in model.get_weights()])
+        checkpoint.on_epoch_end(epoch, row)
+        if checkpoint.finished:
+            break
+    checkpoint.restore_best()
+    return int(model.get_weights()[0][0, 0])
+
+
+def test_ties_are_decided_by_the_loss(tmp_path, capsys):
+    rows = [{"val_accuracy": 1.0, "val_loss": loss} for loss in (0.955, 0.0076, 0.0034)]
+    assert epochs(Checkpoint(tmp_path, patience=2), *rows) == 3
+    assert "kept        epoch 3 of 3: val_accuracy 1  val_loss 0.0034" in capsys.readouterr().out
+
+
+def test_a_metric_that_never_moves_neither_chooses_nor_stops(tmp_path):
+    losses = (5.0, 4.0, 3.0, 2.5, 2.0, 2.2)
+    checkpoint = Checkpoint(tmp_path, "val_bleu", patience=2)
+    assert epochs(checkpoint, *({"val_bleu": 0.0, "val_loss": loss} for loss in losses)) == 5
+    assert len(checkpoint.history) == 6
+
+
+def test_the_metric_chooses_once_it_moves_and_patience_counts(tmp_path):
+    checkpoint = Checkpoint(tmp_path, "val_bleu", patience=2)
+    values = [(0.0, 5.0), (1.0, 6.0), (0.5, 1.0), (1.0, 7.0), (9.0, 0.1)]
+    assert epochs(checkpoint, *({"val_bleu": bleu, "val_loss": loss} for bleu, loss in values)) == 2
+    assert checkpoint.finished and len(checkpoint.history) == 4
+
+
+@pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nats_per_frame"])
+def test_some_metrics_are_better_small(tmp_path, name):
+    assert epochs(Checkpoint(tmp_path, name), *({"val_loss": 1.0, name: value} for value in (3.0, 2.0, 4.0))) == 2
+
+
+def test_nan_is_worse_than_anything(tmp_path):
+    assert epochs(Checkpoint(tmp_path), *({"val_accuracy": v, "val_loss": 1.0} for v in (np.nan, 0.1, np.nan))) == 2
+
+
+def test_an_unknown_monitor_is_named(tmp_path):
+    with pytest.raises(DataError, match="--monitor f1: no such validation metric; there are accuracy, loss"):
+        epochs(Checkpoint(tmp_path, "val_f1"), {"loss": 1.0, "val_accuracy": 0.5, "val_loss": 1.0})
+
+
+def test_a_model_no_better_than_a_constant_guess_is_refused(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    epochs(checkpoint, {"val_accuracy": 0.5, "val_loss": 0.8})
+    with pytest.raises(DataError, match=r"no better than a constant guess \(accuracy 0.5 against 0.5, loss 0.8 against 0.693\)"):
+        checkpoint.refuse_worse_than({"val_accuracy": 0.5, "val_loss": 0.693})
+    checkpoint.refuse_worse_than({"val_accuracy": 0.4, "val_loss": 0.693})
+    checkpoint.refuse_worse_than({"val_loss": 0.81})
+
+
+# -- the moving average
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_moving_average_of_a_short_run_is_not_its_start(jit_compile):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    optimizer = moving_average(keras.optimizers.SGD)(1.0, use_ema=True, ema_momentum=0.999)
+    model.compile(optimizer, lambda y, p: -p, jit_compile=jit_compile)  # each step adds 1 to the weight
+    expected = 0.0
+    for step in range(6):
+        model.train_on_batch(np.ones((1, 1)), np.ones((1, 1)))
+        momentum = min(0.999, step / (9 + step))
+        expected = momentum * expected + (1 - momentum) * (step + 1)
+    with averaged_weights(model):
+        np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-6)
+    assert expected > 3  # of 6; with the full momentum 1.01
+    assert type(optimizer).from_config(optimizer.get_config()).ema_momentum == 0.999

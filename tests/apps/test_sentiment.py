@@ -110,9 +110,33 @@ def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):
     helpers.assert_same_end(tmp_path / "run", finished)
 
 
+def test_evaluate_takes_a_lone_file_whole_and_tells_of_training_rows(trained, reviews, tmp_path):
+    _, export, _ = trained
+    result = command("evaluate", export, "--data", reviews / "train.tsv")
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    rows = (reviews / "train.tsv").read_text().splitlines()[1:]
+    assert metrics["split"] == "all" and metrics["examples"] == len(rows)
+    texts = {row.split("\t")[0] for row in rows}
+    assert f"of the {len(texts):,} different rows of 'all' were in the training split" in result.stderr
+    (tmp_path / "test.tsv").write_text("text\tlabel\nfood never read before\tno\n")
+    result = command("evaluate", export, "--data", tmp_path)
+    assert json.loads(result.stdout.splitlines()[-1])["examples"] == 1 and "training split" not in result.stderr
+
+
+def test_a_useless_model_is_not_exported(reviews, tmp_path):
+    table = tmp_path / "coin.tsv"
+    rows = [f"{i} {j}\t{'yes' if (i + j) % 2 else 'no'}" for i in range(12) for j in range(12)]
+    table.write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    flags = ["--data", table, "--run", tmp_path / "run", "--export-to", tmp_path / "export", "--epochs", "1", *SMALL]
+    result = command("train", *flags, "--learning-rate", "1e-9", "--no-force-export")
+    assert result.returncode == 2 and "no better than a constant guess" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "export").exists() and (tmp_path / "run" / "model.keras").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--epochs", "0"], "--epochs 0: expected a number in [1, inf)"),
         (["--data", "none.tsv"], "none.tsv: no such file"),
         (["--resume", "--run", "none"], "none: no run to resume"),
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),

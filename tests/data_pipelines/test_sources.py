@@ -28,12 +28,13 @@ def fails(source, *parts, **kwargs):
 
 
 @pytest.mark.parametrize("name", ["reviews.tsv", "reviews.tsv.gz"])
-def test_one_file_is_split_by_the_seed(tmp_path, name):
-    reviews = load_reviews(write(tmp_path, name, GOOD), seed=1)
+def test_one_file_is_split_the_same_way_in_every_run(tmp_path, name):
+    reviews = load_reviews(write(tmp_path, name, GOOD))
     assert {k: len(v) for k, v in reviews.splits.items()} == {"train": 32, "validation": 4, "test": 4}
     assert reviews.labels == ["no", "yes"]
-    assert load_reviews(str(tmp_path / name), seed=1) == reviews
-    assert load_reviews(str(tmp_path / name), seed=2) != reviews
+    assert load_reviews(str(tmp_path / name)) == reviews
+    whole = load_reviews(str(tmp_path / name), whole=True)
+    assert {k: len(v) for k, v in whole.splits.items()} == {"all": 40} and whole.labels == reviews.labels
     everything = sorted(review.text for split in reviews.splits.values() for review in split)
     assert everything == sorted(f"text {i}" for i in range(40))
 

@@ -1,0 +1,66 @@
+"""Which rows an export is measured on, and whether it was trained on them."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.sources import DataError
+
+TRAINING_ROWS = "training_rows.npy"
+SPLIT_HELP = (
+    "train, validation or test, cut as for training; default: a lone file whole, else the test split, else the validation split"
+)
+
+
+def choose_split(load: Callable[[bool], Any], source: str, split: str | None) -> tuple[Any, str]:
+    """The data and the name of the split to measure: a lone file as a whole, of a folder the test, else the validation split.
+
+    Args:
+        load: loads the data; True: as they are, False: cut as for training.
+        source: for the message.
+        split: what `--split` names; then the data are cut as for training.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    if split is None:
+        data = load(True)
+        for name in ("all", "test", "validation"):
+            if name in data.splits:
+                return data, name
+    data, split = load(False), split or "validation"
+    if split not in data.splits:
+        raise DataError(f"{source}: no split {split!r}; there are {', '.join(data.splits)}. Name one of them with --split.")
+    return data, split
+
+
+def _hashes(rows: Iterable[Sequence[Any]]) -> np.ndarray:
+    digests = [sha256("\x1f".join(map(str, row)).encode()).digest()[:8] for row in rows]
+    return np.unique(np.frombuffer(b"".join(digests), np.uint64))
+
+
+def write_training_rows(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Keep hashes of the rows that a model was trained on, beside its export."""
+    np.save(folder / TRAINING_ROWS, _hashes(rows))
+
+
+def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], split: str) -> int:
+    """Say aloud how many different rows the export was trained on, and return that."""
+    folder = Path(export)
+    versions = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    path = (max(versions, key=lambda p: int(p.name)) if versions else folder) / TRAINING_ROWS
+    if not path.is_file():
+        return 0
+    found = _hashes(rows)
+    seen = int(np.isin(found, np.load(path)).sum())
+    if seen:
+        print(
+            f"warning: {seen:,} of the {len(found):,} different rows of {split!r} were in the training split of this export; "
+            "its metrics say less about new data.",
+            file=sys.stderr,
+        )
+    return seen
