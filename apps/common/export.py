@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import keras
 import tensorflow as tf
 
@@ -181,7 +182,12 @@ def load_export(path: str | Path) -> Any:
     if version is None:
         raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
     _load_text_ops()
-    return tf.saved_model.load(str(version))
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # that it has no gradients is no news
+    try:
+        return tf.saved_model.load(str(version))
+    finally:
+        absl.logging.set_verbosity(verbosity)
 
 
 def _load_text_ops() -> None:

@@ -46,7 +46,8 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
     """The classes with their probabilities; the words, weighed."""
     classes = _first(served, "probabilities", text=_checked(text))
     labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
-    return labels, drawing.weighed_words(next(predictions(served, [text]))["weights"])
+    prediction = next(predictions(served, [text]))
+    return labels, drawing.weighed_words(prediction["weights"], prediction["unknown"])
 
 
 def translation(served: Any, text: str) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ Text of users and models is always escaped, and no picture comes from elsewhere:
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,16 @@ def shade(weight: float) -> str:
     return f"background:rgb({colour[0]},{colour[1]},{colour[2]});color:{'#fff' if weight > 0.45 else '#111'}"
 
 
-def weighed_words(pairs: Sequence[tuple[str, float]]) -> str:
-    """The words of a text, each on a ground as dark as its weight, relative to the largest."""
+def weighed_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] = ()) -> str:
+    """The words of a text, each on a ground as dark as its weight, relative to the largest; unknown ones are struck out."""
     largest = max([weight for _, weight in pairs], default=0.0) or 1.0
-    words = [
-        f'<span class="word" style="{shade(weight / largest)}" title="weight {weight:.3f}">{html.escape(word)}</span>'
-        for word, weight in pairs
-    ]
-    return f'<p class="words">{" ".join(words)}</p>'
+    words = []
+    for word, weight in pairs:
+        style = shade(weight / largest) + (";text-decoration:line-through" if word in unknown else "")
+        title = "unknown to the model" if word in unknown else f"weight {weight:.3f}"
+        words.append(f'<span class="word" style="{style}" title="{title}">{html.escape(word)}</span>')
+    note = "<p>Words that are struck out are unknown to the model.</p>" if set(unknown) & {word for word, _ in pairs} else ""
+    return f'<p class="words">{" ".join(words)}</p>{note}'
 
 
 def attention_table(source: Sequence[str], target: Sequence[str], weights: np.ndarray) -> str:

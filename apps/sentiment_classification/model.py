@@ -148,32 +148,33 @@ def serving_signatures(
 ) -> dict[str, Any]:
     """Strings in, labels out: the functions of the export with their input specs.
 
-    `serving_default` gives `label`, `probability`, `tokens` and `attention`; `serving_fast` the first two; `probabilities`
-    gives all classes.
+    `serving_default` gives `label`, `probability`, `tokens`, `attention`, and which of the tokens are `unknown` to the
+    vocabulary; `serving_fast` the first two; `probabilities` gives all classes.
     """
     names = tf.constant(list(labels))
 
-    def run(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def run(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         tokens = shorten(vocabulary.tokenize(text), max_length_tokens)
         ids = vocabulary.ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
-        outputs = model(tf.pad(ids, [[0, 0], [0, missing]]), training=False)
+        ids = tf.pad(ids, [[0, 0], [0, missing]])
+        outputs = model(ids, training=False)
         padded = tf.pad(tokens.to_tensor(""), [[0, 0], [0, missing]])
-        return tf.nn.softmax(outputs["logits"]), padded, outputs["attention"]
+        return tf.nn.softmax(outputs["logits"]), padded, outputs["attention"], tf.equal(ids, UNKNOWN)
 
     def best(probabilities: tf.Tensor) -> dict[str, tf.Tensor]:
         label = tf.gather(names, tf.argmax(probabilities, axis=1))
         return {"label": label, "probability": tf.reduce_max(probabilities, axis=1)}
 
     def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities, tokens, attention = run(text)
-        return {**best(probabilities), "tokens": tokens, "attention": attention}
+        probabilities, tokens, attention, unknown = run(text)
+        return {**best(probabilities), "tokens": tokens, "attention": attention, "unknown": unknown}
 
     def classify_fast(text: tf.Tensor) -> dict[str, tf.Tensor]:
         return best(run(text)[0])
 
     def probabilities(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        values, _, _ = run(text)
+        values, *_ = run(text)
         return {"probabilities": values, "labels": tf.repeat(names[None], tf.shape(values)[0], axis=0)}
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]

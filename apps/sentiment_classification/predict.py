@@ -17,7 +17,7 @@ BATCH_SIZE = 64
 
 
 def predictions(served: Any, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """For each text its `label`, `probability` and `weights`: pairs of token and attention, in order."""
+    """For each text its `label`, `probability`, `weights`: pairs of token and attention, in order, and the `unknown` tokens."""
     for start in range(0, len(texts), BATCH_SIZE):
         batch = list(texts[start : start + BATCH_SIZE])
         outputs = {k: v.numpy() for k, v in served.signatures["serving_default"](text=tf.constant(batch)).items()}
@@ -28,18 +28,37 @@ def predictions(served: Any, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
                 "label": outputs["label"][i].decode(),
                 "probability": float(outputs["probability"][i]),
                 "weights": [[t, round(float(w), 4)] for t, w in zip(tokens, outputs["attention"][i])],
+                "unknown": [t for t, is_unknown in zip(tokens, outputs["unknown"][i]) if is_unknown],
             }
 
 
 def explain(served: Any, texts: Sequence[str], words: int = 4) -> list[str]:
-    """One line a text: label, probability, the words that weighed most, the text."""
+    """One line a text: label, probability, the phrases that weighed most, unknown words, the text."""
     lines = []
     for prediction in predictions(served, texts):
-        top = sorted(prediction["weights"], key=lambda pair: -pair[1])[:words]
-        weights = ", ".join(f"{token} {weight:.2f}" for token, weight in top)
+        weights = ", ".join(f"{phrase} {weight:.2f}" for phrase, weight in phrases(prediction["weights"])[:words])
+        unknown = f"  unknown: {', '.join(dict.fromkeys(prediction['unknown']))}" if prediction["unknown"] else ""
         text = prediction["text"] if len(prediction["text"]) <= 80 else prediction["text"][:77] + "..."
-        lines.append(f"{prediction['label']}  {prediction['probability']:.3f}  [{weights}]  {text}")
+        lines.append(f"{prediction['label']}  {prediction['probability']:.3f}  [{weights}]{unknown}  {text}")
     return lines
+
+
+def phrases(weights: Sequence[Sequence[Any]]) -> list[tuple[str, float]]:
+    """Runs of tokens that weigh more than the mean, with what they weigh together; the heaviest first.
+
+    >>> phrases([["it", 0.1], ["was", 0.0], ["very", 0.3], ["good", 0.5], [".", 0.1]])
+    [('very good', 0.8)]
+    """
+    found: list[list[Any]] = []
+    open_run = False
+    for token, weight in weights:
+        heavy = weight >= 1 / len(weights)
+        if heavy and open_run:
+            found[-1] = [f"{found[-1][0]} {token}", found[-1][1] + weight]
+        elif heavy:
+            found.append([token, weight])
+        open_run = heavy
+    return sorted(((phrase, round(weight, 4)) for phrase, weight in found), key=lambda pair: -pair[1])
 
 
 def main() -> None:

@@ -75,10 +75,11 @@ class Config:
 QUICK = {
     "units": 48,
     "embedding_size": 48,
-    "epochs": 6,
+    "epochs": 3,
+    "batch_size": 64,
     "learning_rate": 3e-3,
     "embedding_dropout": 0.1,
-    "word_dropout": 0.02,
+    "word_dropout": 0.1,
     "min_count": 1,
 }
 

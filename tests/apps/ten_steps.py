@@ -91,7 +91,7 @@ def train(application, workers, out):
         dataset = dataset.concatenate(batch)
     optimizer = workers.optimizer(keras.optimizers.Adam)(1e-3, global_clipnorm=1.0, use_ema=True, ema_momentum=0.9)
     model.compile(optimizer, loss, jit_compile=workers.jit_compile)
-    checkpoint = Checkpoint(Path(tempfile.mkdtemp()), monitor="loss", smaller_is_better=True)
+    checkpoint = Checkpoint(Path(tempfile.mkdtemp()), monitor="loss")
     if hasattr(model, "share_rows"):
         model.share_rows(workers)
     workers.begin(model, checkpoint, None)

@@ -118,9 +118,15 @@ def test_evaluate_takes_a_lone_file_whole_and_tells_of_training_rows(trained, re
     assert metrics["split"] == "all" and metrics["examples"] == len(rows)
     texts = {row.split("\t")[0] for row in rows}
     assert f"of the {len(texts):,} different rows of 'all' were in the training split" in result.stderr
-    (tmp_path / "test.tsv").write_text("text\tlabel\nfood never read before\tno\n")
+    (tmp_path / "test.tsv").write_text("text\tlabel\nfood never read before\tnegative\n")
     result = command("evaluate", export, "--data", tmp_path)
     assert json.loads(result.stdout.splitlines()[-1])["examples"] == 1 and "training split" not in result.stderr
+
+
+def test_unknown_words_are_named(trained):
+    _, export, _ = trained
+    line = json.loads(command("predict", export, "--json", "the zyxwv was").stdout)
+    assert line["unknown"] == ["zyxwv"] and "unknown: zyxwv" in command("predict", export, "the zyxwv was").stdout
 
 
 def test_a_useless_model_is_not_exported(reviews, tmp_path):
