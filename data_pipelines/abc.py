@@ -14,12 +14,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 MODES = {"maj": 0, "ion": 0, "mix": -1, "dor": -2, "min": -3, "aeo": -3, "phr": -4, "loc": -5, "lyd": 1}  # fifths from major
 LETTERS = "CDEFGAB"
 _SEMITONES = dict(zip(LETTERS, (0, 2, 4, 5, 7, 9, 11)))
 _FIFTHS = dict(zip("FCGDAEB", range(-1, 6)))
 _ACCIDENTALS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}
+_SIGNS = {value: name for name, value in _ACCIDENTALS.items()}
 _TUPLETS = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # so many notes in the time of
 
 NOTE = r"(?P<accidental>\^\^|\^|__|_|=)?(?P<letter>[A-Ga-g])(?P<octave>[,']*)"
@@ -288,6 +290,7 @@ def _semitone(tonic: str) -> int:
     return (_SEMITONES[tonic[0]] + {"#": 1, "b": -1}.get(tonic[1:], 0)) % 12
 
 
+@lru_cache(maxsize=2**16)  # training moves each tune to the same twelve keys again and again
 def transpose(tune: Tune, semitones: int) -> Tune:
     """The tune so many semitones higher; lower if negative.
 
@@ -328,5 +331,5 @@ def _moved_note(match: re.Match, steps: int, old: dict[str, int], new: dict[str,
     sign = ""
     if match["accidental"]:
         wanted = _ACCIDENTALS[match["accidental"]] - old[letter.upper()] + new[moved]
-        sign = {value: name for name, value in _ACCIDENTALS.items()}[max(-2, min(2, wanted))]
+        sign = _SIGNS[max(-2, min(2, wanted))]
     return sign + (moved.lower() + "'" * (octave - 1) if octave >= 1 else moved + "," * -octave)

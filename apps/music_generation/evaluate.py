@@ -18,11 +18,13 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.music_generation.judge import tune_metrics
-from apps.music_generation.ngram import best_order
+from apps.music_generation.judge import Copies, tune_metrics
+from apps.music_generation.ngram import NgramModel, best_order
 from data_pipelines.abc import Tune
 from data_pipelines.piano_rolls import Rolls, load_rolls
 from data_pipelines.tunes import Tunes, load_tunes
+
+LONGEST_ORDER = 10  # of the character model that is counted beside
 
 
 def writes_tunes(served: Any) -> bool:
@@ -85,19 +87,22 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Metrics by split; and for tunes of what is written `free` and `in_metre`."""
     metrics: dict[str, dict[str, float]] = {}
+    counted: NgramModel | None = None
     for split in splits:
         if isinstance(music, Rolls):
             metrics[split] = {"nats_per_frame": roll_likelihood(served, music.splits[split])}
             continue
         metrics[split] = {"bits_per_character": (bits := tune_likelihood(served, music.splits[split]))}
         if "train" in music.splits and split != "train":
-            train, held_out = ([tune.text for tune in music.splits[name]] for name in ("train", split))
-            order, simple = best_order(train, held_out)
+            counted = counted or NgramModel([tune.text for tune in music.splits["train"]], LONGEST_ORDER)
+            order, simple = best_order(counted, [tune.text for tune in music.splits[split]])
             metrics[split] |= {f"bits_of_order_{order}": simple, "below_that": 1 - bits / simple}
     if isinstance(music, Tunes) and samples:
+        copies = Copies(music.splits.get("train", []))
         for name, in_metre in (("free", False), ("in_metre", True)):
+            print(f"writing and judging {samples} tunes, {name.replace('_', ' ')}", flush=True)
             texts = draw_tunes(served, samples, temperature, top_p, seed, length, in_metre)
-            metrics[name] = tune_metrics(texts, music.splits.get("train", []))
+            metrics[name] = tune_metrics(texts, copies)
     return metrics
 
 

@@ -6,7 +6,7 @@ repeats and endings; what it doesn't know, chords for instance, it doesn't let p
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -141,16 +141,26 @@ class Grammar:
         return self._begin(State(FREE, self.bar), sign)
 
     def _ticks(self, state: State, length: str) -> int:
-        return int(note_length(length) * TICKS * state.factor / 6)
+        return _ticks(length, state.factor)
 
     def _fits(self, state: State, length: str) -> bool:
         """May this note, with what must follow it, stand in the rest of the bar?"""
-        if state.same != "?" and length != state.same:
-            return False
-        exact = note_length(length) * TICKS * state.factor
-        if exact.denominator != 1 or exact % 6 or (state.tuplet and length not in ("", "/", "2")):
-            return False
-        return self._ticks(state, length) * max(1, state.tuplet) <= state.left
+        return _fits(length, state.same, state.factor, state.tuplet, state.left)
+
+
+@cache
+def _ticks(length: str, factor: int) -> int:
+    return int(note_length(length) * TICKS * factor / 6)
+
+
+@cache
+def _fits(length: str, same: str, factor: int, tuplet: int, left: int) -> bool:
+    if same != "?" and length != same:
+        return False
+    exact = note_length(length) * TICKS * factor
+    if exact.denominator != 1 or exact % 6 or (tuplet and length not in ("", "/", "2")):
+        return False
+    return _ticks(length, factor) * max(1, tuplet) <= left
 
 
 class Table(NamedTuple):

@@ -10,7 +10,7 @@ from apps.music_generation.engraver import engrave
 from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, tonics, transpose
 
 
-def tune_metrics(texts: Sequence[str], training: Sequence[Tune]) -> dict[str, float]:
+def tune_metrics(texts: Sequence[str], copies: "Copies") -> dict[str, float]:
     """Shares and means over tunes in ABC notation.
 
     parse: can be read here and engraved by verovio.
@@ -18,7 +18,6 @@ def tune_metrics(texts: Sequence[str], training: Sequence[Tune]) -> dict[str, fl
     repeated_bars: mean share of bars that stand in the tune before.
     copied_mean, copied_max: the longest run of signs that stands in a training tune too, in whatever key, as a share of the tune.
     """
-    copies = Copies(training)
     tunes = [_read(text) for text in texts]
     parsed = [tune is not None and score is not None for tune, score in zip(tunes, engrave(texts))]
     fit = [ok and tune is not None and bars_fit(tune) for ok, tune in zip(parsed, tunes)]

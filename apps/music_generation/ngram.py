@@ -36,30 +36,35 @@ class NgramModel:
                     self.counts[marked[i - n : i]][marked[i]] += 1
         self.size = len(self.counts[""]) + 1  # one for what was never seen
 
-    def probability(self, context: str, character: str) -> float:
-        p = 1 / self.size
-        for n in range(len(context) + 1):
-            counts = self.counts.get(context[len(context) - n :])
-            if not counts:
-                break
-            different, total = len(counts), counts.total()
-            p = (counts[character] + different * p) / (total + different)
-        return p
+        self.totals = {context: (len(counts), counts.total()) for context, counts in self.counts.items()}
 
-    def bits(self, text: str) -> float:
+    def probabilities(self, context: str, character: str) -> list[float]:
+        """What the models of order 1, 2, … up to this one say: each stands on the one before."""
+        p, found = 1 / self.size, []
+        for n in range(self.order):
+            place = context[len(context) - n :] if n else ""
+            if place in self.totals:
+                different, total = self.totals[place]
+                p = (self.counts[place][character] + different * p) / (total + different)
+            found.append(p)
+        return found
+
+    def bits(self, text: str, order: int | None = None) -> float:
         """The information of a text and its end."""
+        return self.bits_by_order(text)[(order or self.order) - 1]
+
+    def bits_by_order(self, text: str) -> list[float]:
+        """The same for the order 1, 2, …"""
         marked = START * (self.order - 1) + text + END
         places = range(self.order - 1, len(marked))
-        return -sum(math.log2(self.probability(marked[i - self.order + 1 : i], marked[i])) for i in places)
+        rows = [self.probabilities(marked[i - self.order + 1 : i], marked[i]) for i in places]
+        return [-sum(map(math.log2, column)) for column in zip(*rows)]
 
 
-def bits_per_character(model: NgramModel, texts: Sequence[str]) -> float:
-    """Mean over the characters, the end of each text counted as one."""
-    return sum(map(model.bits, texts)) / sum(len(text) + 1 for text in texts)
-
-
-def best_order(train: Sequence[str], held_out: Sequence[str], orders: Sequence[int] = range(2, 11)) -> tuple[int, float]:
-    """The order that does best on the held-out texts, and its bits per character."""
-    scores = {order: bits_per_character(NgramModel(train, order), held_out) for order in orders}
-    order = min(scores, key=lambda n: scores[n])
-    return order, scores[order]
+def best_order(model: NgramModel, held_out: Sequence[str]) -> tuple[int, float]:
+    """The order, from 2 to that of the model, that does best on the held-out texts, and its bits per character, the end of
+    each text counted as one."""
+    characters = sum(len(text) + 1 for text in held_out)
+    bits = [sum(column) / characters for column in zip(*map(model.bits_by_order, held_out))]
+    order = min(range(2, model.order + 1), key=lambda n: bits[n - 1])
+    return order, bits[order - 1]

@@ -323,17 +323,18 @@ def test_a_model_that_knows_nothing_writes_full_bars(kind):
 def test_the_order_n_model_is_a_distribution():
     model = NgramModel(["abab", "abba"], 3)
     characters = ["a", "b", "\x03", "never seen"]
-    for context in ("", "a", "ab", "bb", "zz"):
-        assert abs(sum(model.probability(context, c) for c in characters) - 1) < 1e-9
-    order, _ = best_order(["abcabcabc"] * 3, ["abcabc"], range(1, 5))
-    assert order > 1
+    for context in ("\x02\x02", "\x02a", "ab", "bb", "zz"):
+        for totals in zip(*(model.probabilities(context, c) for c in characters)):
+            assert abs(sum(totals) - 1) < 1e-9
+    order, bits = best_order(NgramModel(["abcabcabc"] * 3, 4), ["abcabc"])
+    assert order > 1 and bits == pytest.approx(NgramModel(["abcabcabc"] * 3, order).bits("abcabc") / 7)
 
 
 def test_copies_and_broken_tunes_show():
     tunes, _ = read_tunes(helpers.some_tunes())
-    copied = tune_metrics(["X:1\n" + transpose(tunes[0], 5).text], tunes)
+    copied = tune_metrics(["X:1\n" + transpose(tunes[0], 5).text], Copies(tunes))
     assert copied["copied_max"] == 1.0 and copied["parse"] == 1.0 and copied["bars_fit"] == 1.0
-    mixed = tune_metrics(["X:1\nM:6/8\nL:1/8\nK:D\nABc def|ABc|ABc def|]\n", "no tune", "X:1\n" + tunes[1].text], tunes)
+    mixed = tune_metrics(["X:1\nM:6/8\nL:1/8\nK:D\nABc def|ABc|ABc def|]\n", "no tune", "X:1\n" + tunes[1].text], Copies(tunes))
     assert mixed["parse"] == pytest.approx(2 / 3) and mixed["bars_fit"] == pytest.approx(1 / 3)
     half = read_tune("X:1\nM:2/4\nL:1/8\nK:D\nabcd|efga|b2b2|^g4|")
     assert 0.5 < Copies([half]).longest_share(read_tune("X:1\nM:2/4\nL:1/8\nK:D\nabcd|efga|D8|")) < 0.9
