@@ -1,4 +1,4 @@
-# make demo   train every application on its embedded data, export, predict
+# make demo   train every application on its embedded data, export, predict: five minutes
 # make test   lint, types, doctests and tests; the layers on JAX too
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
@@ -12,9 +12,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 demo: .venv/demo
 	$(BIN)/python -m apps.sentiment_classification.train --quick
-	$(BIN)/python -m apps.sentiment_classification.train --quick --baseline bag-of-words --export-to saved_models/sentiment_bag_of_words
 	$(BIN)/python -m apps.sentiment_classification.predict saved_models/sentiment_classification \
-		"the food was good , not bad at all ." "the food was bad , not good at all ."
+		"I love it" "The story is dull, but the acting is superb." "the food was bad , not good at all ."
 	$(BIN)/python -m apps.translation.train --quick
 	$(BIN)/python -m apps.translation.predict saved_models/translation \
 		"The meeting begins on Friday, July 3, 2026 at 3:05 PM." "The town has 12,345 inhabitants."
@@ -22,6 +21,7 @@ demo: .venv/demo
 	$(BIN)/python -m apps.music_generation.train --quick
 	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --in-metre --out runs/tune \
 		"M:6/8\nL:1/8\nK:D\n"
+	@echo "All four are in saved_models/. See them in a browser: $(BIN)/pip install -e '.[demo]' && $(BIN)/python -m apps.demo"
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser tests layers data_pipelines apps

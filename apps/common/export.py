@@ -47,6 +47,7 @@ def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
         with contextlib.suppress(OSError):  # another export removes it, too
             if time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS:
                 shutil.rmtree(path)
+    print("exporting, and measuring what was exported", flush=True)
     version = Version(Path(tempfile.mkdtemp(prefix=".writing-", dir=root)))
     try:
         yield version

@@ -4,7 +4,7 @@ QUICK = {
     "units": 128,
     "embedding_size": 64,
     "memory_size": 128,
-    "epochs": 5,
+    "epochs": 2,
     "learning_rate": 4e-3,
     "min_count": 1,
     "average": 0.98,

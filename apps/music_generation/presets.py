@@ -1,6 +1,6 @@
 """Values of flags that belong together."""
 
-QUICK = {"units": 192, "epochs": 10, "samples": 20, "dropout": 0.2}
+QUICK = {"units": 128, "epochs": 3, "samples": 8, "dropout": 0.1}
 
 ROLLS = {
     "depth": 1,

@@ -4,7 +4,7 @@ QUICK = {
     "units": 128,
     "embedding_size": 128,
     "vocabulary_size": 600,
-    "epochs": 12,
+    "epochs": 10,
     "learning_rate": 4e-3,
     "dropout": 0.1,
     "label_smoothing": 0.0,
