@@ -58,7 +58,7 @@ def plain(given, name):
         return [plain(part, name) for part in given]
     if isinstance(given, bytes):
         return {"b64": base64.b64encode(given).decode()} if name.endswith("_bytes") else given.decode()
-    return round(float(given), 4)
+    return bool(given) if isinstance(given, np.bool_) else round(float(given), 4)
 
 
 def kinds(given):
