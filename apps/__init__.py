@@ -1,26 +1,28 @@
 """Applications: each trains with one script, measures, predicts and exports."""
 
 import os
-import re
-import tempfile
+import shutil
+import subprocess
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-# What TensorFlow prints to the error stream when it is imported, before it can be told not to.
-_STARTUP = re.compile(rb"^(WARNING: All log messages before absl|[IWE]\d{4} .*\.cc:\d+\]|To enable the following instructions)")
+# What TensorFlow prints to the error stream when it is imported, before it can be told not to; errors are not among it.
+_STARTUP = r"^(WARNING: All log messages before absl|[IW][0-9]{4} .*\.cc:[0-9]+\]|To enable the following instructions)"
 
 
-def _import_quietly() -> None:
-    with tempfile.TemporaryFile() as caught:
-        stream = os.dup(2)
-        os.dup2(caught.fileno(), 2)
+def _import_quietly(grep: str) -> None:
+    """Import TensorFlow without its start-up lines. All else passes through a process of its own, whatever the import does."""
+    stream = os.dup(2)
+    with subprocess.Popen([grep, "-avE", "--line-buffered", _STARTUP], stdin=subprocess.PIPE, stdout=stream) as sieve:
+        assert sieve.stdin is not None
+        os.dup2(sieve.stdin.fileno(), 2)
+        sieve.stdin.close()
         try:
             import tensorflow  # noqa: F401
         finally:
-            os.dup2(stream, 2)
+            os.dup2(stream, 2)  # the end of what the sieve reads
             os.close(stream)
-            caught.seek(0)
-            os.write(2, b"".join(line for line in caught if not _STARTUP.match(line)))
 
 
-_import_quietly()
+if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who sets it wants to choose
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if (_grep := shutil.which("grep")) and os.path.exists("/dev/fd/2"):
+        _import_quietly(_grep)

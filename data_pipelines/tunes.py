@@ -103,12 +103,12 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
         return tunes
 
     if source == "embedded":
-        splits = {"train": read("train", embedded_tune_books())}
+        splits, whole = {"train": read("train", embedded_tune_books())}, False
     elif source.startswith("tfds:"):
         rows = load_tfds(source.removeprefix("tfds:"), _from_tfds)
         splits = {split: read(split, "\n\n".join(texts)) for split, texts in rows.items()}
     else:
-        splits = {split: read(split, text) for split, text in _texts(Path(source)).items()}
+        splits = {split: read(split, text) for split, text in _texts(Path(source), whole).items()}
     if "train" not in splits and not whole:
         raise DataError(f"{source}: has no training split. Choose another data set or file.")
     if validation_tunes is not None:
@@ -145,11 +145,12 @@ def _from_tfds(row: dict[str, Any], _: Any) -> str:
     raise DataError(f"tfds: no feature 'abc' or 'text'; the data set has {sorted(row)}. Choose one with tunes in ABC notation.")
 
 
-def _texts(path: Path) -> dict[str, str]:
+def _texts(path: Path, whole: bool) -> dict[str, str]:
     if not path.is_dir():
         return {"train": read_text(path)}
-    if any(path.glob("train.abc*")):
-        return {split: read_text(file) for split, file in find_splits(path, (".abc",)).items()}
+    named = ["train", "test", "valid", "val", "dev"] if whole else ["train"]
+    if any(file for name in named for file in path.glob(f"{name}.abc*")):
+        return {split: read_text(file) for split, file in find_splits(path, (".abc",), whole).items()}
     files = sorted(path.rglob("*.abc"))
     if not files:
         raise DataError(f"{path}: no .abc files. Pass a folder that holds some, or the path of one file.")

@@ -49,11 +49,12 @@ def moving_average(kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
 @contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """In this block the model has the moving averages of its weights, if its optimizer keeps them (`use_ema`)."""
-    if not model.optimizer.use_ema:
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it in one that scales the loss
+    if not optimizer.use_ema:
         yield
         return
     kept = [np.array(v) for v in model.trainable_variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
+    optimizer.finalize_variable_values(model.trainable_variables)
     try:
         yield
     finally:
@@ -221,12 +222,12 @@ class Checkpoint(keras.callbacks.Callback):
         worse = [
             f"{name.removeprefix('val_')} {row[name]:.3g} against {value:.3g}"
             for name, value in constant.items()
-            if not (row[name] < value if any(word in name for word in SMALLER_IS_BETTER) else row[name] > value)
+            if not (value - row[name] if any(word in name for word in SMALLER_IS_BETTER) else row[name] - value) > 1e-6
         ]
         if len(worse) == len(constant):
             raise DataError(
                 f"not exported: the model is no better than a constant guess ({', '.join(worse)}). Train it longer, or on more "
-                "examples; --force-export exports it all the same."
+                "examples; --resume --force-export exports it all the same."
             )
 
     def parts(self, start_step: int, steps_per_epoch: int, epochs: int) -> Iterator[tuple[int, dict[str, int]]]:

@@ -27,14 +27,15 @@ def choose_split(load: Callable[[bool], Any], source: str, split: str | None) ->
     Raises:
         DataError: there is no such split.
     """
-    if split is None:
-        data = load(True)
-        for name in ("all", "test", "validation"):
-            if name in data.splits:
-                return data, name
+    data = load(True)
+    for name in ("all", "test", "validation") if split is None else (split,):
+        if name in data.splits and name != "train":
+            return data, name
     data, split = load(False), split or "validation"
     if split not in data.splits:
-        raise DataError(f"{source}: no split {split!r}; there are {', '.join(data.splits)}. Name one of them with --split.")
+        raise DataError(
+            f"{source}: no split {split!r}; there are {', '.join(data.splits)}. Name one of them with --split, or leave it out."
+        )
     return data, split
 
 

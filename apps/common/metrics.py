@@ -66,17 +66,24 @@ def bleu_tokenizer(name: str, language: str) -> str:
     13a finds no words where no spaces are. Where sacreBLEU's own for Japanese or Korean is not installed, and for other
     languages without spaces, it is by characters.
 
-    >>> [bleu_tokenizer("auto", language) for language in ("de", "zh-CN", "th")]
+    Raises:
+        DataError: the named one can't be had here.
+
+    >>> [bleu_tokenizer("auto", language) for language in ("de", "zh-CN", "tha")]
     ['13a', 'zh', 'char']
     """
     if name != "auto":
+        translation_metrics(["a"], ["a"], name)
         return name
     short = language.lower().replace("_", "-").split("-")[0]
-    analysers = {"ja": ("ja-mecab", "MeCab"), "ko": ("ko-mecab", "mecab_ko")}
+    japanese, korean = ("ja-mecab", "MeCab"), ("ko-mecab", "mecab_ko")
+    analysers = {"ja": japanese, "jpn": japanese, "ko": korean, "kor": korean}
     if short in analysers:
         tokenizer, module = analysers[short]
         return tokenizer if importlib.util.find_spec(module) else "char"
-    return "zh" if short in ("zh", "yue") else "char" if short in ("th", "lo", "my", "km", "bo") else "13a"
+    if short in ("zh", "zho", "cmn", "yue", "wuu"):
+        return "zh"
+    return "char" if short in ("th", "tha", "lo", "lao", "my", "mya", "km", "khm", "bo", "bod") else "13a"
 
 
 def translation_metrics(translations: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> dict[str, float | str]:
@@ -95,9 +102,10 @@ def translation_metrics(translations: Sequence[str], references: Sequence[str], 
     packages = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}
     try:
         bleu = sacrebleu.BLEU(tokenize=tokenizer)
-    except (RuntimeError, ImportError) as error:
+    except (RuntimeError, ImportError, OSError) as error:  # flores200 is downloaded
         remedy = f"Run: pip install '{packages[tokenizer]}'" if tokenizer in packages else "Pass --bleu-tokenize char."
-        raise DataError(f"--bleu-tokenize {tokenizer}: can't be had here ({str(error).splitlines()[0]}). {remedy}") from None
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DataError(f"--bleu-tokenize {tokenizer}: can't be had here ({reason}). {remedy}") from None
     scores = {
         "bleu": bleu,
         "bleu_lowercase": sacrebleu.BLEU(lowercase=True, tokenize=tokenizer),

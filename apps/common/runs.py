@@ -90,7 +90,8 @@ def _default_folder(application: str, resume: bool) -> Path:
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    free = {"resume", "run", "epochs", "export_to", "export", "force_export", "strategy", "workers", "data_service"}
+    free = set("resume run epochs patience monitor bleu_tokenize export_to export force_export".split())
+    free |= {"strategy", "workers", "data_service"}
     for name, value in old["config"].items():
         if name not in free and new["config"].get(name) != value:
             raise DataError(

@@ -48,7 +48,7 @@ class Config:
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, 4294967296)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
@@ -94,7 +94,10 @@ class Config:
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
     average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
-    monitor: Annotated[str, "validation metric that chooses the epoch to keep; among equal ones, the loss"] = "cider"
+    monitor: Annotated[
+        Literal["cider", "bleu_4", "loss", "perplexity"],
+        "chooses the epoch to keep; ties by loss",
+    ] = "cider"
     patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 4
     # search
     validation_beam_width: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1

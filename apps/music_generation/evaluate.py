@@ -98,7 +98,7 @@ def evaluate(
             order, simple = best_order(counted, [tune.text for tune in music.splits[split]])
             metrics[split] |= {f"bits_of_order_{order}": simple, "below_that": 1 - bits / simple}
     if isinstance(music, Tunes) and samples:
-        copies = Copies(music.splits.get("train", []))
+        copies = Copies(music.splits["train"]) if "train" in music.splits else None
         for name, in_metre in (("free", False), ("in_metre", True)):
             print(f"writing and judging {samples} tunes, {name.replace('_', ' ')}", flush=True)
             texts = draw_tunes(served, samples, temperature, top_p, seed, length, in_metre)

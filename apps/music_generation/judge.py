@@ -10,25 +10,25 @@ from apps.music_generation.engraver import engrave
 from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, tonics, transpose
 
 
-def tune_metrics(texts: Sequence[str], copies: "Copies") -> dict[str, float]:
+def tune_metrics(texts: Sequence[str], copies: "Copies | None") -> dict[str, float]:
     """Shares and means over tunes in ABC notation.
 
     parse: can be read here and engraved by verovio.
     bars_fit: of all, those whose every bar is as long as the metre says (`bars_fit` of `data_pipelines.abc`).
     repeated_bars: mean share of bars that stand in the tune before.
-    copied_mean, copied_max: the longest run of signs that stands in a training tune too, in whatever key, as a share of the tune.
+    copied_mean, copied_max: the longest run of signs that stands in a training tune too, in whatever key, as a share of the tune;
+        not without training tunes.
     """
     tunes = [_read(text) for text in texts]
     parsed = [tune is not None and score is not None for tune, score in zip(tunes, engrave(texts))]
     fit = [ok and tune is not None and bars_fit(tune) for ok, tune in zip(parsed, tunes)]
     readable = [tune for tune in tunes if tune is not None]
-    copied = [copies.longest_share(tune) for tune in readable] or [0.0]
+    copied = [copies.longest_share(tune) for tune in readable] or [0.0] if copies else []
     return {
         "parse": float(np.mean(parsed)),
         "bars_fit": float(np.mean(fit)),
         "repeated_bars": float(np.mean([repeated_bars(tune) for tune in readable] or [0.0])),
-        "copied_mean": float(np.mean(copied)),
-        "copied_max": float(np.max(copied)),
+        **({"copied_mean": float(np.mean(copied)), "copied_max": float(np.max(copied))} if copied else {}),
         "characters": float(np.mean([len(text) for text in texts])),
         "tunes": len(texts),
     }

@@ -47,7 +47,7 @@ class Config:
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, 4294967296)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
@@ -75,7 +75,6 @@ class Config:
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 3e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
     average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.99
-    monitor: Annotated[str, "validation metric that chooses the epoch to keep; auto: bits a character or nats a frame"] = "auto"
     patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 12
     # generation
     samples: Annotated[int, "tunes drawn after training to measure what is written; 0: none", "[0, inf)"] = 200
@@ -157,8 +156,7 @@ def train(config: Config) -> dict[str, float]:
     options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
     model.compile(workers.optimizer(keras.optimizers.Adam)(schedule, **options), loss, jit_compile=workers.jit_compile)
-    monitor = validation.name if config.monitor == "auto" else config.monitor
-    checkpoint = Checkpoint(folder / "checkpoints", f"val_{monitor}", config.patience)
+    checkpoint = Checkpoint(folder / "checkpoints", f"val_{validation.name}", config.patience)
     restored = checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None
     model.share_rows(workers)
     facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}

@@ -69,13 +69,13 @@ def main() -> None:
         "--bleu-tokenize", default="auto", choices=BLEU_TOKENIZERS, help="sacreBLEU's; auto: by the target language"
     )
     arguments = parser.parse_args()
+    tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
     load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang)
     data, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export)
     warn_of_training_rows(arguments.export, data.rows(split), split)
     pairs = data.splits[split]
     translations = translate_all(served, [pair.source for pair in pairs], progress=sys.stderr.isatty())
-    tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
     metrics = translation_metrics(translations, [pair.target for pair in pairs], tokenizer)
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     print(json.dumps({"split": split, **metrics}))

@@ -44,7 +44,7 @@ class Config:
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
-    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, inf)"] = 0
+    seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, 4294967296)"] = 0
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
@@ -78,7 +78,10 @@ class Config:
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
     average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
-    monitor: Annotated[str, "validation metric that chooses the epoch to keep; among equal ones, the loss"] = "bleu"
+    monitor: Annotated[
+        Literal["bleu", "chrf", "loss", "perplexity"],
+        "chooses the epoch to keep; ties by loss",
+    ] = "bleu"
     bleu_tokenize: Annotated[
         Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"],
         "of sacreBLEU; auto: by the target language",
@@ -112,6 +115,8 @@ def train(config: Config) -> dict[str, float | str]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
     device = runs.prepare_device(config.seed, config.precision)
+
+    tokenizer = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     # -- data
     data = load_translations(config.data, config.source_lang, config.target_lang)
@@ -148,7 +153,6 @@ def train(config: Config) -> dict[str, float | str]:
     model(next(iter(validation.dataset))[0])
 
     # -- training
-    tokenizer = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
     measure = search_translations(model, vocabularies, held_out, config.validation_beam_width, tokenizer)
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(model, validation.dataset) if config.resume else None

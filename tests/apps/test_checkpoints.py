@@ -229,11 +229,26 @@ def test_a_model_no_better_than_a_constant_guess_is_refused(tmp_path):
     epochs(checkpoint, {"val_accuracy": 0.5, "val_loss": 0.8})
     with pytest.raises(DataError, match=r"no better than a constant guess \(accuracy 0.5 against 0.5, loss 0.8 against 0.693\)"):
         checkpoint.refuse_worse_than({"val_accuracy": 0.5, "val_loss": 0.693})
+    checkpoint.history[0]["val_accuracy"] = float(np.float32(16 / 30))  # rounds up
+    with pytest.raises(DataError, match="no better than a constant guess"):
+        checkpoint.refuse_worse_than({"val_accuracy": 16 / 30, "val_loss": 0.693})
     checkpoint.refuse_worse_than({"val_accuracy": 0.4, "val_loss": 0.693})
     checkpoint.refuse_worse_than({"val_loss": 0.81})
 
 
 # -- the moving average
+
+
+def test_the_moving_average_is_found_inside_a_loss_scaling_optimizer():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile(keras.optimizers.LossScaleOptimizer(moving_average(keras.optimizers.SGD)(1.0, use_ema=True)), "mse")
+    for _ in range(2):
+        model.train_on_batch(np.ones((1, 1)), np.ones((1, 1)))
+    last = model.get_weights()[0]
+    with averaged_weights(model):
+        averaged = model.get_weights()[0]
+    assert not np.array_equal(averaged, last)
+    np.testing.assert_array_equal(model.get_weights()[0], last)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

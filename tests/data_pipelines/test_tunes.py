@@ -8,6 +8,7 @@ from data_pipelines.abc import read_tunes
 from data_pipelines.piano_rolls import KEYS, load_rolls, midi_bytes, read_midi, roll_streams
 from data_pipelines.sources import DataError
 from data_pipelines.tunes import Streams, TuneVocabulary, learn_tune_vocabulary, load_tunes, tune_streams
+from tests.apps import helpers
 
 TUNES = "\n".join(f"X:{i}\nT:{'AB'[i % 2]}{i // 4}\nM:2/4\nL:1/8\nK:{'DG'[i % 2]}\n{'abcd|' * (3 + i)}\n" for i in range(20))
 
@@ -154,3 +155,12 @@ def test_arrays_of_the_wrong_shape_are_named(tmp_path):
 def test_unknown_signs_are_unknown():
     vocabulary = TuneVocabulary.learn_tokens(["ab|"], "characters")
     assert vocabulary.ids(vocabulary.tokenize(tf.constant(["a?"]))).to_list() == [[4, 1]]
+
+
+def test_a_folder_with_test_tunes_alone_is_evaluated_as_it_is(tmp_path):
+    from apps.common.evaluation import choose_split
+
+    (tmp_path / "test.abc").write_text(helpers.some_tunes(6))
+    for split in (None, "test"):
+        data, name = choose_split(lambda whole: load_tunes(str(tmp_path), whole=whole), str(tmp_path), split)
+        assert name == "test" and len(data.splits["test"]) == 6
