@@ -65,6 +65,8 @@ static void print(const TF_Tensor* tensor) {
       for (size_t k = 0; k < TF_StringGetSize(string); k++) printf("%02x", (unsigned char)bytes[k]);
     } else if (TF_TensorType(tensor) == TF_FLOAT) {
       printf(" %.9g", ((const float*)TF_TensorData(tensor))[i]);
+    } else if (TF_TensorType(tensor) == TF_BOOL) {
+      printf(" %d", ((const unsigned char*)TF_TensorData(tensor))[i]);
     } else {
       fprintf(stderr, "an output of type %d can't be printed\n", TF_TensorType(tensor)), exit(1);
     }

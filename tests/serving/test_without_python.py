@@ -92,7 +92,7 @@ def test_c_gets_the_answers_that_python_gets(application, client, exports, tmp_p
         if value.dtype == tf.string:
             np.testing.assert_array_equal(answers[name], value.numpy(), err_msg=name)
         else:
-            np.testing.assert_allclose(answers[name], value.numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(answers[name], np.asarray(value, np.float32), rtol=1e-5, atol=1e-6, err_msg=name)
     assert any(text for text in answers[next(n for n in ("label", "translation", "caption", "abc") if n in answers)])
 
 
