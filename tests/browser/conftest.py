@@ -42,7 +42,9 @@ def models(tmp_path_factory):
         lines = []
         for application, *flags in queue:
             where = ["--run", f"runs/{application}", "--export-to", f"saved_models/{application}"]
-            lines.append(" ".join([sys.executable, "-m", f"apps.{application}.train", "--quick", *flags, *where]))
+            lines.append(
+                " ".join([sys.executable, "-m", f"apps.{application}.train", "--quick", "--force-export", *flags, *where])
+            )
         log = open(folder / f"log_{n}", "w")  # noqa: SIM115
         environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
         scripts.append(
