@@ -26,7 +26,7 @@ TRAININGS = [  # two at a time; as short as a right answer allows
     [
         ["translation", "--epochs", "8"],
         ["sentiment_classification"],
-        ["music_generation", "--data", "tunes.abc", "--samples", "0"],
+        ["music_generation", "--data", "tunes.abc", "--samples", "0", "--units", "192", "--epochs", "10"],
     ],
 ]
 
