@@ -42,16 +42,13 @@ def with_gradient(
                 stopped = [ops.stop_gradient(u) for u in tensors[count:]]
                 result = backward(constants, outputs, residuals, stopped)
 
-                def second(*d):
-                    return vector_jacobian_product(
-                        lambda *both: vector_jacobian_product(function, both[:count], both[count:]),
-                        tensors,
-                        keras.tree.flatten(d),
-                    )
+                def definition(*both):
+                    return vector_jacobian_product(function, both[:count], both[count:])
 
-                return _anchored(
-                    lambda *both: vector_jacobian_product(function, both[:count], both[count:]), tensors, result
-                ), second
+                def second(*d):
+                    return vector_jacobian_product(definition, tensors, keras.tree.flatten(d))
+
+                return _anchored(definition, tensors, result), second
 
             return list(product(*inputs, *keras.tree.flatten(upstream)))
 
