@@ -8,7 +8,9 @@ count; all is waited for.
 """
 
 import argparse
+import itertools
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -120,16 +122,21 @@ def report(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--layers", nargs="+", default=CELLS, choices=CELLS)
+    parser.add_argument("--types", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--minutes", type=float, default=10, help="start no further measurement after these")
     parser.add_argument("--save", default="benchmarks/results/gpu", help="writes .json and .md")
     arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    shapes = [*((shape, False) for shape in SHAPES), (SHAPES[0], True), (SHAPES[3], True)]
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        for name in CELLS:
-            for shape, masked in [*((shape, False) for shape in SHAPES), (SHAPES[0], True), (SHAPES[3], True)]:
-                rows += measure(name, shape, dtype, masked, arguments.repeats)
-                print(json.dumps(rows[-2:]), flush=True)
-    text = report(rows)
-    save(arguments.save, text, rows)
+    for dtype, name, (shape, masked) in itertools.product(arguments.types, arguments.layers, shapes):
+        if time.monotonic() > end:
+            print(f"stopped after {arguments.minutes:g} minutes; --minutes sets them")
+            break
+        rows += measure(name, shape, dtype, masked, arguments.repeats)
+        print(json.dumps(rows[-2:]), flush=True)
+    save(arguments.save, report(rows), rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from keras import ops
 
 Tensor = Any
 
+STEPS_ON_A_GPU = 8  # of a sequence in one iteration of JAX's loop: there the iteration costs more than the step
+
 _in_order = contextvars.ContextVar("writes_in_order", default=False)
 
 
@@ -43,7 +45,8 @@ def scan(
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.lax.scan(lambda c, e: step(list(c), list(e)), carry, sequences, reverse=reverse)
+        unroll = STEPS_ON_A_GPU if jax.default_backend() == "gpu" else 1
+        return jax.lax.scan(lambda c, e: step(list(c), list(e)), carry, sequences, reverse=reverse, unroll=unroll)
     import tensorflow as tf
 
     size = sequences[0].shape[0]
