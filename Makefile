@@ -1,5 +1,6 @@
 # make demo   train every application on its embedded data, export, predict: five minutes
-# make test   lint, types, doctests and tests; the layers on JAX too
+# make test   lint, types, doctests and the tests that trust in a change needs: six minutes
+# make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
 # make test-browser   the page of apps.demo in Chromium, over models trained for it
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-keras test-browser test-notebooks lint types clean
+.PHONY: demo test test-all test-keras test-browser test-notebooks lint types clean
 
 demo: .venv/demo
 	$(BIN)/python -m apps.sentiment_classification.train --quick
@@ -23,9 +24,17 @@ demo: .venv/demo
 		"M:6/8\nL:1/8\nK:D\n"
 	@echo "All four are in saved_models/. See them in a browser: $(BIN)/pip install -e '.[demo]' && $(BIN)/python -m apps.demo"
 
+# What takes longest comes first, so that both processes end together.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2
+
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser tests layers data_pipelines apps
-	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 tests/layers
+	$(PYTEST) -m "not slow" tests/apps tests --ignore tests/browser layers data_pipelines apps
+	$(ON_JAX) tests/layers/test_parity.py
+
+test-all: lint types test-keras
+	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks tests/apps tests layers data_pipelines apps
+	$(ON_JAX) tests/layers
 
 test-keras: .venv/dev
 	$(BIN)/python -m tests.keras_suite -n 2

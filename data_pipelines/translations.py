@@ -13,9 +13,10 @@ from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.service import served
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
 from data_pipelines.steps import Batches
-from data_pipelines.vocabulary import END, START, SubwordVocabulary, load_vocabulary
+from data_pipelines.vocabulary import END, START, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
 MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
+KNOWN_WORDS = 100_000  # of the source, the most frequent ones, so that an export can say which words it has never read
 
 
 class Pair(NamedTuple):
@@ -120,10 +121,11 @@ def _from_table(path: Path, *languages: str) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """How each side becomes ids; joint: the same for both."""
+    """How each side becomes ids; joint: the same for both. `words` are those of the sources."""
 
     source: SubwordVocabulary
     target: SubwordVocabulary
+    words: WordVocabulary
 
     @property
     def joint(self) -> bool:
@@ -133,26 +135,43 @@ class Vocabularies:
     def learn(cls, pairs: Sequence[Pair], tokens: str, size: int, joint: bool) -> "Vocabularies":
         """From the training split; `tokens` is one of `MODEL_TYPES`; `size` is that of each vocabulary."""
         settings: dict[str, Any] = {"size": size, "model_type": MODEL_TYPES[tokens], "markers": True}
+        words = WordVocabulary.learn([pair.source for pair in pairs], KNOWN_WORDS)
         if joint:
             both = SubwordVocabulary.learn([text for pair in pairs for text in pair], **settings)
-            return cls(both, both)
-        sides = zip(*pairs)
-        return cls(*(SubwordVocabulary.learn(side, **settings) for side in sides))
+            return cls(both, both, words)
+        source, target = (SubwordVocabulary.learn(side, **settings) for side in zip(*pairs))
+        return cls(source, target, words)
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabularies | None":
         """What `save` wrote; None if there is nothing."""
+        if not (folder / "words.json").exists():
+            return None
+        words = load_vocabulary(folder, "words")
         if (folder / "joint.json").exists():
             both = load_vocabulary(folder, "joint")
-            return cls(both, both)
-        if (folder / "target.json").exists():
-            return cls(load_vocabulary(folder, "source"), load_vocabulary(folder, "target"))
-        return None
+            return cls(both, both, words)
+        return cls(load_vocabulary(folder, "source"), load_vocabulary(folder, "target"), words)
 
     def save(self, folder: Path) -> None:
         self.source.save(folder, "joint" if self.joint else "source")
         if not self.joint:
             self.target.save(folder, "target")
+        self.words.save(folder, "words")  # last: with it the vocabularies are complete
+
+    def unknown(self, pieces: tf.RaggedTensor) -> tf.RaggedTensor:
+        """Which pieces of a source are no tokens, or belong to a word that no training source has.
+
+        Words are told apart in scripts with small letters: others may write no spaces between them.
+        """
+        flat, sentence = pieces.flat_values, pieces.value_rowids()
+        begins = tf.strings.regex_full_match(flat, "▁.*") | (sentence != tf.concat([[-1], sentence[:-1]], 0))
+        word = tf.cumsum(tf.cast(begins, tf.int32)) - 1
+        count = tf.reduce_sum(tf.cast(begins, tf.int32))
+        words = self.words.tokenize(tf.strings.unsorted_segment_join(tf.strings.regex_replace(flat, "▁", ""), word, count))
+        new = (self.words.ids(words) == UNKNOWN) & tf.strings.regex_full_match(words, r".*\p{Ll}.*")
+        is_new = tf.gather(tf.reduce_any(new, axis=1), word) & tf.strings.regex_full_match(flat, r".*\p{L}.*")
+        return pieces.with_flat_values(is_new | (self.source.ids(pieces).flat_values == UNKNOWN))
 
 
 class Encoded(NamedTuple):

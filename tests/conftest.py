@@ -1,5 +1,6 @@
 """Test set-up: quiet, seeded, and compiled in less time."""
 
+import fnmatch
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,6 +13,53 @@ from hypothesis import settings
 EXAMPLES = 8 if keras.backend.backend() == "tensorflow" else 4  # each shape is compiled anew, on JAX slowly
 settings.register_profile("unfold", deadline=None, max_examples=EXAMPLES, derandomize=True)
 settings.load_profile("unfold")
+
+
+# What `make test` leaves to `make test-all`, as it takes long, and what of its kind stays in `make test`. A pattern matches the
+# end of a test's name; the first that matches counts, and `None` keeps a test.
+SLOW = {
+    "test_music.py::test_a_killed_run_ends_as_one_not_killed": None,
+    "test_a_killed_run_ends_as_one_not_killed": "that of the music generator: the checkpoints are the same",
+    "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",
+    "test_the_other_parts_train_and_export_too": "what `fit` moves with each part",
+    "test_subwords_baseline_and_last_state_export_too": "the vocabularies' own tests; the first export",
+    "test_the_sutskever_preset_builds_and_takes_a_step": "what `fit` moves with each part; the presets' own test",
+    "test_ten_steps_of_two_workers_are_those_of_one_process": "how workers share rows and weigh them",
+    "test_a_lost_worker_is_told_and_a_resumed_run_goes_on_from_the_last_checkpoint": "a run that is killed and resumed",
+    "test_a_run_ends_when_its_data_service_does": "an address where no service answers",
+    "test_service.py::test_two_workers_give_each_example_once_an_epoch_and_a_lost_one_loses_none_for_good": "the same",
+    "test_service.py::test_a_server_needs_its_role": "",
+    "test_many_clients_get_the_answers_of_one": "an answer doesn't depend on its batch",
+    "test_networks_are_written_and_do_what_the_model_does[[]sentiment_classification-*": None,
+    "test_networks_are_written_and_do_what_the_model_does*": "those of the classifier",
+    "test_the_command_exports_again_and_refuses_what_is_no_run": "what training exports",
+    "test_a_killed_export_leaves_no_version": "an export that fails",
+    "test_examples.py::*": "what the signatures take and give",
+    "test_c_gets_the_answers_that_python_gets[[]sentiment_classification[]]": None,
+    "test_without_python.py::*": "the classifier from C",
+    "test_the_export_translates_without_this_project": None,
+    "test_the_export_*_without_this_project": "that of the translator",
+    "test_a_port_in_use_is_told_in_a_line": "",
+    "apps/*test_fit_moves_every_weight_and_the_model_reloads[[]True-options[1-9][]]": "the same without XLA",
+    "test_own_midi_files_train_and_play_on[[]independent[]]": "that with `nade`",
+    "test_contract.py::test_fit_moves_every_weight_and_lowers_the_loss[[]*-[LB]*": None,
+    "test_contract.py::test_fit_moves_every_weight_and_lowers_the_loss*": "that of LSTM and Bidirectional",
+    "test_reload_in_a_fresh_process": "reloading in this process",
+    "test_fit_under_keras_masks_moves_every_weight_and_reloads[[]False-*": "the same with XLA",
+    "test_blocks_give_what_all_scores_at_once_give[[]*-False[]]": "the same with XLA",
+    "test_many_lengths_share_few_compiled_loops[[]Bidirectional[]]": "that of the GRU",
+    "test_another_backend_is_refused_with_a_remedy": "",
+    "test_gradient_penalties_equal_those_of_keras[[]*-GRU[]]": "that of the LSTM",
+    "test_second_derivatives_against_differences[[]True-*": "the same without XLA",
+    "test_a_training_call_inside_a_branch[[]GRU-*": "that of Bidirectional",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        matching = [pattern for pattern in SLOW if fnmatch.fnmatchcase(item.nodeid, f"*{pattern}")]
+        if matching and SLOW[matching[0]] is not None:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,11 @@
 """Metrics: of a classifier, from the true class and the probabilities of all classes; of a translator, from its texts."""
 
+import atexit
+import functools
 import importlib.util
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -161,12 +164,21 @@ def _as_coco(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
 
 
 def _meteor(wanted: dict[int, list[str]], found: dict[int, list[str]]) -> float:
+    return float(_meteor_scorer().compute_score(wanted, found)[0])
+
+
+@functools.cache
+def _meteor_scorer() -> Any:
+    """One Java process for all scores, as its start takes four seconds."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     scorer = Meteor()
-    try:
-        return float(scorer.compute_score(wanted, found)[0])
-    finally:
+
+    def end() -> None:
+        _meteor_scorer.cache_clear()
         for stream in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
             stream.close()
         scorer.meteor_p.wait()
+
+    atexit.register(end)
+    return scorer

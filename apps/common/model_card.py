@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from apps.common.export import load_export, run_warm_up
 from apps.common.runs import versions
+from data_pipelines.embedded import EMBEDDED
 
 
 def write_card(folder: Path, run: Path, application: str, description: str) -> str:
@@ -25,7 +27,7 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     seconds = time.monotonic() - begun
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     facts = [
-        *_training(json.loads((run / "config.json").read_text())),
+        *_training(json.loads((run / "config.json").read_text()), application),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
         ("exported with", _listed(versions())),
         ("size", f"{megabytes:.1f} MB"),
@@ -38,11 +40,21 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     return f"{megabytes:.1f} MB, loads and answers in {seconds:.1f} s"
 
 
-def _training(run: dict[str, Any]) -> list[tuple[str, str]]:
+def about(card: str) -> str:
+    """What a card says that the model does and has read, in two sentences for people."""
+    read = re.search(r"^\| has read \| (.*) \|$", card, re.MULTILINE)
+    return card.split("\n\n")[1] + (f" It has read {read[1]}." if read else "")
+
+
+def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
     data = "; ".join(f"{name}: {_listed(part)}" for name, part in run["data"].items())
+    source, examples = run["config"]["data"], run["data"]["train"]
+    counted = f"{examples['examples']:,} examples" if "examples" in examples else "the training part"
+    read = EMBEDDED.get(application) if source == "embedded" else None
     return [
+        ("has read", read or f"{counted} of `{source}`, nothing else"),
         ("trained by", f"`{run['command']}`"),
-        ("trained on", f"`{run['config']['data']}`; {data}"),
+        ("trained on", f"`{source}`; {data}"),
         ("trained with", _listed(run["versions"])),
     ]
 

@@ -16,7 +16,7 @@ from apps.music_generation.predict import continue_roll
 from apps.music_generation.scores import with_open_repeats
 from apps.music_generation.sound import notes_of, synthesize, to_wav
 from apps.sentiment_classification.predict import predictions
-from apps.translation.predict import alternatives_of, attention_of
+from apps.translation.predict import alternatives_of, attention_of, unknown_words
 from data_pipelines.piano_rolls import KEYS, midi_bytes
 from data_pipelines.sources import DataError
 
@@ -50,13 +50,14 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
     return labels, drawing.weighed_words(prediction["weights"], prediction["unknown"])
 
 
-def translation(served: Any, text: str) -> tuple[str, str, str]:
-    """The translation; the alternatives; what each token looked at."""
+def translation(served: Any, text: str) -> tuple[str, str, str, str]:
+    """The translation; the words it has never read; the alternatives; what each token attended to."""
     outputs = _first(served, "serving_default", text=_checked(text))
     rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)
     attention = drawing.attention_table(source, target, weights) if weights.size else ""
-    return outputs["translation"].decode("utf-8", "replace"), drawing.table(["alternative", "score"], rows), attention
+    unknown = drawing.unknown(unknown_words(outputs["source_tokens"], outputs["unknown"]))
+    return outputs["translation"].decode("utf-8", "replace"), unknown, drawing.table(["alternative", "score"], rows), attention
 
 
 def caption(served: Any, path: str | None) -> tuple[str, str]:

@@ -35,6 +35,12 @@ def weighed_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] =
     return f'<p class="words">{" ".join(words)}</p>{note}'
 
 
+def unknown(words: Sequence[str]) -> str:
+    """Words that a model has never read."""
+    listed = ", ".join(f"<s>{html.escape(word)}</s>" for word in words)
+    return f"<p>Unknown to the model: {listed}</p>" if words else ""
+
+
 def attention_table(source: Sequence[str], target: Sequence[str], weights: np.ndarray) -> str:
     """A row for each target token, a column for each source token, darker where more attention is."""
     head = "".join(f'<th scope="col"><span>{_token(token)}</span></th>' for token in source)

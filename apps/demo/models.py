@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.common.export import load_export, newest_version
+from apps.common.model_card import about
 from data_pipelines.sources import DataError
 
 MINUTES = {"sentiment_classification": 1, "translation": 2, "image_captioning": 6, "music_generation": 5}
@@ -41,6 +42,11 @@ class Models:
             f"There is no model in `{self.folder / application}` yet. Make one, in about {minutes} minute{'s' * (minutes > 1)}, "
             f"by `python -m apps.{application}.train --quick`, and reload this page."
         )
+
+    def about(self, application: str) -> str:
+        """What its card says that it does and has read, or ""."""
+        card = (self.newest(application) or Path()) / "model_card.md"
+        return about(card.read_text()) if card.exists() else ""
 
     def get(self, application: str) -> Any:
         """The newest version.

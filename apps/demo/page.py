@@ -56,8 +56,9 @@ def make_page(models: Models) -> gr.Blocks:
         ):
             with gr.Tab(name):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
-                look = partial(_notice, models, application)
-                page.load(look, outputs=notice, show_progress="hidden", api_visibility="private")
+                read = gr.Markdown(elem_id=f"about-{application}")
+                load = partial(_notice, models, application)
+                page.load(load, outputs=[notice, read], show_progress="hidden", api_visibility="private")
                 build(partial(models.get, application))
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
@@ -78,7 +79,7 @@ def launch_options() -> dict[str, Any]:
 
 def _notice(models: Models, application: str) -> Any:
     missing = models.missing(application)
-    return gr.Markdown(missing, visible=bool(missing))
+    return gr.Markdown(missing, visible=bool(missing)), models.about(application)
 
 
 def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,13 +105,14 @@ def _sentiment(model: Callable[[], Any]) -> None:
 
 
 def _translation(model: Callable[[], Any]) -> None:
-    text = gr.Textbox(label="Sentence", lines=2, placeholder="Type a sentence", elem_id="sentence")
+    text = gr.Textbox(label="Text", lines=2, placeholder="Type a sentence or more", elem_id="sentence")
     button = gr.Button("Translate", variant="primary")
     best = gr.Textbox(label="Translation", interactive=False, elem_id="translation")
+    unknown = gr.HTML(elem_id="unknown")
     others = gr.HTML(elem_id="alternatives")
     attention = gr.HTML(elem_id="attention")
-    gr.Examples(["The town has 12,345 inhabitants.", "The meeting begins on Friday, July 3, 2026 at 3:05 PM."], text)
-    _run(lambda text: answers.translation(model(), text), [text], [best, others, attention], button, text.submit)
+    gr.Examples(["The town has 12,345 inhabitants.", "We met on Friday, July 3, 2026. The ticket costs $12.50."], text)
+    _run(lambda text: answers.translation(model(), text), [text], [best, unknown, others, attention], button, text.submit)
 
 
 def _captions(model: Callable[[], Any]) -> None:

@@ -14,8 +14,8 @@ from apps.translation.serving import serving_signatures
 from data_pipelines.translations import Vocabularies
 
 DESCRIPTION = (
-    "Translates a sentence. It knows the kind of sentence it was trained on; what is far from it is translated fluently and "
-    "wrongly. Cut a longer text into sentences before."
+    "Translates a text sentence by sentence. It knows the kind of sentence it was trained on; what is far from it is translated "
+    "fluently and wrongly. `unknown` tells the words that it has never read."
 )
 
 
@@ -24,15 +24,16 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     config, vocabularies = formats.read_config(run), Vocabularies.load(run)
     assert vocabularies is not None, run  # training saved it
     search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "block_ngrams")}
+    languages = config.source_lang, config.target_lang
     search |= {"width": config.beam_width, "best": config.beam_width}
     write_saved_model(
         folder,
-        [vocabularies.source, vocabularies.target],
-        serving_signatures(model, vocabularies, config.max_length_tokens, **search),
+        [vocabularies.source, vocabularies.target, vocabularies.words],
+        serving_signatures(model, vocabularies, config.max_length_tokens, languages, config.split_sentences, **search),
         warm_up={"text": [b"a warm-up request", b""]},
         files={
             "languages.txt": f"{config.source_lang}\n{config.target_lang}\n",
-            **vocabulary_files(run, "joint", "source", "target"),
+            **vocabulary_files(run, "joint", "source", "target", "words"),
         },
     )
 

@@ -21,7 +21,8 @@ from data_pipelines.sources import DataError
 
 
 def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
-    """For each sentence its `translation`, `score` and the `n_best` `alternatives` with their scores, best first."""
+    """For each sentence its `translation`, `score`, the `n_best` `alternatives` with their scores, best first, and the
+    `unknown` words."""
     results: list[dict[str, Any]] = [{}] * len(sentences)
     for places, outputs in in_batches(served, sentences, progress):
         for row, place in enumerate(places):
@@ -30,7 +31,20 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
                 for text, score in alternatives_of(outputs["alternatives"][row], outputs["alternative_scores"][row])
             ]
             results[place] = {"text": sentences[place], **alternatives[0], "alternatives": alternatives[:n_best]}
+            results[place]["unknown"] = unknown_words(outputs["source_tokens"][row], outputs["unknown"][row])
     return results
+
+
+def unknown_words(tokens: Sequence[bytes], unknown: Sequence[bool]) -> list[str]:
+    """The words that the model has never read: unknown tokens that follow each other, up to the next word."""
+    words: list[str] = []
+    for before, token, is_unknown in zip([False, *unknown], tokens, unknown):
+        piece = token.decode("utf-8", "replace")
+        if is_unknown and before and not piece.startswith("▁") and words:
+            words[-1] += piece
+        elif is_unknown:
+            words.append(piece.removeprefix("▁"))
+    return list(dict.fromkeys(words))
 
 
 def alternatives_of(texts: Sequence[bytes], scores: Sequence[float]) -> list[tuple[str, float]]:
@@ -51,16 +65,17 @@ def explain(served: Any, sentences: Sequence[str]) -> list[str]:
     """Two lines a sentence: the source, the translation with its score."""
     lines = []
     for prediction in predictions(served, sentences):
-        lines += [f"  {prediction['text']}", f"> {prediction['translation']}  ({prediction['score']:.2f})"]
+        unknown = f"  unknown: {', '.join(prediction['unknown'])}" if prediction["unknown"] else ""
+        lines += [f"  {prediction['text']}", f"> {prediction['translation']}  ({prediction['score']:.2f}){unknown}"]
     return lines
 
 
-def plot_attention(served: Any, sentence: str, path: Path) -> None:
-    """A picture of how much each target token attended to each source token."""
+def plot_attention(served: Any, sentence: str, path: Path) -> bool:
+    """Draw how much each target token attended to each source token; False if there is no attention to draw."""
     outputs = {k: v.numpy()[0] for k, v in served.signatures["serving_default"](text=tf.constant([sentence])).items()}
     source, target, weights = attention_of(outputs)
     if not weights.size:
-        raise DataError(f"attention: none for {sentence!r}. Give a sentence with words, and a model with attention.")
+        return False
     figure, axis = new_figure(1, 1, width=1.5 + 0.32 * len(source), height=1.5 + 0.28 * len(target))
     image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(np.arange(len(source)), source, rotation=60, ha="right")
@@ -68,6 +83,7 @@ def plot_attention(served: Any, sentence: str, path: Path) -> None:
     axis.set(xlabel="source", ylabel="translation")
     figure.colorbar(image, label="attention")
     save_figure(figure, path)
+    return True
 
 
 def main() -> None:
@@ -90,8 +106,10 @@ def main() -> None:
             print(result["translation"])
         else:
             print("\n".join(f"{a['score']:8.3f}  {a['translation']}" for a in result["alternatives"]) + "\n")
-    if arguments.attention:
-        plot_attention(served, sentences[0], arguments.attention)
+        if result["unknown"] and not arguments.json:
+            print(f"unknown to the model: {', '.join(result['unknown'])}", file=sys.stderr)
+    if arguments.attention and not plot_attention(served, sentences[0], arguments.attention):
+        raise DataError(f"attention: none for {sentences[0]!r}. Give a sentence with words, and a model with attention.")
 
 
 if __name__ == "__main__":

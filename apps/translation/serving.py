@@ -1,18 +1,21 @@
-"""The translator in use: search, from sentences to sentences."""
+"""The translator in use: search, from texts to texts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from apps.common import decoding
 from apps.common.decoding import Sequences, texts
 from apps.common.metrics import translation_metrics
+from apps.common.sequences import NEVER
 from apps.translation.model import Translator
+from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, PADDING, START
 
 BYTES_PER_TOKEN = 64  # more than any token has
+UNSPACED = frozenset("ja japanese zh zho chi chinese th tha thai lo lao km khm khmer my mya burmese".split())
 
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
@@ -55,47 +58,125 @@ def search_translations(
     return measure
 
 
-def serving_signatures(
-    model: Translator, vocabularies: Vocabularies, max_length_tokens: int, **settings: Any
-) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """Sentences in, sentences out: `translation` and `score`; `alternatives` with their scores, best first; the tokens of
-    both sides, and how much each target token `attention` paid to each source token. `serving_fast` searches greedily, and gives
-    the first two."""
+class Sentences(NamedTuple):
+    """The sentences of texts, one after the other: what each is made of, and where it came from."""
 
-    def read(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        text = tf.strings.substr(text, 0, BYTES_PER_TOKEN * max_length_tokens)  # no need to tokenize what is cut off
-        pieces = vocabularies.source.tokenize(text)[:, :max_length_tokens]
+    pieces: tf.RaggedTensor  # (sentences, pieces)
+    source: tf.Tensor  # (sentences, time) ids
+    text: tf.Tensor  # (sentences,), the place of its text
+    texts: tf.Tensor  # how many there are
+
+    @property
+    def is_empty(self) -> tf.Tensor:
+        return self.pieces.row_lengths() == 0
+
+    def rows(self, sentences: tf.RaggedTensor) -> tf.RaggedTensor:
+        """What the sentences have, (sentences, …), for each text in a row (texts, …)."""
+        by_text = tf.RaggedTensor.from_value_rowids(sentences, self.text, tf.cast(self.texts, tf.int64), validate=False)
+        return by_text.merge_dims(1, 2)
+
+    def mean(self, values: tf.Tensor) -> tf.Tensor:
+        """The mean over the sentences of each text."""
+        return tf.math.unsorted_segment_mean(values, self.text, self.texts)
+
+    def joined(self, strings: tf.Tensor, separator: str) -> tf.Tensor:
+        """Strings (sentences, n) to (texts, n)."""
+        return tf.strings.unsorted_segment_join(strings, self.text, self.texts, separator)
+
+
+def serving_signatures(
+    model: Translator,
+    vocabularies: Vocabularies,
+    max_length_tokens: int,
+    languages: tuple[str, str],
+    split: bool = True,
+    **settings: Any,
+) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
+    """Texts in, texts out, translated sentence by sentence: `translation` and `score`; `alternatives` with their scores, best
+    first; the tokens of both sides, how much each target token `attention` paid to each source token, and which source tokens are
+    `unknown`. `serving_fast` searches greedily, and gives the first two.
+
+    Args:
+        languages: of the source and the target.
+        split: cut texts into sentences; else each text is taken for one.
+        settings: of `search`.
+    """
+    separator = "" if languages[1].lower().replace("_", "-").split("-")[0] in UNSPACED else " "
+
+    def read(text: tf.Tensor) -> Sentences:
+        sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
+        each = tf.strings.substr(sentences.flat_values, 0, BYTES_PER_TOKEN * max_length_tokens)  # more would be cut off below
+        pieces = vocabularies.source.tokenize(each)[:, :max_length_tokens]
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        return tf.pad(pieces.to_tensor(""), [[0, 0], [0, missing]]), tf.pad(source, [[0, 0], [0, missing]])
+        return Sentences(pieces, tf.pad(source, [[0, 0], [0, missing]]), sentences.value_rowids(), tf.shape(text)[0])
 
-    def find(source: tf.Tensor, **settings: Any) -> tuple[Sequences, tf.Tensor]:
-        found = search(model, source, **settings)
-        found = found._replace(lengths=tf.where(tf.reduce_any(source != PADDING, axis=1)[:, None], found.lengths, 0))
+    def find(sentences: Sentences, **settings: Any) -> tuple[Sequences, tf.Tensor]:
+        found = search(model, sentences.source, **settings)
+        found = found._replace(lengths=tf.where(sentences.is_empty[:, None], 0, found.lengths))
         return found, texts(vocabularies.target, found)
 
     def translate_fast(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        found, strings = find(read(text)[1], width=1)
-        return {"translation": strings[:, 0], "score": found.scores[:, 0]}
+        sentences = read(text)
+        found, strings = find(sentences, width=1)
+        return {
+            "translation": sentences.joined(strings, separator)[:, 0],
+            "score": sentences.mean(found.scores)[:, 0],
+        }
 
     def translate(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        pieces, source = read(text)
-        found, strings = find(source, **settings)
-        longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
-        best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
-        so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], START), best[:, :-1]], axis=1)
-        _, attention = model.decode(so_far, model.read(source))
-        if attention is None:
-            attention = tf.zeros([tf.shape(best)[0], longest, 0])
+        sentences = read(text)
+        found, strings = find(sentences, **settings)
+        there = found.scores > NEVER / 2  # a search may find fewer than it was asked for: then its best stands in
+        alternatives = sentences.joined(tf.where(there, strings, strings[:, :1]), separator)
+        scores = sentences.mean(tf.where(there, found.scores, found.scores[:, :1]))
+        scores = tf.where(
+            tf.math.unsorted_segment_max(tf.cast(there, tf.int32), sentences.text, sentences.texts) > 0, scores, NEVER
+        )
+
+        best = tf.RaggedTensor.from_tensor(found.tokens[:, 0], lengths=found.lengths[:, 0])
+        target = best.to_tensor(PADDING, shape=[None, None])
+        target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
+        so_far = tf.concat([tf.fill([tf.shape(target)[0], 1], START), target[:, :-1]], axis=1)
+        _, attention = model.decode(so_far, model.read(sentences.source))
+        target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.pieces(best.flat_values)))
         return {
-            "translation": strings[:, 0],
-            "score": found.scores[:, 0],
-            "alternatives": strings,
-            "alternative_scores": found.scores,
-            "source_tokens": pieces,
-            "target_tokens": tf.where(best != PADDING, vocabularies.target.pieces(best), ""),
-            "attention": tf.where((best != PADDING)[:, :, None], tf.cast(attention, tf.float32), 0.0),
+            "translation": alternatives[:, 0],
+            "score": scores[:, 0],
+            "alternatives": alternatives,
+            "alternative_scores": scores,
+            "source_tokens": _dense(sentences.rows(sentences.pieces), ""),
+            "target_tokens": _dense(target_tokens, ""),
+            "attention": _attention(sentences, best.row_lengths(), attention),
+            "unknown": _dense(sentences.rows(vocabularies.unknown(sentences.pieces)), False),
         }
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
     return {"serving_default": (translate, specs), "serving_fast": (translate_fast, specs)}
+
+
+def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:
+    """A tensor (texts, longest) with at least one column."""
+    dense = rows.to_tensor(padding)
+    return tf.pad(dense, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(dense)[1])]], constant_values=padding)
+
+
+def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | None) -> tf.Tensor:
+    """From target to source tokens, (sentences, t, s), to (texts, t, s): each sentence attends to its own source."""
+    if attention is None:
+        return tf.zeros([sentences.texts, tf.maximum(1, tf.reduce_max(_total(lengths, sentences))), 0])
+    sides = (lengths, sentences.pieces.row_lengths())
+    inside = (tf.sequence_mask(length, tf.shape(attention)[1 + axis]) for axis, length in enumerate(sides))
+    place = tf.where(tf.einsum("bt,bs->bts", *(tf.cast(mask, tf.float32) for mask in inside)) > 0)
+    sentence, text = place[:, 0], tf.gather(sentences.text, place[:, 0])
+    columns = [text]
+    for axis, length in enumerate(sides):
+        before = tf.cumsum(length, exclusive=True)  # of all texts; less those of the texts before
+        first = tf.gather(before, tf.searchsorted(sentences.text, sentences.text))
+        columns.append(place[:, 1 + axis] + tf.gather(before - first, sentence))
+    shape = [tf.cast(sentences.texts, tf.int64), *(tf.maximum(tf.reduce_max(_total(n, sentences)), 1) for n in sides)]
+    return tf.scatter_nd(tf.stack(columns, axis=1), tf.cast(tf.gather_nd(attention, place), tf.float32), tf.stack(shape))
+
+
+def _total(lengths: tf.Tensor, sentences: Sentences) -> tf.Tensor:
+    return tf.concat([[0], tf.math.unsorted_segment_sum(lengths, sentences.text, sentences.texts)], axis=0)

@@ -88,6 +88,7 @@ class Config:
     ] = "auto"
     patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 5
     # search
+    split_sentences: Annotated[bool, "in the export: translate a text sentence by sentence"] = True
     validation_beam_width: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
     beam_width: Annotated[int, "in the export", "[1, inf)"] = 5
     length_penalty: Annotated[float, "0: probability decides, which favours short sentences; 1: nearly its mean", "[0, inf)"] = (

@@ -41,8 +41,8 @@ TEMPLATES: list[dict[str, str]] = [
     {"en": "Countries on the list: {country}, {country}, {country}.",
      "de": "Länder auf der Liste: {country}, {country}, {country}.",
      "fr": "Pays sur la liste : {country}, {country}, {country}."},
-    {"en": "From: {country}. To: {country}. Date: {date}.", "de": "Von: {country}. Nach: {country}. Datum: {date}.",
-     "fr": "De : {country}. À : {country}. Date : {date}."},
+    {"en": "From: {country}, to: {country}, date: {date}.", "de": "Von: {country}, nach: {country}, Datum: {date}.",
+     "fr": "De : {country}, à : {country}, date : {date}."},
 ]  # fmt: skip
 
 

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from tensorflow.python.framework.config import disable_op_determinism
 
+from tests import forked
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -27,22 +29,21 @@ def command(application, module, *arguments, cwd=ROOT, input="", alone=None):
     which saves the seconds of the imports. `alone` says otherwise.
     """
     forced = ["--force-export"] if module == "train" and "--no-force-export" not in arguments else []  # tests train for seconds
-    line = [sys.executable, "-m", f"apps.{application}.{module}", *map(str, arguments), *forced]
+    line = [f"apps.{application}.{module}", *map(str, arguments), *forced]
     if module == "train" if alone is None else alone:
-        environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, input=input)
+        return forked.run(line[0], line[1:], cwd=cwd, input=input)
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch("sys.argv", line[2:]),
+        mock.patch("sys.argv", line),
         mock.patch("sys.stdin", io.StringIO(input)),
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", "'apps.* found in sys.modules", RuntimeWarning)
         try:
-            runpy.run_module(line[2], run_name="__main__", alter_sys=False)
+            runpy.run_module(line[0], run_name="__main__", alter_sys=False)
         except SystemExit as end:
             code = end.code or 0
         finally:  # what `prepare_device` does for a whole process
@@ -90,9 +91,9 @@ main()
 
 def kill_twice(application, run, *arguments):
     """Start a training run, kill it inside an epoch, continue it, and kill it again."""
-    line = [sys.executable, "-c", KILLABLE.format(application=application), *map(str, arguments), "--force-export"]
+    code, line = KILLABLE.format(application=application), [*map(str, arguments), "--force-export"]
     for checkpoints in (1, 2):
-        process = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked.Forked("-c", line, cwd=ROOT, code=code)
         before = {path.name for path in run.glob("checkpoints/step-*")}
         deadline = time.monotonic() + 180
         while len({path.name for path in run.glob("checkpoints/step-*")} - before) < checkpoints:

@@ -16,14 +16,13 @@ from apps.common.cluster import loopback_cluster
 from apps.common.workers import Workers, count_tokens
 from apps.music_generation.model import TuneModel
 from data_pipelines.sources import DataError
+from tests import forked
 from tests.apps.helpers import ENVIRONMENT, ROOT
 from tests.apps.ten_steps import APPLICATIONS
 
 
 def start(config, *line):
-    environment = {**ENVIRONMENT, "TF_CONFIG": config}
-    line = [sys.executable, "-m", *map(str, line)]
-    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.Forked(line[0], line[1:], cwd=ROOT, environment={"TF_CONFIG": config})
 
 
 def two(*line):

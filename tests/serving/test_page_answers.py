@@ -29,10 +29,11 @@ def test_a_review(model):
 
 
 def test_a_sentence(model):
-    best, alternatives, attention = answers.translation(model("translation"), "a small dog " + ATTACK)
+    best, unknown, alternatives, attention = answers.translation(model("translation"), "a small dog " + ATTACK)
     assert best in re.sub("<.*?>", "", alternatives)
     assert alternatives.count("<tr>") == 4  # the header and a beam of three
-    assert "<img" not in alternatives + attention
+    assert "<img" not in unknown + alternatives + attention and "<s>" in unknown
+    assert answers.translation(model("translation"), "a small dog")[1] == ""
     assert attention.count("looks at") == (attention.count('scope="row"')) * (attention.count('scope="col"')) > 0
 
 

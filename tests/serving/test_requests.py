@@ -65,6 +65,27 @@ def test_bad_texts_get_answers_and_good_ones_beside_them_their_own(served, appli
         assert_same_row(mixed, place, served(application, signature, text=[text]))
 
 
+def test_a_text_is_translated_as_its_sentences_are(served):
+    sentences = ["A small dog runs.", "Two men sit on a wall!", "The food was good?"]
+    alone = [served("translation", text=[sentence]) for sentence in sentences]
+    texts = {" ".join(sentences[:2]): alone[:2], "": [], sentences[2]: alone[2:], " ".join(sentences): alone}
+    found = served("translation", text=list(texts))
+    for i, parts in enumerate(texts.values()):
+        assert found["translation"][i] == b" ".join(part["translation"][0] for part in parts)
+        if parts:
+            np.testing.assert_allclose(found["score"][i], np.mean([part["score"][0] for part in parts]), rtol=1e-5)
+        attention, row, column = np.zeros_like(found["attention"][i]), 0, 0
+        for part in parts:
+            rows, columns = (sum(map(bool, part[name][0])) for name in ("target_tokens", "source_tokens"))
+            attention[row : row + rows, column : column + columns] = part["attention"][0][:rows, :columns]
+            row, column = row + rows, column + columns
+        np.testing.assert_allclose(found["attention"][i], attention, atol=1e-6)
+        for name in ("target_tokens", "source_tokens"):
+            assert [t for t in found[name][i] if t] == [t for part in parts for t in part[name][0] if t]
+    fast = served("translation", "serving_fast", text=list(texts))
+    assert fast["translation"][0].count(b" ") >= 1 and fast["translation"][1] == b""
+
+
 def assert_same_row(batch, place, alone):
     """The row of a batch says what the request said alone; it may be padded more."""
     for name, value in batch.items():
