@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import json
+import math
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -91,6 +93,43 @@ def _is_in(value: float, interval: str) -> bool:
     low, high = map(float, interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def number(kind: type, interval: str) -> Callable[[str], Any]:
+    """The `type` of an argument that must lie in an interval.
+
+    >>> number(int, "[0, inf)")("3")
+    3
+    """
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not _is_in(value, interval):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text}: expected {what} in {interval}. Leave it out for the default.")
+        return value
+
+    return read
+
+
+def as_json(values: Any) -> str:
+    """JSON as the standard has it: NaN and infinities become null.
+
+    >>> as_json({"roc_auc": float("nan"), "accuracy": [0.5, float("inf")]})
+    '{"roc_auc": null, "accuracy": [0.5, null]}'
+    """
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [finite(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(values), ensure_ascii=False, allow_nan=False)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -53,6 +53,8 @@ def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
         yield version
         if not publish:
             shutil.rmtree(version.folder)
+            with contextlib.suppress(OSError):  # others are in it
+                root.rmdir()
             return
         version.folder.chmod(0o755)
         version.folder = _publish(version.folder, root)

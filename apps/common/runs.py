@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import platform
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -117,28 +119,62 @@ def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.Lea
 
 
 class Progress(keras.callbacks.Callback):
-    """Say after the first steps about how long the run takes; write the log and the curves after each epoch."""
+    """A line an epoch, on a terminal a bar before it, and early on how long the run takes; writes the log and the curves.
+
+    Put it last, with `verbose=0`: it prints what the callbacks before it measured.
+    """
+
+    STEPS = 20  # after so many the median step is known: single ones compile
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, names: Sequence[str]) -> None:
         super().__init__()
         self.folder, self.checkpoint, self.names = folder, checkpoint, names
-        self._epoch, self._step, self._since = 0, 0, 0.0
+        self._durations: list[float] = []
+        self._told = False
+        self._begun = self._ended = self._shown = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._steps = epoch + 1, self.params["steps"]
+        self._begun = self._ended = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self._step += 1
-        if self._step == 10:  # the first steps compile
-            self._since = time.monotonic()
-        if self._step == 60:
-            epochs, steps = self.params["epochs"] - self._epoch, self.params["steps"]
-            minutes = (time.monotonic() - self._since) / 50 * epochs * steps / 60
-            print(f"\nabout {max(1, round(minutes))} minute(s) for {epochs} epochs of {steps} steps", flush=True)
+        now = time.monotonic()
+        self._durations.append(now - self._ended)
+        self._ended = now
+        if len(self._durations) >= self.STEPS:
+            self._tell(self.params["epochs"] - self._epoch + 1 - batch / self._steps)
+        if sys.stdout.isatty() and now - self._shown > 0.3:
+            self._shown = now
+            done = 20 * (batch + 1) // self._steps
+            text = f"epoch {self._epoch} [{'#' * done}{'.' * (20 - done)}] {batch + 1:,} of {self._steps:,} steps"
+            print(f"\r\x1b[K{text}  loss {float((logs or {}).get('loss', math.nan)):.4g}", end="", flush=True)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        values = "  ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
+        bar = "\r\x1b[K" if sys.stdout.isatty() else ""
+        seconds = time.monotonic() - self._begun
+        print(f"{bar}epoch {self._epoch} of {self.params['epochs']}  {values}  ({seconds:.0f} s)", flush=True)
+        self._tell(self.params["epochs"] - self._epoch)
         write_metrics(self.folder, self.checkpoint.history)
         plot_history(self.folder, self.checkpoint.history, self.names, self.checkpoint.best_epoch)
+
+    def _tell(self, epochs: float) -> None:
+        """Say once how long so many epochs will take, unless little is left."""
+        seconds = statistics.median(self._durations) * epochs * self._steps
+        if not self._told and self._epoch < self.params["epochs"] and seconds > 20:
+            bar = "\r\x1b[K" if sys.stdout.isatty() else ""
+            print(f"{bar}{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart", flush=True)
+        self._told = True
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(95), duration(40), duration(8000)
+    ('2 minutes', '40 seconds', '2.2 hours')
+    """
+    if seconds < 90:
+        return f"{round(seconds / 10) * 10} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def new_figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) -> Any:

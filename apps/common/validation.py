@@ -46,4 +46,3 @@ class SearchValidation(keras.callbacks.Callback):
             values = {"loss": loss, "perplexity": math.exp(min(loss, 50)), **self.measure()}
         if logs is not None:
             logs.update({f"val_{name}": value for name, value in values.items()})
-        print("validation  " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)

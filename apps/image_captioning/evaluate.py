@@ -4,7 +4,6 @@ python -m apps.image_captioning.evaluate saved_models/image_captioning --data fo
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -66,7 +65,7 @@ def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, 
             captions = describe_all(served, examples)
             metrics[split] = measure(source, captions, examples)
             contact_sheet(examples, captions, folder / f"contact_sheet_{split}.png")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    (folder / "metrics.json").write_text(cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
     for n, example in enumerate(data.splits["validation"][:3], start=1):
@@ -86,7 +85,7 @@ def main() -> None:
     captions = describe_all(served, data.splits[split], progress=sys.stderr.isatty())
     metrics = measure(arguments.data, captions, data.splits[split])
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
-    print(json.dumps({"split": split, **metrics}))
+    print(cli.as_json({"split": split, **metrics}))
 
 
 if __name__ == "__main__":

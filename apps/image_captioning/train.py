@@ -175,7 +175,7 @@ def train(config: Config) -> dict[str, float]:
             model.fit(
                 workers.shard(training(shuffle_seed=seed, start_step=first_step).dataset, count_tokens),
                 shuffle=False,
-                verbose=runs.verbosity(),
+                verbose=0,
                 callbacks=workers.callbacks(
                     SearchValidation(batches(held_out).dataset, score),
                     checkpoint,

@@ -7,7 +7,6 @@ what `apps.music_generation.judge` says. Piano rolls: nats a frame. The last lin
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,13 +116,13 @@ def main() -> None:
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("--data", required=True, help="as for training")
     parser.add_argument("--validation-tunes", help="as for training")
-    parser.add_argument("--frame-beats", type=float, default=0.25, help="as for training")
+    parser.add_argument("--frame-beats", type=cli.number(float, "(0, inf)"), default=0.25, help="as for training")
     parser.add_argument("--seed", type=int, default=0, help="of what is written")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
-    parser.add_argument("--samples", type=int, default=200, help="tunes that are written and judged; 0: none")
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument("--length", type=int, default=800, help="tokens of a tune, at most")
+    parser.add_argument("--samples", type=cli.number(int, "[0, inf)"), default=200, help="tunes to write and judge; 0: none")
+    parser.add_argument("--temperature", type=cli.number(float, "[0, 1000]"), default=0.8)
+    parser.add_argument("--top-p", type=cli.number(float, "(0, 1]"), default=0.95)
+    parser.add_argument("--length", type=cli.number(int, "[1, inf)"), default=800, help="tokens of a tune, at most")
     arguments = parser.parse_args()
     served = load_export(arguments.export)
     places = arguments.validation_tunes
@@ -138,14 +137,14 @@ def main() -> None:
     drawing = {name: getattr(arguments, name) for name in ("samples", "temperature", "top_p", "length", "seed")}
     metrics = evaluate(served, music, [split], **drawing)
     print_metrics(metrics)
-    print(json.dumps({"split": split, **metrics.pop(split), **metrics}))
+    print(cli.as_json({"split": split, **metrics.pop(split), **metrics}))
 
 
 def report(served: Any, music: Tunes | Rolls, folder: Path, **drawing: Any) -> dict[str, dict[str, float]]:
     """Measure, print, and write `metrics.json`."""
     metrics = evaluate(served, music, [split for split in music.splits if split != "train"], **drawing)
     print_metrics(metrics)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    (folder / "metrics.json").write_text(cli.as_json(metrics))
     return metrics
 
 

@@ -82,4 +82,3 @@ class LikelihoodValidation(keras.callbacks.Callback):
         loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
         if logs is not None:
             logs.update({"val_loss": loss, f"val_{self.name}": loss * self.scale})
-        print(f"validation  loss {loss:.4g}  {self.name} {loss * self.scale:.4g}", flush=True)

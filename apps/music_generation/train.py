@@ -167,7 +167,7 @@ def train(config: Config) -> dict[str, float]:
         model.fit(
             workers.shard(streams(batches=config.epochs * steps, start_batch=first_step)[0], count),
             shuffle=False,
-            verbose=runs.verbosity(),
+            verbose=0,
             callbacks=workers.callbacks(
                 validation,
                 checkpoint,

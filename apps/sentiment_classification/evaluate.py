@@ -4,7 +4,6 @@ python -m apps.sentiment_classification.evaluate saved_models/sentiment_classifi
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -50,7 +49,7 @@ def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, f
             if split == "validation":
                 runs.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
                 runs.plot_calibration(folder, truth, probabilities)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    (folder / "metrics.json").write_text(cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]))
     return metrics
@@ -70,7 +69,7 @@ def main() -> None:
     warn_of_training_rows(arguments.export, reviews.rows(split), split)
     metrics = classification_metrics(*evaluate_export(served, reviews.splits[split]))
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
-    print(json.dumps({"split": split, **metrics}))
+    print(cli.as_json({"split": split, **metrics}))
 
 
 if __name__ == "__main__":

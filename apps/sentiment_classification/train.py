@@ -150,7 +150,7 @@ def train(config: Config) -> dict[str, float]:
             validation_data=validation.dataset if workers.is_chief else None,
             validation_steps=validation.steps_per_epoch if workers.is_chief else None,
             shuffle=False,
-            verbose=runs.verbosity(),
+            verbose=0,
             callbacks=workers.callbacks(
                 checkpoint,
                 runs.Progress(folder, checkpoint, ["loss", "accuracy"]),

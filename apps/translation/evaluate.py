@@ -4,7 +4,6 @@ python -m apps.translation.evaluate saved_models/translation --data folder/ --sp
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -51,7 +50,7 @@ def report(served: Any, data: Translations, folder: Path, tokenizer: str) -> dic
         if split != "train":
             outputs = translate_all(served, [pair.source for pair in data.splits[split]])
             metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]], tokenizer)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    (folder / "metrics.json").write_text(cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"] if name != "bleu_signature"]
     print("\n" + cli.table(rows, ["metric", *metrics]))
     print(f"BLEU signature {metrics['validation']['bleu_signature']}\n")
@@ -78,7 +77,7 @@ def main() -> None:
     translations = translate_all(served, [pair.source for pair in pairs], progress=sys.stderr.isatty())
     metrics = translation_metrics(translations, [pair.target for pair in pairs], tokenizer)
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
-    print(json.dumps({"split": split, **metrics}))
+    print(cli.as_json({"split": split, **metrics}))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def train(config: Config) -> dict[str, float | str]:
         model.fit(
             workers.shard(batches(first_step).dataset, count_tokens),
             shuffle=False,
-            verbose=runs.verbosity(),
+            verbose=0,
             callbacks=workers.callbacks(
                 SearchValidation(validation.dataset, measure),
                 checkpoint,
