@@ -5,6 +5,7 @@ open and close full: no upbeats. It knows notes and rests with the usual lengths
 repeats and endings; what it doesn't know, chords for instance, it doesn't let pass.
 """
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -16,6 +17,13 @@ from data_pipelines.abc import note_length
 TICKS = 12  # of a unit length
 LENGTHS = ("", "/", "/2", "3/2", "2", "3", "4", "6", "8")
 BARS = ("|", "||", "|]", ":|", "|:", "::", ":|:", "|1", "|2", ":|2", "[1", "[2", "|[1", "|[2", ":|[2")
+LENGTHS_FROM = {  # by what they begin with
+    length[:end]: [other for other in LENGTHS if other.startswith(length[:end])]
+    for length in LENGTHS
+    for end in range(len(length) + 1)
+}
+BAR_BEGINNINGS = {bar[:end] for bar in BARS for end in range(1, len(bar) + 1)}
+PITCHES = frozenset("ABCDEFGabcdefg")
 FREE, ACCIDENTAL, NOTE, REST, TUPLET, BROKEN, BAR, LINE = range(8)
 
 
@@ -73,7 +81,7 @@ class Grammar:
         if mode == ACCIDENTAL:
             if sign == state.written and sign in "^_":
                 return None  # double accidentals are rare
-            return state._replace(mode=NOTE, written="") if sign in "ABCDEFGabcdefg" else None
+            return state._replace(mode=NOTE, written="") if sign in PITCHES else None
         if mode == TUPLET:
             return state._replace(mode=FREE, written="", factor=4, tuplet=3) if sign == "3" else None
         if mode in (NOTE, REST):
@@ -92,7 +100,7 @@ class Grammar:
             return state._replace(mode=TUPLET, space=False) if not state.tuplet and state.same == "?" else None
         if sign in "^_=":
             return state._replace(mode=ACCIDENTAL, written=sign, space=False)
-        if sign in "ABCDEFGabcdefg":
+        if sign in PITCHES:
             return state._replace(mode=NOTE, written="", space=False)
         if sign == "z":
             return state._replace(mode=REST, written="", space=False)
@@ -101,16 +109,14 @@ class Grammar:
     def _begin_bar(self, state: State, sign: str) -> State | None:
         if state.left or state.tuplet or state.same != "?" or sign == "[":
             return None
-        return State(BAR, 0, sign) if any(bar.startswith(sign) for bar in BARS) else None
+        return State(BAR, 0, sign) if sign in BAR_BEGINNINGS else None
 
     def _after_note(self, state: State, sign: str) -> State | None:
         if sign in ",'" and state.mode == NOTE and state.written in ("", sign):
             return state._replace(written=sign) if not state.written else None
         written = state.written.strip(",'")
         longer = written + sign
-        if any(length.startswith(longer) for length in LENGTHS) and any(
-            length.startswith(longer) and self._fits(state, length) for length in LENGTHS
-        ):
+        if any(self._fits(state, length) for length in LENGTHS_FROM.get(longer, ())):
             return state._replace(written=longer)
         if written not in LENGTHS or not self._fits(state, written):
             return None
@@ -128,7 +134,7 @@ class Grammar:
 
     def _after_bar(self, state: State, sign: str) -> State | None:
         longer = state.written + sign
-        if any(bar.startswith(longer) for bar in BARS):
+        if longer in BAR_BEGINNINGS:
             return state._replace(written=longer)
         if state.written not in BARS:
             return None
@@ -180,14 +186,20 @@ def make_table(tokens: Sequence[str], bars: Iterable[int]) -> Table:
     rows: list[list[int]] = []
     starts: dict[int, int] = {}
     ends: list[bool] = []
-    for bar in sorted(set(bars)):
-        grammar = Grammar(bar)
-        first = len(rows)
-        numbers = {grammar.start: first}
-        starts[bar] = first
-        for state, following in _explore(grammar, tokens, numbers):
-            rows.append(following)
-            ends.append(grammar.may_end(state))
+    collects = gc.isenabled()
+    gc.disable()  # a million small tuples, none in a circle: the search for garbage would take two thirds of the time
+    try:
+        for bar in sorted(set(bars)):
+            grammar = Grammar(bar)
+            first = len(rows)
+            numbers = {grammar.start: first}
+            starts[bar] = first
+            for state, following in _explore(grammar, tokens, numbers):
+                rows.append(following)
+                ends.append(grammar.may_end(state))
+    finally:
+        if collects:
+            gc.enable()
     after = np.array(rows, np.int32)
     may_end = np.array(ends)
     return Table(_without_dead_ends(after, may_end), starts, may_end)
@@ -201,8 +213,8 @@ def _explore(grammar: Grammar, tokens: Sequence[str], numbers: dict[State, int])
         following = []
         for token in tokens:
             after: State | None = state
-            for sign in token:
-                after = step(after, sign) if after is not None else None
+            for sign in token:  # all pitches are alike
+                after = step(after, "A" if sign in PITCHES else sign) if after is not None else None
             if not token or after is None:
                 following.append(-1)
                 continue
