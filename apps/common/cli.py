@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from apps.common.cluster import LOST_WORKER
+from apps.common.cluster import LOST, LOST_WORKER
 from data_pipelines.sources import DataError
 
 Config = TypeVar("Config")
@@ -140,11 +140,7 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except tf.errors.UnavailableError:
-        print(
-            "error: another worker of this run ended. Nothing is lost but the steps since the last checkpoint: start all workers "
-            "again with --resume.",
-            file=sys.stderr,
-        )
+        print(LOST, file=sys.stderr)
         sys.exit(LOST_WORKER)
     except KeyboardInterrupt as error:
         print(str(error) or "stopped", file=sys.stderr)

@@ -10,14 +10,15 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import tensorflow as tf
 
+from apps.common.pipes import Pipes
 from data_pipelines.service import check, reach
 from data_pipelines.sources import DataError
 
-STARTED = "UNFOLD_WORKER"  # the TF_CONFIG of a worker that another one started
+STARTED = "UNFOLD_WORKER"  # the place of a worker that another one started
 LOST_WORKER = 3  # exit code
 
 
@@ -66,6 +67,19 @@ def take_gpu(index: int | None) -> None:
         )
 
 
+LOST = (
+    "error: another worker of this run ended. Nothing is lost but the steps since the last checkpoint: start all workers again "
+    "with --resume."
+)
+
+
+def end_as_lost() -> NoReturn:
+    """End this process, from whatever thread, as another one has ended."""
+    print(LOST, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(LOST_WORKER)
+
+
 def watch(address: str, patience: float = 60.0, every: float = 5.0) -> None:
     """End this process, as a lost worker does, when nothing has answered at `address` for `patience` seconds.
 
@@ -102,23 +116,39 @@ class LocalWorkers:
     """
 
     def __init__(self, count: int) -> None:
-        self.config, *others = loopback_cluster(max(1, count))  # config: the TF_CONFIG of this process
+        self.count = max(1, count)
         module = sys.modules["__main__"].__spec__
         command = [sys.executable, *(["-m", module.name] if module else [sys.argv[0]]), *sys.argv[1:]]
         self._started: list[tuple[subprocess.Popen, Any]] = []
-        for config in others:
+        sockets = []
+        for index in range(1, self.count):
             log = tempfile.TemporaryFile()  # noqa: SIM115  closed when the worker has ended
+            own, other = socket.socketpair()
+            sockets.append(own)
+            place = json.dumps({"index": index, "count": self.count, "socket": other.fileno()})
             options: dict[str, Any] = {"stdout": log, "stderr": log, "start_new_session": True}  # Ctrl-C is for the first
-            self._started.append((subprocess.Popen(command, env={**os.environ, STARTED: config}, **options), log))
+            environment = {**os.environ, STARTED: place}
+            process = subprocess.Popen(command, env=environment, pass_fds=[other.fileno()], **options)
+            other.close()  # so that its end is noticed
+            self._started.append((process, log))
+        self.pipes = Pipes(sockets, is_first=True)
         atexit.register(self._end)
 
     def _end(self) -> None:
+        for other in self.pipes.sockets:
+            other.close()
         for process, log in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
             if process.poll() not in (None, 0, LOST_WORKER):
                 log.seek(0)
                 last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
                 print(f"a worker ended with exit code {process.returncode}; its last line: {last or 'none'}", file=sys.stderr)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
             process.kill()
             log.close()
+
+
+def started_worker(text: str) -> tuple[int, int, Pipes]:
+    """The number of this worker, how many there are, and its pipe, as `LocalWorkers` told it."""
+    place = json.loads(text)
+    return place["index"], place["count"], Pipes([socket.socket(fileno=place["socket"])], is_first=False)

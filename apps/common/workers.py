@@ -5,9 +5,9 @@ rows, and the gradients are averaged over the workers before they are clipped an
 
     g = sum_w n_w g_w / sum_w n_w        n_w: examples (tokens, frames) of worker w
 
-so that weights, steps and learning rates are those of one process. The collectives are those of
-`tf.distribute.MultiWorkerMirroredStrategy`. Worker 0, the chief, validates, writes and exports; the others take its word.
-A worker that loses another one ends with `tf.errors.UnavailableError`, which `cli.run` puts in words.
+so that weights, steps and learning rates are those of one process. On one machine sums go through `apps.common.pipes`, where
+nothing listens; between machines through `tf.distribute.MultiWorkerMirroredStrategy`. Worker 0, the chief, validates, writes
+and exports; the others take its word. A worker that loses another one ends with `LOST_WORKER`.
 """
 
 import atexit
@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint, moving_average
-from apps.common.cluster import STARTED, LocalWorkers, place, take_gpu, watch
+from apps.common.cluster import STARTED, LocalWorkers, end_as_lost, place, started_worker, take_gpu, watch
+from apps.common.pipes import LostWorkerError
 from data_pipelines.sources import DataError
 
 BLOCK = 4096  # what is told is padded to whole blocks: each size is traced once
@@ -50,6 +51,7 @@ class Workers:
     def __init__(self, strategy: str = "none", count: int | None = None, data_service: str | None = None) -> None:
         self.index, self.count = 0, 1
         self._strategy: Any = None
+        self._pipes: Any = None
         self._sums: Any = None
         if strategy != "none" and data_service:
             raise DataError(
@@ -62,21 +64,30 @@ class Workers:
             if count is not None:
                 raise DataError(f"--workers {count}: goes with --strategy mirrored. Pass that, too, or leave it out.")
             return
-        if strategy == "multiworker":
-            config = os.environ.get("TF_CONFIG")
+        if strategy == "mirrored":
+            if STARTED in os.environ:
+                self.index, self.count, self._pipes = started_worker(os.environ[STARTED])
+            else:
+                local = LocalWorkers(count or len(tf.config.list_physical_devices("GPU")))
+                self.count, self._pipes = local.count, local.pipes
+            take_gpu(self.index)
         else:
-            config = os.environ.get(STARTED) or LocalWorkers(count or len(tf.config.list_physical_devices("GPU"))).config
-        self.index, self.count, jobs = place(config)
-        if self.count == 1:
-            return
-        take_gpu(self.index if strategy == "mirrored" else None)
+            self.index, self.count, jobs = place(os.environ.get("TF_CONFIG"))
+            if self.count > 1:
+                take_gpu(None)
+                self._strategy = self._between_machines(jobs)
+        if self.count > 1:
+            self._sums = self._summed if self._pipes else tf.function(self._summed, autograph=False)
+
+    def _between_machines(self, jobs: dict[str, list[str]]) -> tf.distribute.Strategy:
+        if self.is_chief:
+            print(f"{'warning':<12}the ports of the workers give whoever can reach them the rights of this process: SECURITY.md")
         self._chief = [*jobs.get("chief", []), *jobs["worker"]][0]
         kind, index = ("chief", 0) if self.is_chief and "chief" in jobs else ("worker", self.index - len(jobs.get("chief", [])))
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec(jobs), task_type=kind, task_id=index, rpc_layer="grpc"
         )
-        self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
-        self._sums = tf.function(self._summed, autograph=False)
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
     @property
     def is_chief(self) -> bool:
@@ -110,6 +121,9 @@ class Workers:
 
     def wait_for_chief(self) -> dict:
         """The end of a worker that is not the chief: it stays until the chief, which still exports, has gone."""
+        if self._pipes:
+            self._pipes.wait()
+            return {}
         host, _, port = self._chief.rpartition(":")
         with contextlib.suppress(OSError):
             while True:
@@ -144,6 +158,10 @@ class Workers:
     # -- numbers
 
     def _summed(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        if self._pipes:
+            found = tf.numpy_function(self._through_pipes, list(tensors), [tensor.dtype for tensor in tensors])
+            return [tf.ensure_shape(total, tensor.shape) for total, tensor in zip(tf.nest.flatten(found), tensors)]
+
         def reduce(*values: tf.Tensor) -> Any:
             placed = [tf.identity(value) for value in values]  # a collective asks for the device of each
             return tf.distribute.get_replica_context().all_reduce("SUM", placed)
@@ -153,6 +171,12 @@ class Workers:
             places = [i for i, tensor in enumerate(tensors) if tensor.dtype == kind]
             sums |= zip(places, self._strategy.run(reduce, args=tuple(tensors[i] for i in places)))
         return [sums[i] for i in range(len(tensors))]
+
+    def _through_pipes(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self._pipes.sum(*arrays)
+        except LostWorkerError:
+            end_as_lost()
 
     def optimizer(self, kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
         """The optimizer class with `moving_average`, and gradients averaged over the workers before anything is done to them."""

@@ -1,11 +1,14 @@
 """Several real processes on the loopback train as one process does."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common.cluster import loopback_cluster
+from apps.common.pipes import LostWorkerError, Pipes
 from apps.common.workers import Workers, count_tokens
 from apps.music_generation.model import TuneModel
 from data_pipelines.sources import DataError
@@ -149,3 +153,56 @@ def test_a_run_ends_when_its_data_service_does():
         assert run.poll() is None
     _, err = end(run, 3)
     assert f"--data-service {address}: its dispatcher does not answer any more" in err and "--resume" in err
+
+
+def test_sums_of_one_machine_are_exact_and_a_lost_worker_is_noticed():
+    pairs = [socket.socketpair() for _ in range(2)]
+    first = Pipes([own for own, _ in pairs], is_first=True)
+    others = [Pipes([other], is_first=False) for _, other in pairs]
+    arrays = [[np.full((3, 2), 10.0**i, np.float32), np.array(i, np.int64), np.zeros((0, 4), np.float32)] for i in range(3)]
+    with ThreadPoolExecutor(2) as pool:
+        told = [pool.submit(other.sum, *own) for other, own in zip(others, arrays[1:])]
+        for found in (first.sum(*arrays[0]), *(one.result() for one in told)):
+            for value, wanted in zip(found, (np.full((3, 2), 111.0), 3, np.zeros((0, 4)))):
+                np.testing.assert_array_equal(value, wanted)
+        told = pool.submit(others[0].sum, np.zeros(3))  # another array than the first process has
+        with pytest.raises(LostWorkerError, match="something else"):
+            first.sum(np.zeros((2, 2)))
+        for own, _ in pairs:
+            own.close()
+        with pytest.raises(LostWorkerError):
+            told.result(timeout=10)
+    for _, other in pairs:
+        other.close()
+
+
+def test_workers_of_one_machine_listen_on_no_port(tmp_path):
+    """Every socket that the processes of a mirrored run hold is one end of a pair: none listens, none is on the network."""
+    (tmp_path / "shared").mkdir()
+    run = start("", "tests.apps.ten_steps", tmp_path / "shared", "mirrored")
+    listening = set()
+    while run.poll() is None:
+        family = {run.process.pid, *(int(p) for p in children(run.process.pid))}
+        inodes = {name for pid in family for name in sockets_of(pid)}
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and fields[9] in inodes:
+                    listening.add(fields[1])
+        time.sleep(0.2)
+    end(run)
+    assert not listening
+
+
+def children(pid):
+    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+def sockets_of(pid):
+    found = []
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(link)
+            if target.startswith("socket:["):
+                found.append(target[8:-1])
+    return found
