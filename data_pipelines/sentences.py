@@ -2,20 +2,22 @@
 
 import tensorflow as tf
 
-MOST_SENTENCES = 64  # of a text; what follows joins the last
+MOST_SENTENCES = 256  # of a text; what follows joins the last
 
 # Languages that write ordinal numbers with a period, as in German "3. März".
-ORDINALS = frozenset("bs cs da de deu deutsch et fi fo ger german hr hu is lb lv me mk nb nn no pl sk sl sr tr".split())
+ORDINALS = frozenset(
+    "bs bos cs ces cze da dan danish de deu ger german deutsch et est fi fin finnish fo hr hrv hu hun hungarian is isl lb lv lav "
+    "mk nb nob nn nno no nor norwegian pl pol polish sk slk sl slv sr srp tr tur turkish czech".split()
+)
 
 _BREAK, _SPACE = "\u2029", "\u2028"  # a boundary, and a space that is none, for a while
-_ABBREVIATIONS = (  # without "I", which ends sentences
-    (
-        "Mr Mrs Ms Messrs Dr Prof St Sr Jr Gen Col Lt Sgt Capt Rev Hon Gov Sen Rep Mt Ft No Nos Vol Fig Figs Eq Sec pp vs cf ca "
-        "approx Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Inc Ltd Co Corp e\\.g i\\.e "  # English
-        "Hr Fr Nr Bd Abb Str bzw evtl ggf inkl usw z\\.B d\\.h u\\.a o\\.ä s\\.o Mio Mrd Tsd "  # German
-        "Mme Mlle MM Mgr Me av bd env p\\.ex Sra Srta Ud Uds Dra Sig Dott Ing [A-HJ-Zdosuz]"  # Romance languages; initials
-    ).split()
-)
+_WORDS = (
+    "mr mrs ms messrs dr prof st sr jr gen col lt sgt capt rev hon gov sen rep mt ft nos vol fig figs eq sec vs cf approx jan "
+    "feb mar apr jun jul aug sept oct nov dec inc ltd corp e\\.g i\\.e hr fr bd abb bzw evtl ggf inkl usw z\\.b d\\.h u\\.a "
+    "o\\.ä s\\.o mio mrd tsd mme mlle mgr av bd env p\\.ex sra srta dra sig dott ing"
+).split()
+_ABBREVIATIONS = f"(?i:{'|'.join(_WORDS)})|No|Nr|Co|MM|Ud|Uds|pp|ca|[A-HJ-Zdosuz]"  # initials, but "I." ends sentences
+_BEFORE = rf"(^|[\s{_SPACE}{_BREAK}(\[\"“‘„«.])"
 _CLOSING, _OPENING = "\"'”’»)\\]", "\"'“‘„«(\\[¿¡"
 
 
@@ -31,13 +33,15 @@ def split_sentences(texts: tf.Tensor, language: str) -> tf.RaggedTensor:
     <tf.RaggedTensor [[b'Dr. Ng left at 3 p.m.', b'Why?', b'No one knows.']]>
     """
     replace = tf.strings.regex_replace
-    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
-    texts = replace(replace(texts, f"[{_BREAK}{_SPACE}\r]", "\n"), r"[ \t]*\n[ \t]*\n\s*", _BREAK)
+    texts = replace(tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8"), r"\r\n?", "\n")
+    texts = replace(texts, r"[^\P{C}\n\t]", " ")  # control characters
+    texts = replace(replace(texts, f"[{_BREAK}{_SPACE}]", "\n"), r"[ \t]*\n[ \t]*\n\s*", _BREAK)
     texts = replace(texts, r"\s+", " ")
-    texts = replace(texts, r"([。！？｡]+[」』”’）]*|[।॥]) ?", rf"\1{_BREAK}")
-    texts = replace(texts, rf"\b({'|'.join(_ABBREVIATIONS)})\. ", rf"\1.{_SPACE}")
+    texts = replace(texts, r"""([。！？｡]+["'」』”’）]*|[।॥]) ?""", rf"\1{_BREAK}")
+    for _ in range(2):  # what stands before an abbreviation may be the end of another one
+        texts = replace(texts, rf"{_BEFORE}({_ABBREVIATIONS})\. ", rf"\1\2.{_SPACE}")
     if language.lower().replace("_", "-").split("-")[0] in ORDINALS:
-        texts = replace(texts, r"\b(\d{1,2})\. ", rf"\1.{_SPACE}")
+        texts = replace(texts, rf"(^|[\s{_SPACE}{_BREAK}(])(\d{{1,2}})\. ", rf"\1\2.{_SPACE}")
     cased, uncased = (
         replace(texts, rf"([.!?…؟۔]+[{_CLOSING}]*) ([{_OPENING}]*[{letters}\p{{Lo}}\d])", rf"\1{_BREAK}\2")
         for letters in (r"\p{Lu}\p{Lt}", r"\p{L}")

@@ -1,6 +1,6 @@
 """Translations: pairs of sentences from any source, and the batches that a translator trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,11 +135,12 @@ class Vocabularies:
     def learn(cls, pairs: Sequence[Pair], tokens: str, size: int, joint: bool) -> "Vocabularies":
         """From the training split; `tokens` is one of `MODEL_TYPES`; `size` is that of each vocabulary."""
         settings: dict[str, Any] = {"size": size, "model_type": MODEL_TYPES[tokens], "markers": True}
-        words = WordVocabulary.learn([pair.source for pair in pairs], KNOWN_WORDS)
         if joint:
-            both = SubwordVocabulary.learn([text for pair in pairs for text in pair], **settings)
-            return cls(both, both, words)
-        source, target = (SubwordVocabulary.learn(side, **settings) for side in zip(*pairs))
+            source = target = SubwordVocabulary.learn([text for pair in pairs for text in pair], **settings)
+        else:
+            source, target = (SubwordVocabulary.learn(side, **settings) for side in zip(*pairs))
+        sources = [pair.source for pair in pairs]
+        words = WordVocabulary.learn(_as_pieces(sources, source), KNOWN_WORDS)
         return cls(source, target, words)
 
     @classmethod
@@ -165,13 +166,23 @@ class Vocabularies:
         Words are told apart in scripts with small letters: others may write no spaces between them.
         """
         flat, sentence = pieces.flat_values, pieces.value_rowids()
-        begins = tf.strings.regex_full_match(flat, "▁.*") | (sentence != tf.concat([[-1], sentence[:-1]], 0))
+        apart = tf.strings.regex_full_match(flat, r"▁?[^\p{L}\p{M}'’]+")  # hyphens, brackets, numbers
+        begins = tf.strings.regex_full_match(flat, "▁.*") | (sentence != tf.concat([[-1], sentence[:-1]], 0)) | apart
+        begins |= tf.concat([[True], apart[:-1]], 0)[: tf.size(flat)]
         word = tf.cumsum(tf.cast(begins, tf.int32)) - 1
         count = tf.reduce_sum(tf.cast(begins, tf.int32))
         words = self.words.tokenize(tf.strings.unsorted_segment_join(tf.strings.regex_replace(flat, "▁", ""), word, count))
         new = (self.words.ids(words) == UNKNOWN) & tf.strings.regex_full_match(words, r".*\p{Ll}.*")
         is_new = tf.gather(tf.reduce_any(new, axis=1), word) & tf.strings.regex_full_match(flat, r".*\p{L}.*")
         return pieces.with_flat_values(is_new | (self.source.ids(pieces).flat_values == UNKNOWN))
+
+
+def _as_pieces(texts: Sequence[str], vocabulary: SubwordVocabulary) -> Iterator[str]:
+    """The texts as the pieces spell them, which is normalised."""
+    for start in range(0, len(texts), 1024):
+        pieces = vocabulary.tokenize(tf.constant(texts[start : start + 1024]))
+        spelled = tf.strings.regex_replace(tf.strings.reduce_join(pieces, axis=1), "▁", " ")
+        yield from (text.decode("utf-8", "replace") for text in spelled.numpy())
 
 
 class Encoded(NamedTuple):

@@ -1,8 +1,10 @@
 """Processes that begin where the imports have ended: forks of one server, which saves each of them the six seconds.
 
-Nothing of TensorFlow but its modules exists in the server, so a fork is as good as a new process.
+Nothing of TensorFlow but its modules exists in the server, so a fork is as good as a new process, but that
+all have the hash seed of the server, and its backend.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -76,7 +78,10 @@ def _run(line, code, cwd, environment, folder):
     sys.argv = line
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # runpy's: they were imported before
-    if code is None:
-        runpy.run_module(line[0], run_name="__main__", alter_sys=True)
-    else:
-        exec(code, {"__name__": "__main__"})  # noqa: S102
+    try:
+        if code is None:
+            runpy.run_module(line[0], run_name="__main__", alter_sys=True)
+        else:
+            exec(code, {"__name__": "__main__"})  # noqa: S102
+    finally:  # as at the end of any process; a fork has no such end
+        atexit._run_exitfuncs()

@@ -22,6 +22,7 @@ import numpy as np
 from data_pipelines.sources import DataError
 
 SMALLER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats")
+NOISE = {"val_bleu": 1.0, "val_bleu_4": 1.0, "val_cider": 0.05}  # below these a metric says nothing: the loss decides
 
 
 def moving_average(kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
@@ -80,8 +81,8 @@ class Checkpoint(keras.callbacks.Callback):
         folder: where `step-N.npz` files go; the last `keep` are kept.
         monitor: the validation metric that chooses the epoch to keep, made large, or small if its name says so (a loss, an
             error, perplexity, bits or nats). Among equal values the smaller `val_loss` is better, so a metric that never moves
-            (BLEU stays 0 on the first epochs) neither chooses nor stops.
-        patience: stop after so many epochs without a better one; None: never.
+            (BLEU stays 0 on the first epochs) neither chooses nor stops. Values below `NOISE` count as 0.
+        patience: stop after so many epochs in which neither the metric nor `val_loss` got better; None: never.
         every_seconds: how much work a kill may cost.
         keep: how many files are kept.
     """
@@ -99,6 +100,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.every_seconds, self.keep = every_seconds, keep
         self.writes = True  # of several workers only one
         self.best_epoch, self.waited, self.finished = 0, 0, False
+        self.epochs, self.why_finished = 0, ""
         self.best_weights: list[np.ndarray] = []
         self.history: list[dict[str, float]] = []
         self._last_weights: list[np.ndarray] = []
@@ -170,8 +172,14 @@ class Checkpoint(keras.callbacks.Callback):
             self.best_epoch, self.waited = len(self.history), 0
             with averaged_weights(self.model):
                 self.best_weights = [np.array(w) for w in self.model.get_weights()]
+        losses = [row.get("val_loss", np.inf) for row in self.history]
+        if losses[-1] < min(losses[:-1], default=np.inf):
+            self.waited = 0
         if self.patience is not None and self.waited >= self.patience:
             self.finished = self.model.stop_training = True
+            if len(self.history) < self.epochs:
+                name = self.monitor.removeprefix("val_")
+                self.why_finished = f"neither {name} nor loss got better for {self.patience} epochs (--patience)"
         self._last_weights = [np.array(v) for v in self.model.trainable_variables]
         self.save()
         if self._asked_to_stop:
@@ -183,7 +191,8 @@ class Checkpoint(keras.callbacks.Callback):
             names = ", ".join(name.removeprefix("val_") for name in row if name.startswith("val_"))
             raise DataError(f"--monitor {self.monitor.removeprefix('val_')}: no such validation metric; there are {names}.")
         smaller = any(word in self.monitor for word in SMALLER_IS_BETTER)
-        rank = (-row[self.monitor] if smaller else row[self.monitor], -row.get("val_loss", 0.0))
+        value = row[self.monitor] if row[self.monitor] >= NOISE.get(self.monitor, -np.inf) else 0.0
+        rank = (-value if smaller else value, -row.get("val_loss", 0.0))
         return rank if np.isfinite(rank[0]) else (-np.inf, -np.inf)
 
     def on_train_end(self, logs: dict | None = None) -> None:
@@ -209,6 +218,8 @@ class Checkpoint(keras.callbacks.Callback):
         if self.best_weights:
             self.model.set_weights(self.best_weights)
             row = self.history[self.best_epoch - 1]
+            if self.why_finished:
+                print(f"{'stopped':<12}{self.why_finished}")
             values = "  ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys((self.monitor, "val_loss")) if name in row)
             print(f"kept        epoch {self.best_epoch} of {len(self.history)}: {values}", flush=True)
 
@@ -226,8 +237,8 @@ class Checkpoint(keras.callbacks.Callback):
         ]
         if len(worse) == len(constant):
             raise DataError(
-                f"not exported: the model is no better than a constant guess ({', '.join(worse)}). Train it longer, or on more "
-                "examples; --resume --force-export exports it all the same."
+                f"not exported: the model is no better than a constant guess ({', '.join(worse)}). Train it longer "
+                "(--epochs, --patience, --monitor loss), or on more examples; --resume --force-export exports it all the same."
             )
 
     def parts(self, start_step: int, steps_per_epoch: int, epochs: int) -> Iterator[tuple[int, dict[str, int]]]:
@@ -240,6 +251,7 @@ class Checkpoint(keras.callbacks.Callback):
         (25, {'initial_epoch': 2, 'epochs': 3, 'steps_per_epoch': 5})
         (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})
         """
+        self.epochs = epochs
         epoch, done = divmod(start_step, steps_per_epoch)
         if not done:  # what was saved are the metrics of the epoch before
             self._restored_metrics = None

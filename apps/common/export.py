@@ -174,16 +174,21 @@ def newest_version(root: Path) -> Path | None:
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
-def load_export(path: str | Path) -> Any:
+def load_export(path: str | Path, application: str | None = None) -> Any:
     """A SavedModel; `path` is a version folder, or the folder above it for the newest version.
 
     Raises:
-        DataError: there is no SavedModel.
+        DataError: there is no SavedModel, or its card names another application.
     """
     folder = Path(path)
     version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
     if version is None:
         raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
+    card = version / "model_card.md"
+    if application and card.exists():
+        of = card.read_text().splitlines()[0].removeprefix("# ").strip()
+        if of != application and (of, application) != ("piano_rolls", "music_generation"):
+            raise DataError(f"{path}: an export of {of}, not of {application}. Use apps.{of}, or pass another export.")
     _load_text_ops()
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)  # that it has no gradients is no news

@@ -1,9 +1,11 @@
 """Metrics: of a classifier, from the true class and the probabilities of all classes; of a translator, from its texts."""
 
 import atexit
+import contextlib
 import functools
 import importlib.util
 import shutil
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,7 +166,11 @@ def _as_coco(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
 
 
 def _meteor(wanted: dict[int, list[str]], found: dict[int, list[str]]) -> float:
-    return float(_meteor_scorer().compute_score(wanted, found)[0])
+    try:
+        return float(_meteor_scorer().compute_score(wanted, found)[0])
+    except (OSError, ValueError) as error:  # its Java process has ended
+        _end_meteor()
+        raise DataError(f"METEOR: its Java process ended ({error}). Start again, or remove Java to leave METEOR out.") from None
 
 
 @functools.cache
@@ -172,13 +178,17 @@ def _meteor_scorer() -> Any:
     """One Java process for all scores, as its start takes four seconds."""
     from pycocoevalcap.meteor.meteor import Meteor
 
-    scorer = Meteor()
+    atexit.register(_end_meteor)
+    return Meteor()
 
-    def end() -> None:
+
+def _end_meteor() -> None:
+    if _meteor_scorer.cache_info().currsize:
+        scorer = _meteor_scorer()
         _meteor_scorer.cache_clear()
+        scorer.lock = threading.Lock()  # an error leaves it locked, and its end would wait
+        scorer.meteor_p.kill()
         for stream in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
-            stream.close()
+            with contextlib.suppress(OSError):
+                stream.close()
         scorer.meteor_p.wait()
-
-    atexit.register(end)
-    return scorer

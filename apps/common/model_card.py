@@ -43,16 +43,22 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
 def about(card: str) -> str:
     """What a card says that the model does and has read, in two sentences for people."""
     read = re.search(r"^\| has read \| (.*) \|$", card, re.MULTILINE)
-    return card.split("\n\n")[1] + (f" It has read {read[1]}." if read else "")
+    return card.split("\n\n")[1] + (" It has read " + read[1].replace("\\|", "|") + "." if read else "")
 
 
 def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
     data = "; ".join(f"{name}: {_listed(part)}" for name, part in run["data"].items())
-    source, examples = run["config"]["data"], run["data"]["train"]
-    counted = f"{examples['examples']:,} examples" if "examples" in examples else "the training part"
-    read = EMBEDDED.get(application) if source == "embedded" else None
+    config, examples = run["config"], run["data"]["train"]
+    source = " ".join(str(config["data"]).split())
+    kind = "piano_rolls" if config.get("music") == "rolls" else application
+    if source == "embedded" and kind in EMBEDDED:
+        read = EMBEDDED[kind]
+    else:
+        read = (f"{examples['examples']:,} examples" if "examples" in examples else "the training part") + f" of `{source}`"
+    if config.get("backbone_weights") == "imagenet" and config.get("backbone") != "small-cnn":
+        read += "; its encoder learned from the photographs of ImageNet before"
     return [
-        ("has read", read or f"{counted} of `{source}`, nothing else"),
+        ("has read", read),
         ("trained by", f"`{run['command']}`"),
         ("trained on", f"`{source}`; {data}"),
         ("trained with", _listed(run["versions"])),
@@ -73,7 +79,7 @@ def _metrics_table(metrics: dict[str, Any]) -> list[str]:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _signature_tables(served: Any) -> list[str]:
@@ -87,4 +93,4 @@ def _signature_tables(served: Any) -> list[str]:
 
 def _markdown_table(rows: list, header: tuple) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in line) + " |" for line in lines]

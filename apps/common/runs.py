@@ -124,7 +124,7 @@ class Progress(keras.callbacks.Callback):
     Put it last, with `verbose=0`: it prints what the callbacks before it measured.
     """
 
-    STEPS = 20  # after so many the median step is known: single ones compile
+    STEPS = 40  # after so many the median step of their later half is known: the first of each length compile
 
     def __init__(self, folder: Path, checkpoint: Checkpoint, names: Sequence[str]) -> None:
         super().__init__()
@@ -139,10 +139,11 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         now = time.monotonic()
-        self._durations.append(now - self._ended)
+        if not self._told:
+            self._durations.append(now - self._ended)
         self._ended = now
-        if len(self._durations) >= self.STEPS:
-            self._tell(self.params["epochs"] - self._epoch + 1 - batch / self._steps)
+        if not self._told and len(self._durations) >= self.STEPS:
+            self._tell(self.checkpoint.epochs - self._epoch + 1 - batch / self._steps)
         if sys.stdout.isatty() and now - self._shown > 0.3:
             self._shown = now
             done = 20 * (batch + 1) // self._steps
@@ -153,15 +154,17 @@ class Progress(keras.callbacks.Callback):
         values = "  ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
         bar = "\r\x1b[K" if sys.stdout.isatty() else ""
         seconds = time.monotonic() - self._begun
-        print(f"{bar}epoch {self._epoch} of {self.params['epochs']}  {values}  ({seconds:.0f} s)", flush=True)
-        self._tell(self.params["epochs"] - self._epoch)
+        print(f"{bar}epoch {self._epoch} of {self.checkpoint.epochs}  {values}  ({seconds:.0f} s)", flush=True)
+        self._tell(self.checkpoint.epochs - self._epoch)
         write_metrics(self.folder, self.checkpoint.history)
         plot_history(self.folder, self.checkpoint.history, self.names, self.checkpoint.best_epoch)
 
     def _tell(self, epochs: float) -> None:
         """Say once how long so many epochs will take, unless little is left."""
-        seconds = statistics.median(self._durations) * epochs * self._steps
-        if not self._told and self._epoch < self.params["epochs"] and seconds > 20:
+        if self._told or len(self._durations) < self.STEPS:
+            return
+        seconds = statistics.median(self._durations[self.STEPS // 2 :]) * epochs * self._steps
+        if self._epoch < self.checkpoint.epochs and seconds > 20:
             bar = "\r\x1b[K" if sys.stdout.isatty() else ""
             print(f"{bar}{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart", flush=True)
         self._told = True

@@ -59,5 +59,5 @@ class Models:
             raise DataError(self.missing(application))
         with self._lock:  # users who come at once wait for one load
             if self._loaded.get(application, (None,))[0] != folder:
-                self._loaded[application] = (folder, load_export(folder))
+                self._loaded[application] = (folder, load_export(folder, application))
             return self._loaded[application][1]

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
     arguments = parser.parse_args()
     data, split = choose_split(partial(load_captions, arguments.data), arguments.data, arguments.split)
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "image_captioning")
     warn_of_training_rows(arguments.export, data.rows(split), split)
     captions = describe_all(served, data.splits[split], progress=sys.stderr.isatty())
     metrics = measure(arguments.data, captions, data.splits[split])

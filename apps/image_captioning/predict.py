@@ -71,7 +71,7 @@ def main() -> None:
     if arguments.n_best < 1:
         raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
     images = find_images(cli.read_inputs(arguments.input))
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "image_captioning")
     results = predictions(served, images, arguments.n_best, progress=sys.stderr.isatty() and len(images) > 32)
     for result in results:
         if arguments.json:

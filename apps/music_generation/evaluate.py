@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--top-p", type=cli.number(float, "(0, 1]"), default=0.95)
     parser.add_argument("--length", type=cli.number(int, "[1, inf)"), default=800, help="tokens of a tune, at most")
     arguments = parser.parse_args()
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "music_generation")
     places = arguments.validation_tunes
 
     def load(whole: bool) -> Tunes | Rolls:

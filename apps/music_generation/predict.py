@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--frame-beats", type=float, default=0.25, help="of piano rolls, as in training")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_intermixed_args()
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "music_generation")
     if not 0 < arguments.top_p <= 1 or arguments.temperature < 0:
         raise DataError(
             f"--top-p {arguments.top_p}, --temperature {arguments.temperature}; expected 0 < top-p <= 1, temperature >= 0."

@@ -65,7 +65,7 @@ def main() -> None:
     rows = arguments.validation_rows
     load = partial(load_reviews, arguments.data, rows)
     reviews, split = choose_split(lambda whole: load(whole and rows is None), arguments.data, arguments.split)
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "sentiment_classification")
     warn_of_training_rows(arguments.export, reviews.rows(split), split)
     metrics = classification_metrics(*evaluate_export(served, reviews.splits[split]))
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("input", nargs="+", help="texts; '-' reads standard input, one a line")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "sentiment_classification")
     texts = cli.read_inputs(arguments.input)
     if arguments.json:
         for prediction in predictions(served, texts):

@@ -19,17 +19,23 @@ from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, translation_met
 from data_pipelines.translations import Translations, load_translations
 
 BATCH_SIZE = 32
+CHARACTERS = 20_000  # of a batch, so that long texts stay below the limits of an export
 
 
 def in_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """The places of the sentences of a batch and the export's outputs for them, as arrays; the shortest come first."""
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # sentences of one length pad least
-    for start in range(0, len(order), BATCH_SIZE):
-        places = order[start : start + BATCH_SIZE]
+    end = 0
+    while end < len(order):
+        start, characters = end, 0
+        while end < min(start + BATCH_SIZE, len(order)) and (end == start or characters < CHARACTERS):
+            characters += len(sentences[order[end]])
+            end += 1
+        places = order[start:end]
         outputs = served.signatures["serving_default"](text=tf.constant([sentences[i] for i in places]))
         yield places, {name: value.numpy() for name, value in outputs.items()}
         if progress:
-            print(f"\r{start + len(places):,} of {len(order):,}", end="", file=sys.stderr, flush=True)
+            print(f"\r{end:,} of {len(order):,}", end="", file=sys.stderr, flush=True)
     if progress:
         print(file=sys.stderr)
 
@@ -71,7 +77,7 @@ def main() -> None:
     tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
     load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang)
     data, split = choose_split(load, arguments.data, arguments.split)
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "translation")
     warn_of_training_rows(arguments.export, data.rows(split), split)
     pairs = data.splits[split]
     translations = translate_all(served, [pair.source for pair in pairs], progress=sys.stderr.isatty())

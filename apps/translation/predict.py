@@ -5,6 +5,7 @@ python -m apps.translation.predict saved_models/translation "A dog runs." [--n-b
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from apps.common.export import load_export
 from apps.common.runs import new_figure, save_figure
 from apps.translation.evaluate import in_batches
 from data_pipelines.sources import DataError
+
+LARGEST_PLOT = 120  # tokens of each side; of longer texts the beginning is drawn
 
 
 def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
@@ -37,13 +40,9 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
 
 def unknown_words(tokens: Sequence[bytes], unknown: Sequence[bool]) -> list[str]:
     """The words that the model has never read: unknown tokens that follow each other, up to the next word."""
-    words: list[str] = []
-    for before, token, is_unknown in zip([False, *unknown], tokens, unknown):
-        piece = token.decode("utf-8", "replace")
-        if is_unknown and before and not piece.startswith("▁") and words:
-            words[-1] += piece
-        elif is_unknown:
-            words.append(piece.removeprefix("▁"))
+    pieces = [token.decode("utf-8", "replace") if new else "▁" for token, new in zip(tokens, unknown)]
+    groups = "".join(pieces).replace("▁", " ").split()
+    words = [re.sub(r"^\W+(?=\w)|(?<=\w)\W+$", "", group) for group in groups]
     return list(dict.fromkeys(words))
 
 
@@ -76,6 +75,7 @@ def plot_attention(served: Any, sentence: str, path: Path) -> bool:
     source, target, weights = attention_of(outputs)
     if not weights.size:
         return False
+    source, target, weights = source[:LARGEST_PLOT], target[:LARGEST_PLOT], weights[:LARGEST_PLOT, :LARGEST_PLOT]
     figure, axis = new_figure(1, 1, width=1.5 + 0.32 * len(source), height=1.5 + 0.28 * len(target))
     image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(np.arange(len(source)), source, rotation=60, ha="right")
@@ -96,10 +96,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.n_best < 1:
         raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
-    served = load_export(arguments.export)
+    served = load_export(arguments.export, "translation")
     sentences = cli.read_inputs(arguments.input)
     results = predictions(served, sentences, arguments.n_best, progress=sys.stderr.isatty() and len(sentences) > 32)
-    for result in results:
+    for number, result in enumerate(results, start=1):
         if arguments.json:
             print(json.dumps(result, ensure_ascii=False))
         elif arguments.n_best == 1:
@@ -107,7 +107,8 @@ def main() -> None:
         else:
             print("\n".join(f"{a['score']:8.3f}  {a['translation']}" for a in result["alternatives"]) + "\n")
         if result["unknown"] and not arguments.json:
-            print(f"unknown to the model: {', '.join(result['unknown'])}", file=sys.stderr)
+            where = f"text {number}: " if len(results) > 1 else ""
+            print(f"{where}unknown to the model: {', '.join(result['unknown'])}", file=sys.stderr)
     if arguments.attention and not plot_attention(served, sentences[0], arguments.attention):
         raise DataError(f"attention: none for {sentences[0]!r}. Give a sentence with words, and a model with attention.")
 

@@ -14,8 +14,12 @@ from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, PADDING, START
 
-BYTES_PER_TOKEN = 64  # more than any token has
-UNSPACED = frozenset("ja japanese zh zho chi chinese th tha thai lo lao km khm khmer my mya burmese".split())
+BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
+LARGEST_REQUEST = 2**17  # sentences times the tokens of the longest
+LARGEST_ATTENTION = 2**24  # numbers
+UNSPACED = frozenset(
+    "ja jpn yue cmn wuu bo bod japanese zh zho chi chinese th tha thai lo lao km khm khmer my mya burmese".split()
+)
 
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
@@ -61,7 +65,8 @@ def search_translations(
 class Sentences(NamedTuple):
     """The sentences of texts, one after the other: what each is made of, and where it came from."""
 
-    pieces: tf.RaggedTensor  # (sentences, pieces)
+    whole: tf.RaggedTensor  # (sentences, pieces)
+    pieces: tf.RaggedTensor  # the same up to the limit of the training
     source: tf.Tensor  # (sentences, time) ids
     text: tf.Tensor  # (sentences,), the place of its text
     texts: tf.Tensor  # how many there are
@@ -105,11 +110,16 @@ def serving_signatures(
 
     def read(text: tf.Tensor) -> Sentences:
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
-        each = tf.strings.substr(sentences.flat_values, 0, BYTES_PER_TOKEN * max_length_tokens)  # more would be cut off below
-        pieces = vocabularies.source.tokenize(each)[:, :max_length_tokens]
+        each = tf.strings.regex_replace(sentences.flat_values, r"\s+", " ")
+        each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length_tokens)  # more would be cut off below
+        whole = vocabularies.source.tokenize(each)
+        pieces = whole[:, :max_length_tokens]
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        return Sentences(pieces, tf.pad(source, [[0, 0], [0, missing]]), sentences.value_rowids(), tf.shape(text)[0])
+        source = tf.pad(source, [[0, 0], [0, missing]])
+        message = f"text: sentences times tokens of the longest: expected at most {LARGEST_REQUEST:,} in a request. Send several."
+        tf.debugging.assert_less_equal(tf.size(source), LARGEST_REQUEST, message)
+        return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
 
     def find(sentences: Sentences, **settings: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, sentences.source, **settings)
@@ -148,7 +158,7 @@ def serving_signatures(
             "source_tokens": _dense(sentences.rows(sentences.pieces), ""),
             "target_tokens": _dense(target_tokens, ""),
             "attention": _attention(sentences, best.row_lengths(), attention),
-            "unknown": _dense(sentences.rows(vocabularies.unknown(sentences.pieces)), False),
+            "unknown": _dense(sentences.rows(vocabularies.unknown(sentences.whole)[:, :max_length_tokens]), False),
         }
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
@@ -162,9 +172,12 @@ def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:
 
 
 def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | None) -> tf.Tensor:
-    """From target to source tokens, (sentences, t, s), to (texts, t, s): each sentence attends to its own source."""
+    """From target to source tokens, (sentences, t, s), to (texts, t, s): each sentence attends to its own source.
+
+    Mostly zeros, its size grows with the square of the longest text: beyond `LARGEST_ATTENTION` numbers it is (texts, t, 0).
+    """
     if attention is None:
-        return tf.zeros([sentences.texts, tf.maximum(1, tf.reduce_max(_total(lengths, sentences))), 0])
+        return tf.zeros([sentences.texts, tf.maximum(1, tf.cast(tf.reduce_max(_total(lengths, sentences)), tf.int32)), 0])
     sides = (lengths, sentences.pieces.row_lengths())
     inside = (tf.sequence_mask(length, tf.shape(attention)[1 + axis]) for axis, length in enumerate(sides))
     place = tf.where(tf.einsum("bt,bs->bts", *(tf.cast(mask, tf.float32) for mask in inside)) > 0)
@@ -174,8 +187,12 @@ def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | 
         before = tf.cumsum(length, exclusive=True)  # of all texts; less those of the texts before
         first = tf.gather(before, tf.searchsorted(sentences.text, sentences.text))
         columns.append(place[:, 1 + axis] + tf.gather(before - first, sentence))
-    shape = [tf.cast(sentences.texts, tf.int64), *(tf.maximum(tf.reduce_max(_total(n, sentences)), 1) for n in sides)]
-    return tf.scatter_nd(tf.stack(columns, axis=1), tf.cast(tf.gather_nd(attention, place), tf.float32), tf.stack(shape))
+    longest = [tf.maximum(tf.reduce_max(_total(length, sentences)), 1) for length in sides]
+    shape = tf.stack([tf.cast(sentences.texts, tf.int64), *longest])
+    fits = tf.reduce_prod(shape) <= LARGEST_ATTENTION
+    values, place = tf.cast(tf.gather_nd(attention, place), tf.float32), tf.stack(columns, axis=1)
+    count = tf.where(fits, tf.size(values), 0)
+    return tf.scatter_nd(place[:count], values[:count], tf.where(fits, shape, shape * [1, 1, 0]))
 
 
 def _total(lengths: tf.Tensor, sentences: Sentences) -> tf.Tensor:

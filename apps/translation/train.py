@@ -26,6 +26,7 @@ from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.presets import QUICK, SUTSKEVER
 from apps.translation.serving import search_translations
+from data_pipelines.sources import DataError
 from data_pipelines.steps import Batches, bucket_boundaries
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 
@@ -117,6 +118,10 @@ def train(config: Config) -> dict[str, float | str]:
     workers = Workers(config.strategy, config.workers, config.data_service)
     device = runs.prepare_device(config.seed, config.precision)
 
+    if config.source_lang == config.target_lang:
+        raise DataError(
+            f"--source-lang and --target-lang are both {config.source_lang!r}. Name two columns or files of the data."
+        )
     tokenizer = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     # -- data

@@ -205,9 +205,17 @@ def test_a_metric_that_never_moves_neither_chooses_nor_stops(tmp_path):
 
 def test_the_metric_chooses_once_it_moves_and_patience_counts(tmp_path):
     checkpoint = Checkpoint(tmp_path, "val_bleu", patience=2)
-    values = [(0.0, 5.0), (1.0, 6.0), (0.5, 1.0), (1.0, 7.0), (9.0, 0.1)]
+    values = [(0.0, 5.0), (1.0, 6.0), (0.5, 5.5), (1.0, 7.0), (9.0, 0.1)]
     assert epochs(checkpoint, *({"val_bleu": bleu, "val_loss": loss} for bleu, loss in values)) == 2
     assert checkpoint.finished and len(checkpoint.history) == 4
+
+
+def test_a_falling_loss_is_waited_for_and_noise_is_no_metric(tmp_path, capsys):
+    checkpoint = Checkpoint(tmp_path, "val_bleu", patience=2)
+    list(checkpoint.parts(0, 1, 20))
+    rows = [{"val_bleu": bleu, "val_loss": loss} for bleu, loss in [(0.4, 6.0), (0, 5.0), (0, 4.0), (0, 3.0), (0, 3.1), (0, 3.2)]]
+    assert epochs(checkpoint, *rows) == 4
+    assert "stopped     neither bleu nor loss got better for 2 epochs (--patience)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nats_per_frame"])

@@ -10,9 +10,10 @@ import tensorflow as tf
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
 from apps.translation.presets import SUTSKEVER
-from apps.translation.serving import search
+from apps.translation.serving import search, serving_signatures
 from apps.translation.train import MODEL_FLAGS, Config
 from data_pipelines.embedded.translations import embedded_translations
+from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, START
 from tests.apps import helpers
 from tests.serving.operations import check_graph
@@ -217,3 +218,18 @@ def test_metrics_of_sentences():
     assert exact["exact"] == 0.5 and 0 < exact["bleu"] < 100
     cased = translation_metrics(["The dog runs home now"], ["the dog runs home now"])
     assert cased["bleu"] < cased["bleu_lowercase"] == 100.0
+
+
+@pytest.mark.parametrize("options", [{"attention": "none", "encoder": "forward"}, {"attention": "dot"}])
+def test_texts_are_translated_with_and_without_attention(options):
+    vocabularies = Vocabularies.learn([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
+    model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8, **options)
+    model.build()
+    signatures = serving_signatures(model, vocabularies, 20, ("en", "ja"), width=2, best=2, length_penalty=1.0)
+    translate = tf.function(signatures["serving_default"][0], autograph=False)
+    found = translate(tf.constant(["A dog runs. It sat.", "", "It sat."]))
+    assert found["attention"].shape[2] == (0 if options["attention"] == "none" else len("▁A▁dog▁runs.▁It▁sat."))
+    alone = translate(tf.constant(["It sat."]))
+    assert found["translation"][2] == alone["translation"][0] and found["translation"][0].numpy().endswith(
+        alone["translation"][0].numpy()
+    )

@@ -21,6 +21,12 @@ def cut(text, language="en"):
         ("en", ["Hello!!!", "1 more."]),
         ("de", ["Am 3. März kam er.", "Er blieb bis 1990.", "Dann z. B. am 12. Mai ging er."]),
         ("en", ["Take 3.", "Then rest."]),
+        ("de", ["Es kostet 3,50.", "Er kam um 15:05.", "(3. Mai) Ja."]),
+        ("en", ["It is Tom's.", "He left."]),
+        ("pt", ["Ele disse que não.", "Ela saiu."]),
+        ("fr", ["Ils sont arrivés.", "Puis ils mangent."]),
+        ("pl", ["Tak było.", "Potem poszedł."]),
+        ("en", ["mr. smith left.", "he slept."]),
         ("ru", ["Он ушёл.", "Она осталась."]),
         ("hi", ["पहला वाक्य।", "दूसरा वाक्य।"]),
     ],
@@ -31,19 +37,21 @@ def test_a_text_is_cut_where_sentences_end(language, sentences):
 
 def test_lines_and_scripts_without_spaces():
     assert cut("a line\nthat goes on\n\nand a heading\n \nEnd") == ["a line that goes on", "and a heading", "End"]
+    assert cut("A line\r\nthat goes on\r\n\r\nEnd\r\n") == ["A line that goes on", "End"]
+    assert cut('他说:"走。"然后。', "zh") == ['他说:"走。"', "然后。"]
     assert cut("彼は来た。「行こう！」終わり", "ja") == ["彼は来た。", "「行こう！」", "終わり"]
 
 
 def test_odd_texts():
-    assert cut("") == cut("  ") == cut("\u2029\u2028\n\n") == [""]
+    assert cut("") == cut("  ") == cut("\u2029\u2028\n\n\x01") == [""]
     assert cut(b"\xff\xfe. A b.") == ["\ufffd\ufffd.", "A b."]
-    assert cut("One is. " * 100) == ["One is."] * (MOST_SENTENCES - 1) + [" ".join(["One is."] * (101 - MOST_SENTENCES))]
+    assert cut("One is. " * (MOST_SENTENCES + 2)) == ["One is."] * (MOST_SENTENCES - 1) + ["One is. One is. One is."]
     assert split_sentences(tf.constant([], tf.string), "en").shape[0] == 0
 
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_unknown_pieces_are_those_of_words_that_were_never_read(joint, tmp_path):
-    sources = ["A dog runs in the rain.", "It doesn't matter.", "I saw an old woman."]
+    sources = ["A dog runs in the rain (and-so).", "It doesn't matter.", "I saw an old woman.", "cafe\u0301 \ufb01sh"]
     Vocabularies.learn([Pair(source, source.upper()) for source in sources], "bpe", 70, joint).save(tmp_path)
     vocabularies = Vocabularies.load(tmp_path)
 
@@ -56,4 +64,6 @@ def test_unknown_pieces_are_those_of_words_that_were_never_read(joint, tmp_path)
 
     assert unknown("A dog doesn't matter.") == "-" * 22
     assert unknown("A mat in dog").replace(" ", "-") == "---mat-------"  # all its letters are known, the word isn't
+    assert set(unknown("cafe\u0301 caf\u00e9 \ufb01sh fish")) == {"-"}  # of one form
+    assert unknown("A dog-at").replace(" ", "-") == "-------at"  # its neighbour is known
     assert unknown("") == "" and "狗" in unknown("A 狗")

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from apps.common.export import load_export
 from apps.image_captioning.serving import example_image
+from tests.serving.small import SENTENCES
 
 DRAWING = {"length": 30, "temperature": 0.9, "top_p": 0.95, "seed": 7}
 JPEG = tf.io.encode_jpeg(np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype("uint8")).numpy()
@@ -84,6 +85,22 @@ def test_a_text_is_translated_as_its_sentences_are(served):
             assert [t for t in found[name][i] if t] == [t for part in parts for t in part[name][0] if t]
     fast = served("translation", "serving_fast", text=list(texts))
     assert fast["translation"][0].count(b" ") >= 1 and fast["translation"][1] == b""
+
+
+def test_long_texts_are_bounded(served):
+    text = " ".join(["A small dog runs."] * 60)
+    long = served("translation", text=[text])
+    assert long["attention"].size > 0 and sum(map(bool, long["source_tokens"][0])) > 500
+    left_out = served("translation", text=[text, *[""] * 90])  # most of the attention would be zeros
+    assert left_out["attention"].shape[2] == 0 and left_out["translation"][0] == long["translation"][0]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected at most 131,072 in a request\. Send several\."):
+        served("translation", "serving_fast", text=[text] * 300)
+
+
+def test_unknown_words_are_told_up_to_the_limit_of_a_sentence(served):
+    known = SENTENCES[0] + " " + SENTENCES[1]  # cut inside a word that was read in training
+    assert not served("translation", text=[known])["unknown"].any()
+    assert served("translation", text=["a small wug"])["unknown"].any()
 
 
 def assert_same_row(batch, place, alone):
