@@ -294,6 +294,7 @@ def test_what_the_grammar_lets_pass_has_full_bars(metre, ticks):
     [
         ("ABc def|", True), ("ABc de|", False), ("(3ABc d2 ef|", True), ("A>B c2 ef:|", True), ("A4 (3Bcd|", True),
         ("ABc def", False), ("A2>B2 de||", True), ("ABc d3-|d6|]", True), ("A7|", False), ("ABcdef|\n[1 ABc def:|", True),
+        ("ABc def| |ABc def|", False), ("|ABc def|", False),
     ],
 )  # fmt: skip
 def test_the_grammar_knows_bars_of_six(text, reads):
