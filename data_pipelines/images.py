@@ -12,6 +12,9 @@ FORMATS = ("JPEG", "PNG", "GIF")
 _JPEG, _PNG, _GIF = range(3)
 _SIGNATURES = {_JPEG: b"\xff\xd8\xff", _PNG: b"\x89PNG\r\n\x1a\n", _GIF: b"GIF8"}
 
+MOST_SEGMENTS = 1_000  # of a JPEG before its frame, fill bytes among them
+MOST_BLOCKS = 40_000  # of a GIF, sub-blocks of at most 255 bytes among them
+
 UNKNOWN_FORMAT = "not a JPEG, PNG or GIF image"
 BROKEN = "broken: its pixels can't be decoded"
 
@@ -30,15 +33,13 @@ def read_header(data: tf.Tensor) -> Header:
     octets = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros([1], tf.uint8)], axis=0)
     is_format = [tf.strings.substr(data, 0, len(start)) == start for start in _SIGNATURES.values()]
     found = tf.where(tf.reduce_any(is_format), tf.argmax(is_format, output_type=tf.int32), -1)
-    jpeg_height, jpeg_width, orientation = tf.cond(
-        found == _JPEG,
-        lambda: _jpeg_header(octets),
-        lambda: (tf.zeros([], tf.int64), tf.zeros([], tf.int64), tf.ones([], tf.int64)),
-    )
-    heights = [jpeg_height, _number(octets, 20, 4), _number(octets, 8, 2, little=True)]
-    widths = [jpeg_width, _number(octets, 16, 4), _number(octets, 6, 2, little=True)]
-    place = tf.maximum(found, 0)
-    return Header(found, tf.stack(heights)[place], tf.stack(widths)[place], orientation)
+    one = tf.ones([], tf.int64)
+    branches = {
+        _JPEG: lambda: _jpeg_header(octets),
+        _PNG: lambda: (_number(octets, 20, 4), _number(octets, 16, 4), one),
+        _GIF: lambda: (*_gif_header(octets), one),
+    }
+    return Header(found, *tf.switch_case(tf.maximum(found, 0), branches))
 
 
 def _number(octets: tf.Tensor, place: tf.Tensor | int, count: int, little: tf.Tensor | bool = False) -> tf.Tensor:
@@ -50,24 +51,35 @@ def _number(octets: tf.Tensor, place: tf.Tensor | int, count: int, little: tf.Te
 
 
 def _jpeg_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Walk over the segments up to the frame header: height, width, orientation."""
+    """Walk over the segments up to the frame header, as libjpeg does: height, width, orientation.
 
-    def body(place: tf.Tensor, height: tf.Tensor, width: tf.Tensor, orientation: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    A marker may stand after any number of FF; RST, SOI and TEM have no length. What libjpeg would skip as garbage ends the walk,
+    and so do more than `MOST_SEGMENTS`: then the height is 0.
+    """
+
+    zero, one = tf.zeros([], tf.int64), tf.ones([], tf.int64)
+
+    def body(count: tf.Tensor, place: tf.Tensor, height: tf.Tensor, width: tf.Tensor, exif: tf.Tensor) -> tuple[tf.Tensor, ...]:
         marker = _number(octets, place + 1, 1)
+        is_fill = marker == 0xFF
+        is_alone = ((marker >= 0xD0) & (marker <= 0xD8)) | (marker == 0x01)
         is_frame = (marker >= 0xC0) & (marker <= 0xCF) & (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
         is_exif = (marker == 0xE1) & (_number(octets, place + 4, 4) == 0x45786966)
+        length = tf.where(is_fill, one, tf.where(is_alone, 2 * one, 2 + _number(octets, place + 2, 2)))
         return (
-            place + 2 + _number(octets, place + 2, 2),
+            count + 1,
+            place + length,
             tf.where(is_frame, _number(octets, place + 5, 2), height),
             tf.where(is_frame, _number(octets, place + 7, 2), width),
-            tf.cond(is_exif, lambda: _exif_orientation(octets, place + 10), lambda: orientation),
+            tf.where(is_exif & (exif == 0), place + 10, exif),  # the first one counts
         )
 
-    def goes_on(place: tf.Tensor, height: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-        return (_number(octets, place, 1) == 0xFF) & (_number(octets, place + 1, 1) != 0xDA) & (height == 0)
+    def goes_on(count: tf.Tensor, place: tf.Tensor, height: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        marker = _number(octets, place + 1, 1)
+        return (_number(octets, place, 1) == 0xFF) & (marker != 0xDA) & (marker != 0) & (height == 0) & (count < MOST_SEGMENTS)
 
-    zero = tf.zeros([], tf.int64)
-    _, height, width, orientation = tf.while_loop(goes_on, body, (zero + 2, zero, zero, zero + 1))
+    _, _, height, width, exif = tf.while_loop(goes_on, body, (zero, zero + 2, zero, zero, zero), parallel_iterations=1)
+    orientation = tf.cond(exif > 0, lambda: _exif_orientation(octets, exif), lambda: one)
     return height, width, orientation
 
 
@@ -76,11 +88,55 @@ def _exif_orientation(octets: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     little = _number(octets, start, 1) == 0x49
     directory = start + _number(octets, start + 4, 4, little)
     entries = tf.range(tf.minimum(_number(octets, directory, 2, little), 100), dtype=tf.int64)
-    places = directory + 2 + 12 * entries
-    tags = tf.map_fn(lambda place: _number(octets, place, 2, little), places)
-    values = tf.map_fn(lambda place: _number(octets, place + 8, 2, little), places)
-    value = tf.reduce_max(tf.concat([tf.where(tags == 0x0112, values, 0), [0]], axis=0))
+    places = (directory + 2 + 12 * entries)[:, None]
+
+    worth = tf.constant([1, 256], tf.int64)
+
+    def two_bytes(at: int) -> tf.Tensor:
+        pairs = tf.gather(
+            octets, tf.clip_by_value(places + tf.constant([at, at + 1], tf.int64), 0, tf.size(octets, tf.int64) - 1)
+        )
+        return tf.reduce_sum(tf.cast(pairs, tf.int64) * tf.where(little, worth, worth[::-1]), axis=1)
+
+    value = tf.reduce_max(tf.concat([tf.where(two_bytes(0) == 0x0112, two_bytes(8), 0), [0]], axis=0))
     return tf.where((value >= 1) & (value <= 8), value, 1)
+
+
+def _gif_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Height and width that hold every frame, beside each other: the decoder allocates them all, whatever the screen's size is.
+
+    Height 0 if there are more than `MOST_BLOCKS` blocks or what follows is no block.
+    """
+
+    zero, one, true = tf.zeros([], tf.int64), tf.ones([], tf.int64), tf.constant(True)
+
+    def colours(flags: tf.Tensor) -> tf.Tensor:
+        """The bytes of a table of colours."""
+        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(one, flags % 8 + 1), zero)
+
+    def body(count: tf.Tensor, place: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        first = _number(octets, place, 1)
+        is_frame = ~inside & (first == 0x2C)
+        width, height = _number(octets, place + 5, 2, True), _number(octets, place + 7, 2, True)
+        begin = tf.where(is_frame, 11 + colours(_number(octets, place + 9, 1)), 2 * one)  # what stands before the sub-blocks
+        return (
+            count + 1,
+            place + tf.where(inside, 1 + first, begin),
+            tf.where(inside, first > 0, True),
+            pixels + tf.where(is_frame, width * height, zero),
+            right & (inside | is_frame | (first == 0x21)),
+        )
+
+    def goes_on(count: tf.Tensor, place: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        at_end = ~inside & (_number(octets, place, 1) == 0x3B)
+        return right & ~at_end & (place < tf.size(octets, tf.int64) - 1) & (count < MOST_BLOCKS)
+
+    start = 13 + colours(_number(octets, 10, 1))
+    count, _, _, pixels, right = tf.while_loop(goes_on, body, (zero, start, ~true, zero, true), parallel_iterations=1)
+    width, height = _number(octets, 6, 2, True), _number(octets, 8, 2, True)
+    too_many = pixels > tf.maximum(width * height, 1)
+    height = tf.where(too_many, -(-pixels // tf.maximum(width, 1)), height)
+    return tf.where(right & (count < MOST_BLOCKS), height, zero), width
 
 
 def header_problem(header: Header, max_pixels: int) -> tf.Tensor:
@@ -108,6 +164,9 @@ def decode(data: tf.Tensor, header: Header, size: int) -> tf.Tensor:
         _GIF: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
     }
     pixels = tf.ensure_shape(tf.switch_case(header.format, branches), [None, None, 3])
+    is_gif = header.format == _GIF  # whose height may be that of many frames
+    same = tf.reduce_all(tf.shape(pixels, tf.int64)[:2] == tf.stack([header.height, header.width]))
+    tf.debugging.assert_equal(same | is_gif, True, "the size is not that of the header")
     pixels = tf.image.resize(pixels, [size, size], antialias=True)
     turn = header.orientation
     pixels = tf.cond(turn >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)

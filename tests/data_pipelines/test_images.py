@@ -1,6 +1,8 @@
 """Images as bytes: every format as Pillow reads it, every orientation, and what can't be used."""
 
 import io
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -191,3 +193,87 @@ def test_pictures_vary_by_seed_only():
     mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(vary(images, seed, augment=False, flip=True).numpy(), images)]
     assert 0 < sum(mirrored) < 6
     np.testing.assert_array_equal(vary(images, seed, augment=False, flip=False), images)
+
+
+def gif(frames, screen=(10, 10), more=b""):
+    """A GIF of which only the descriptors are whole: screen, and (width, height) of its frames."""
+    data = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + bytes(6)
+    for width, height in frames:
+        data += b"!\xf9\x04\0\0\0\0\0" + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\0"
+    return data + more + b";"
+
+
+def problem(data, max_pixels=1_000_000):
+    return decode_images(tf.constant([data]), 4, max_pixels)[1][0].numpy().decode()
+
+
+def test_frames_of_a_gif_count_whatever_its_screen_says():
+    assert "more than the limit of 1,000,000" in problem(gif([(12_000, 12_000)]))
+    assert "more than the limit of 1,000,000" in problem(gif([(1_000, 900)] * 2, (1_000, 900)))
+    assert problem(gif([(10, 10)], more=b"!\xfe" + b"\x01a" * 50_000 + b"\0")) == BROKEN
+    file = io.BytesIO()
+    stills = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green")]
+    stills[0].save(file, "GIF", save_all=True, append_images=stills[1:])
+    assert problem(file.getvalue()) == ""
+    assert "limit" in problem(file.getvalue(), 40 * 30 * 2)
+
+
+def jpeg_with(inserted, place=2, size=(40, 30)):
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "JPEG")
+    data = file.getvalue()
+    return data[:place] + inserted + data[place:]
+
+
+def test_the_walk_over_a_jpeg_is_that_of_libjpeg():
+    """Fill bytes before a marker, markers without a length, and what looks like a frame inside a segment."""
+    large = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", 16_000, 12_000) + b"\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
+    comment = b"\xff\xfe" + struct.pack(">H", len(large) + 2) + large
+    for inserted in (b"", b"\xff" * 7, b"\xff\xff\xff" + comment, b"\xff\xd0\xff\x01", comment):
+        data = jpeg_with(inserted)
+        assert tuple(int(x) for x in read_header(tf.constant(data))[1:3]) == (30, 40), inserted
+        assert problem(data) == ""
+    # the frame that a wrong walk would take for a comment: libjpeg decodes it, so its size counts
+    real = jpeg_with(b"", size=(1_200, 1_000))
+    hidden = real[:2] + b"\xff\xff\xff\xff" + real[2:]
+    assert Image.open(io.BytesIO(hidden)).size == (1_200, 1_000)
+    assert "1200 x 1000 pixels" in problem(hidden) or "1000 x 1200 pixels" in problem(hidden)
+    assert problem(jpeg_with(b"\xff" * 2_000)) == BROKEN  # the walk is bounded
+
+
+def test_many_exif_segments_cost_no_more_than_one():
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + b"\xff\xff" + (b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0") * 100
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    first = exif.replace(b"\0\x06\0\0", b"\0\x03\0\0")
+    data = jpeg_with(b"\xff\xe1" + struct.pack(">H", len(first) + 2) + first + segment * 300)
+    begun = time.monotonic()
+    assert int(read_header(tf.constant(data)).orientation) == 3
+    assert time.monotonic() - begun < 10
+
+
+def test_sizes_equal_pillows():
+    """Images of every format and mode with markers and bytes put in: the size is Pillow's, or the image is refused."""
+    generator = np.random.default_rng(0)
+    header = tf.function(read_header, input_signature=[tf.TensorSpec((), tf.string)])
+    for i in range(150):
+        kind = ("JPEG", "PNG", "GIF")[i % 3]
+        size = tuple(int(x) for x in generator.integers(1, 60, 2))
+        file = io.BytesIO()
+        Image.new("RGB", size, "red").save(file, kind)
+        data = bytearray(file.getvalue())
+        if kind == "JPEG":
+            place = 2
+            for _ in range(int(generator.integers(0, 4))):
+                data[place:place] = [b"\xff" * int(generator.integers(1, 5)), b"\xff\xd3", b"\xff\xfe\0\x04ab"][
+                    generator.integers(3)
+                ]
+        else:
+            for _ in range(int(generator.integers(0, 3))):
+                data[generator.integers(30, len(data))] ^= 1 << int(generator.integers(8))
+        found = header(tf.constant(bytes(data)))
+        height, width = int(found.height), int(found.width)
+        try:
+            wanted = Image.open(io.BytesIO(bytes(data))).size
+        except Exception:
+            continue
+        assert (width, height) == wanted or height == 0 or (kind == "GIF" and height * width >= wanted[0] * wanted[1]), (i, kind)
