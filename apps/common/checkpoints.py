@@ -5,8 +5,9 @@ optimizer and of the running metrics, the step, and the state of early stopping.
 seed and the step. Files are written whole or not at all.
 """
 
+import hashlib
+import io
 import json
-import os
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from apps.common.files import write_whole
 from data_pipelines.sources import DataError
 
 SMALLER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats")
@@ -292,15 +294,11 @@ class Checkpoint(keras.callbacks.Callback):
         arrays |= {f"best/{i}": w for i, w in enumerate(self.best_weights)}
         state = {"step": step, **self.state()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, temporary = self._path(step), self.folder / f".writing-{os.getpid()}.npz"
+        path, buffer = self._path(step), io.BytesIO()
         try:
-            with temporary.open("wb") as file:
-                np.savez(file, **{"state": np.array(json.dumps(state)), **arrays})  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            np.savez(buffer, **{"state": np.array(json.dumps(state)), **arrays})  # type: ignore[arg-type]
+            write_whole(path, buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
         except OSError as error:  # the disk is full
-            temporary.unlink(missing_ok=True)
             self._saved_at = time.monotonic()
             print(f"{path}: not written ({error.strerror}); the run goes on, and the checkpoints before it are as they were")
             return
@@ -318,13 +316,13 @@ class Checkpoint(keras.callbacks.Callback):
         model.evaluate(examples.take(1), verbose=0)
         for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
             try:
-                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                    arrays = {name: file[name] for name in file.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                print(f"{path}: not readable ({error}); trying the checkpoint before it")
+                arrays, state = _read(path)
+            except (Exception, MemoryError) as error:  # whatever is wrong with it, there may be one before
+                reason = " ".join(str(error).split())[:100] or type(error).__name__
+                print(f"{path}: not readable ({reason}); trying the checkpoint before it")
                 continue
             if self._fits(arrays):
-                return self._load(arrays)
+                return self._load(arrays, state)
             print(f"{path}: not of this model; trying the checkpoint before it")
         return None
 
@@ -332,10 +330,10 @@ class Checkpoint(keras.callbacks.Callback):
         groups = self._groups()
         wanted = {f"{name}/{i}": tuple(v.shape) for name in ("model", "optimizer") for i, v in enumerate(groups[name])}
         found = {name: array.shape for name, array in arrays.items() if name.startswith(("model/", "optimizer/"))}
-        return "state" in arrays and found == wanted
+        best = [array.shape for array in _numbered(arrays, "best")]
+        return found == wanted and best in ([], [tuple(w.shape) for w in self.model.weights])
 
-    def _load(self, arrays: dict[str, np.ndarray]) -> int:
-        state = json.loads(str(arrays["state"]))
+    def _load(self, arrays: dict[str, np.ndarray], state: dict[str, Any]) -> int:
         groups = self._groups()
         for name in ("model", "optimizer"):
             for i, variable in enumerate(groups[name]):
@@ -344,6 +342,33 @@ class Checkpoint(keras.callbacks.Callback):
         self.best_weights = _numbered(arrays, "best")
         self.take_state(state)
         return state["step"]
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the state of a checkpoint.
+
+    Raises:
+        ValueError, or what else a file can cause that is not as `save` wrote it.
+    """
+    data = path.read_bytes()
+    content, digest = data[:-32], data[-32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its checksum is wrong: it was changed or cut off")
+    with zipfile.ZipFile(io.BytesIO(content)) as members:  # nothing larger than the file, before anything is allocated
+        if any(m.compress_type != zipfile.ZIP_STORED or m.file_size > len(content) for m in members.infolist()):
+            raise ValueError("it is compressed")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = json.loads(str(arrays.pop("state")))
+    numbers = [state[name] for name in ("step", "best_epoch", "waited")]
+    rows = state["history"]
+    if any(type(number) is not int or number < 0 for number in numbers) or type(state["finished"]) is not bool:
+        raise ValueError("its state is none")
+    if not 0 <= state["best_epoch"] <= len(rows) or any(
+        type(value) not in (int, float) for row in rows for value in row.values()
+    ):
+        raise ValueError("its history is none")
+    return arrays, state
 
 
 def _numbered(arrays: dict[str, np.ndarray], group: str) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import json
 import math
 import sys
@@ -132,12 +133,27 @@ def as_json(values: Any) -> str:
     return json.dumps(finite(values), ensure_ascii=False, allow_nan=False)
 
 
+def visible(text: str) -> str:
+    """A text of a user with its control characters escaped: a terminal would obey them.
+
+    >>> visible("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; wrong input prints one line and exits with 2, a lost worker with 3, Ctrl-C with 130, SIGTERM with 143."""
     try:
         main()
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
         sys.exit(2)
     except tf.errors.UnavailableError:
         print(LOST, file=sys.stderr)

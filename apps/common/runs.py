@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
-from apps.common.cli import check_ranges
+from apps.common.cli import check_ranges, visible
+from apps.common.files import lock_run, write_whole
 from apps.common.metrics import calibration_bins
 from apps.common.workers import Workers
 from data_pipelines.sources import DataError
@@ -42,7 +43,7 @@ def prepare_device(seed: int, precision: str) -> str:
 def announce(facts: dict[str, str]) -> None:
     """Say what a run is about to do, a line each."""
     for name, fact in {**facts, "started": time.strftime("%H:%M:%S")}.items():
-        print(f"{name:<12}{fact}", flush=True)
+        print(f"{name:<12}{visible(str(fact))}", flush=True)
 
 
 def verbosity() -> int:
@@ -73,13 +74,20 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
     if config.resume:
         if not path.is_file():
             raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run.")
-        old = json.loads(path.read_text())
-        _check_same(folder, old, new)
+        lock_run(folder)
+        try:
+            old = json.loads(path.read_text())
+            _check_same(folder, old, new)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{path}: can't be read. Start a new run, or put back the file.") from None
         return folder
     if path.exists():
         raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run.")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(new, indent=2))
+    lock_run(folder)
+    if path.exists():  # written by another start meanwhile
+        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run.")
+    write_whole(path, json.dumps(new, indent=2))
     return folder
 
 
@@ -105,9 +113,7 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 def write_metrics(folder: Path, history: Sequence[dict[str, float]]) -> None:
     """`metrics.jsonl`, one epoch a line."""
-    temporary = folder / ".metrics.jsonl"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
-    os.replace(temporary, folder / "metrics.jsonl")
+    write_whole(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
 
 
 def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -30,7 +30,11 @@ def main() -> None:
     page = make_page(models)
     try:
         _, url, _ = page.launch(
-            server_name=arguments.host, server_port=arguments.port, quiet=True, prevent_thread_lock=True, **launch_options()
+            server_name=arguments.host,
+            server_port=arguments.port,
+            quiet=True,
+            prevent_thread_lock=True,
+            **launch_options(arguments.host),
         )
     except OSError:
         sys.exit(

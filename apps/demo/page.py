@@ -1,11 +1,13 @@
 """The page: a tab an application over the exported models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from apps.demo import answers
 from apps.demo.models import Models
@@ -64,9 +66,40 @@ def make_page(models: Models) -> gr.Blocks:
     return page
 
 
-def launch_options() -> dict[str, Any]:
-    """What belongs to the page, but is asked for when it is launched."""
+class OwnHostOnly:
+    """Answer 403 to requests for another host (DNS rebinding), and to what a page of another origin sends.
+
+    Args:
+        app: the application behind.
+        hosts: names by which the page may be asked for; "*" allows all.
+    """
+
+    def __init__(self, app: Any, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, set(hosts)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+            host = headers.get("host", "")
+            name = urlsplit(f"//{host}").hostname or ""
+            origin = headers.get("origin")
+            foreign = origin is not None and urlsplit(origin).netloc != host
+            if ("*" not in self.hosts and name not in self.hosts) or foreign:
+                await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+                await send({"type": "http.response.body", "body": b"This page answers under its own address only.\n"})
+                return
+        await self.app(scope, receive, send)
+
+
+def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
+    """What belongs to the page, but is asked for when it is launched.
+
+    Args:
+        host: the interface that it listens on; where that is not this machine's alone, any host name is allowed.
+    """
+    hosts = ["127.0.0.1", "localhost", "::1"] if host in ("127.0.0.1", "localhost", "::1") else ["*"]
     return {
+        "app_kwargs": {"middleware": [Middleware(OwnHostOnly, hosts=hosts)]},
         "theme": THEME,
         "css": STYLE,
         "max_file_size": answers.LARGEST_IMAGE,

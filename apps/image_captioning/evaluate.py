@@ -16,6 +16,7 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
+from apps.common.files import write_whole
 from apps.common.metrics import caption_metrics
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from data_pipelines.captions import Captions, Example, load_captions
@@ -65,7 +66,7 @@ def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, 
             captions = describe_all(served, examples)
             metrics[split] = measure(source, captions, examples)
             contact_sheet(examples, captions, folder / f"contact_sheet_{split}.png")
-    (folder / "metrics.json").write_text(cli.as_json(metrics))
+    write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
     for n, example in enumerate(data.splits["validation"][:3], start=1):

@@ -4,11 +4,19 @@ Read by `engrave`, which starts this file; nothing else of the project is import
 """
 
 import base64
+import contextlib
+import ctypes
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+SECONDS = 20  # for one tune
+MEMORY = 4 * 2**30  # bytes
 
 
 class Score(NamedTuple):
@@ -19,7 +27,7 @@ class Score(NamedTuple):
 
 
 def engrave(texts: Sequence[str], files: bool = False, repeats: bool = True) -> list[Score | None]:
-    """The sheet music of tunes in ABC; None where verovio can't read one, or finds no notes.
+    """The sheet music of tunes in ABC; None where verovio can't read one, finds no notes, or takes longer than `SECONDS`.
 
     Where playing the repeats is too much for verovio, the MIDI file has each section once.
 
@@ -29,7 +37,7 @@ def engrave(texts: Sequence[str], files: bool = False, repeats: bool = True) -> 
     found: list[Score | None] = []
     while len(found) < len(texts):
         lines = "".join(json.dumps([text, files, repeats]) + "\n" for text in texts[len(found) :])
-        result = subprocess.run([sys.executable, __file__], input=lines, capture_output=True, text=True)
+        result = subprocess.run([sys.executable, __file__, str(os.getpid())], input=lines, capture_output=True, text=True)
         rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
         found += [Score(base64.b64decode(midi), pages) if is_read else None for is_read, midi, pages in rows]
         if result.returncode:
@@ -38,11 +46,22 @@ def engrave(texts: Sequence[str], files: bool = False, repeats: bool = True) -> 
     return found[: len(texts)]
 
 
+def _bounded(parent: int) -> None:
+    """Never outlive the parent, nor take more memory than `MEMORY`."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux: a signal when the parent ends
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
 def _serve() -> None:
     import verovio
 
+    _bounded(int(sys.argv[1]))
     verovio.enableLog(verovio.LOG_OFF)
     for line in sys.stdin:
+        signal.alarm(SECONDS)  # the default answer to it ends the process
         text, files, repeats = json.loads(line)
         toolkit = verovio.toolkit()
         toolkit.setOptions(

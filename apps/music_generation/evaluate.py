@@ -17,6 +17,7 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
+from apps.common.files import write_whole
 from apps.music_generation.judge import Copies, tune_metrics
 from apps.music_generation.ngram import NgramModel, best_order
 from data_pipelines.abc import Tune
@@ -144,7 +145,7 @@ def report(served: Any, music: Tunes | Rolls, folder: Path, **drawing: Any) -> d
     """Measure, print, and write `metrics.json`."""
     metrics = evaluate(served, music, [split for split in music.splits if split != "train"], **drawing)
     print_metrics(metrics)
-    (folder / "metrics.json").write_text(cli.as_json(metrics))
+    write_whole(folder / "metrics.json", cli.as_json(metrics))
     return metrics
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
+from apps.common.files import write_whole
 from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, translation_metrics
 from data_pipelines.translations import Translations, load_translations
 
@@ -56,7 +57,7 @@ def report(served: Any, data: Translations, folder: Path, tokenizer: str) -> dic
         if split != "train":
             outputs = translate_all(served, [pair.source for pair in data.splits[split]])
             metrics[split] = translation_metrics(outputs, [pair.target for pair in data.splits[split]], tokenizer)
-    (folder / "metrics.json").write_text(cli.as_json(metrics))
+    write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"] if name != "bleu_signature"]
     print("\n" + cli.table(rows, ["metric", *metrics]))
     print(f"BLEU signature {metrics['validation']['bleu_signature']}\n")

@@ -1,8 +1,13 @@
 """What a run survives: signals, a full disk, broken and foreign files; and what ends it: a loss that is no number."""
 
 import errno
+import hashlib
+import io
+import json
 import os
 import signal
+import time
+from unittest import mock
 
 import keras
 import numpy as np
@@ -11,7 +16,9 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.checkpoints import Checkpoint, Stopped, averaged_weights, moving_average
+from apps.common.files import lock_run, write_whole
 from data_pipelines.sources import DataError
+from tests import forked
 
 EXAMPLES = tf.data.Dataset.from_tensors((np.ones((1, 2), "float32"), np.ones((1, 1), "float32")))
 
@@ -63,13 +70,65 @@ def test_one_changed_byte_is_found(tmp_path, capsys):
     assert "step-00000007.npz: not readable" in capsys.readouterr().out
 
 
+def test_crafted_checkpoints_are_passed_over(tmp_path, capsys):
+    """With a right checksum, but with a state, arrays or members that `save` does not write."""
+    saved(tmp_path, 3)
+    good = (tmp_path / "step-00000003.npz").read_bytes()[:-32]
+    with np.load(io.BytesIO(good)) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = json.loads(str(arrays["state"]))
+
+    def crafted(save=np.savez, **changed):
+        out = io.BytesIO()
+        save(out, **{**arrays, **changed})
+        return out.getvalue()
+
+    states = [b"", b"[]", b"{}", *(json.dumps({**state, name: None}).encode() for name in state)]
+    states += [json.dumps({**state, "best_epoch": 99}).encode(), json.dumps({**state, "history": [{"loss": []}]}).encode()]
+    bad = [crafted(state=np.array(text.decode())) for text in states]
+    bad += [crafted(np.savez_compressed), crafted(**{"best/0": np.ones(3)}), b"", b"PK\x05\x06" + bytes(18)]
+    header = good.index(b"'shape': (")  # an array that says to be huge
+    bad.append(good[:header] + good[header:].replace(b"'shape': (", b"'shape': (9999999999999,", 1)[: len(good) - header])
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        changed = bytearray(good)
+        for place in generator.integers(0, len(good), 4):
+            changed[place] = generator.integers(256)
+        bad.append(bytes(changed))
+    model = compiled()
+    for content in bad:
+        (tmp_path / "step-00000009.npz").write_bytes(content + hashlib.sha256(content).digest())
+        assert Checkpoint(tmp_path).restore(model, EXAMPLES) in (3, state["step"])
+    assert capsys.readouterr().out.count("trying the checkpoint before it") >= len(states) + 4
+
+
+def test_files_are_whole_or_absent(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a.json", "old")
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.json")))
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: write_whole(tmp_path / "a.json", "new"))
+    assert end.value.code == 2 and (tmp_path / "a.json").read_text() == "old" and names(tmp_path) == ["a.json"]
+
+
+def test_a_run_belongs_to_one_process(tmp_path):
+    code = f"from pathlib import Path; from apps.common.files import lock_run; lock_run(Path({str(tmp_path)!r}))"
+    holder = forked.Forked("-c", [], cwd=tmp_path, code=code + "; import time; print('has it', flush=True); time.sleep(60)")
+    while not (tmp_path / ".lock").exists() or b"since" not in (tmp_path / ".lock").read_bytes():
+        time.sleep(0.02)
+    with pytest.raises(DataError, match=rf"process {holder.process.pid} on .*, since .*, trains this run"):
+        lock_run(tmp_path)
+    holder.kill()
+    holder.wait()
+    assert forked.run("-c", [], cwd=tmp_path, code=code).returncode == 0  # the system freed it
+
+
 def test_a_checkpoint_of_another_model_is_passed_over(tmp_path, capsys):
     saved(tmp_path, 3)
     saved(tmp_path, 7, model=compiled(units=5))
     np.savez(tmp_path / "step-00000009.npz", something=np.ones(3))
     assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
     printed = capsys.readouterr().out
-    assert "step-00000009.npz: not of this model" in printed and "step-00000007.npz: not of this model" in printed
+    assert "step-00000009.npz: not readable (its checksum" in printed and "step-00000007.npz: not of this model" in printed
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_saved(tmp_path, capsys, monkeypatch):

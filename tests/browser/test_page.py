@@ -1,7 +1,12 @@
 """The page in a real browser: right answers, readable errors, a phone's width, the keyboard alone, several users at once."""
 
+import contextlib
+import http.server
 import itertools
 import re
+import threading
+import urllib.error
+import urllib.request
 
 import pytest
 from playwright.sync_api import expect
@@ -243,3 +248,47 @@ def test_users_at_once_get_their_own_answers(visit, server):
         expect(page.locator("#sound audio")).to_have_count(1)
         tunes.append(page.locator("#notation textarea").input_value())
     assert tunes[0] == tunes[2] != tunes[1] == tunes[3]
+
+
+# -- other sites
+
+
+def test_another_site_can_neither_upload_nor_read(browser, empty_server):
+    """A page of another origin sends a form, as browsers let it, and asks for the page under a name of its own."""
+    posted = []
+    with other_site() as url:
+        context = browser.new_context()
+        page = context.new_page()
+        page.on("response", lambda response: posted.append((response.url, response.status)))
+        page.goto(url)
+        upload = f"{empty_server}/gradio_api/upload"
+        script = """async (url) => {
+            const form = new FormData();
+            form.append("files", new Blob(["x".repeat(1000)]), "x.txt");
+            await fetch(url, {method: "POST", body: form, mode: "no-cors"});
+        }"""
+        page.evaluate(script, upload)
+        assert (upload, 403) in posted
+        context.close()
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(empty_server, headers=headers), timeout=30)
+    assert urllib.request.urlopen(empty_server, timeout=30).status == 200
+
+
+@contextlib.contextmanager
+def other_site():
+    class Site(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>another site</title>")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()

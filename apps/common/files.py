@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all, and one process a run."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+
+from data_pipelines.sources import DataError
+
+_held: list[int] = []  # the locks of this process; the system frees them when it ends
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file under another name first: after a kill or on a full disk the old file is there, or none."""
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def lock_run(folder: Path) -> None:
+    """Hold a run's folder until this process ends, however it ends. NFS has such locks from version 4 on.
+
+    Raises:
+        DataError: another process has it.
+    """
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise DataError(f"{folder}: {holder} trains this run. Wait for its end, or name another folder with --run.") from None
+    except OSError as error:  # a file system without locks
+        os.close(descriptor)
+        print(f"{'warning':<12}{folder} can't be locked ({error.strerror}); don't resume this run twice at once")
+        return
+    os.ftruncate(descriptor, 0)
+    os.pwrite(
+        descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode(), 0
+    )
+    _held.append(descriptor)
