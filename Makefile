@@ -33,7 +33,7 @@ test: lint types
 	$(ON_JAX) tests/layers/test_parity.py
 
 test-all: lint types test-keras
-	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks tests/apps tests layers data_pipelines apps
+	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps tests layers data_pipelines apps
 	$(ON_JAX) tests/layers
 
 test-keras: .venv/dev
