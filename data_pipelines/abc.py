@@ -186,6 +186,8 @@ def note_length(written: str) -> Fraction:
     >>> [str(note_length(written)) for written in ("", "3", "/", "3/2", "//")]
     ['1', '3', '1/2', '3/2', '1/4']
     """
+    if len(written) > 8:
+        raise ABCError(f"length {written[:12]!r} is too long; expected at most 8 characters")
     number, slashes, divisor = re.fullmatch(r"(\d*)(/*)(\d*)", written).groups()  # type: ignore[union-attr]
     below = int(divisor) if divisor else 2 ** len(slashes)
     if not below:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from data_pipelines import steps
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.service import served
-from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
+from data_pipelines.sources import DataError, check_name, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import Vocabulary
 
@@ -83,6 +83,7 @@ def _from_path(path: Path, whole: bool) -> dict[str, list[Review]]:
         for number, (_, label) in rows:
             if not label.strip():
                 raise DataError(f"{file}: row {number}: the label is empty. Give it a class, or remove the row.")
+            check_name(label.strip(), f"{file}: row {number}: the label ")
             if known and label.strip() not in known:
                 raise DataError(
                     f"{file}: row {number}: unknown label {label!r}; the training split has {sorted(known)}. "

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import random
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,29 @@ PIECE = 1 << 20
 
 class DataError(ValueError):
     """The input can't be used; the message says where it is wrong and what to do."""
+
+
+# What a terminal obeys or shows in another order: control characters, and marks that turn the direction of writing.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """A text of a user with such characters escaped, line breaks apart.
+
+    >>> print(visible("a\\x1b[2Jb"))
+    a\\x1b[2Jb
+    """
+    return _OBEYED.sub(lambda match: match[0] if match[0] == "\n" else match[0].encode("unicode_escape").decode(), text)
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise if a label or a language can't stand in a line of a list, a card or a terminal.
+
+    Raises:
+        DataError: it has such a character.
+    """
+    if _OBEYED.search(name):
+        raise DataError(f"{where}{name!r} has a control character. Take it out of the name.")
 
 
 def find_splits(folder: Path, suffixes: Sequence[str], whole: bool = False) -> dict[str, Path]:

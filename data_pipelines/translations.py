@@ -11,7 +11,7 @@ import tensorflow as tf
 from data_pipelines import steps
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.service import served
-from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
+from data_pipelines.sources import DataError, check_name, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
 from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
@@ -64,6 +64,8 @@ def load_translations(source: str, source_lang: str, target_lang: str, whole: bo
     Raises:
         DataError: a file, column, language or split that can't be used; files of different length.
     """
+    for language in (source_lang, target_lang):
+        check_name(language, "language ")
     if source == "embedded":
         try:
             embedded = embedded_translations(source_lang, target_lang)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 from apps.common.cluster import LOST, LOST_WORKER
-from data_pipelines.sources import DataError
+from data_pipelines.sources import DataError, visible
 
 Config = TypeVar("Config")
 
@@ -131,15 +131,6 @@ def as_json(values: Any) -> str:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(finite(values), ensure_ascii=False, allow_nan=False)
-
-
-def visible(text: str) -> str:
-    """A text of a user with its control characters escaped: a terminal would obey them.
-
-    >>> visible("a\\x1b[2Jb")
-    'a\\\\x1b[2Jb'
-    """
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run(main: Callable[[], None]) -> None:

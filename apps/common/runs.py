@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
-from apps.common.cli import check_ranges, visible
+from apps.common.cli import check_ranges
 from apps.common.files import lock_run, write_whole
 from apps.common.metrics import calibration_bins
 from apps.common.workers import Workers
-from data_pipelines.sources import DataError
+from data_pipelines.sources import DataError, visible
 
 
 def prepare_device(seed: int, precision: str) -> str:

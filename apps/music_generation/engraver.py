@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+_IMPLAUSIBLE = re.compile(r"^(?!X:).*\d{6}", re.MULTILINE)
 SECONDS = 20  # for one tune
 MEMORY = 4 * 2**30  # bytes
 
@@ -34,6 +36,9 @@ def engrave(texts: Sequence[str], files: bool = False, repeats: bool = True) -> 
     >>> [score is not None for score in engrave(["X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|\\n", "no tune"])]
     [True, False]
     """
+    if any(_IMPLAUSIBLE.search(text) for text in texts):  # numbers on which the reader would spend its seconds
+        good = iter(engrave([text for text in texts if not _IMPLAUSIBLE.search(text)], files, repeats))
+        return [None if _IMPLAUSIBLE.search(text) else next(good) for text in texts]
     found: list[Score | None] = []
     while len(found) < len(texts):
         lines = "".join(json.dumps([text, files, repeats]) + "\n" for text in texts[len(found) :])

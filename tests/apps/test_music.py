@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,16 +11,18 @@ import pytest
 import tensorflow as tf
 
 from apps.common.losses import TokenLoss
+from apps.music_generation.engraver import engrave
 from apps.music_generation.grammar import TICKS, Grammar, make_table
 from apps.music_generation.judge import Copies, tune_metrics
 from apps.music_generation.likelihood import FrameLoss
 from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.ngram import NgramModel, best_order
 from apps.music_generation.tune_serving import TuneWriter, tune_headers
-from data_pipelines.abc import bars, bars_fit, read_tune, read_tunes, transpose
+from data_pipelines.abc import ABCError, bars, bars_fit, note_length, read_tune, read_tunes, transpose
 from data_pipelines.piano_rolls import midi_bytes
 from data_pipelines.sources import DataError
 from data_pipelines.tunes import TuneVocabulary
+from tests import forked
 from tests.apps import helpers
 from tests.serving.operations import check_graph
 
@@ -348,3 +352,27 @@ def test_sheet_music_of_what_is_no_tune_is_refused(tmp_path):
         assert with_open_repeats(text) == text
     with pytest.raises(DataError, match="verovio can't read it"):
         write_tune("X:1\nK:D\n", tmp_path / "tune")
+
+
+def test_tunes_that_would_hang_the_engraver_are_left_out():
+    tune = "X:1\nM:2/4\nL:1/8\nK:D\nd2 fd|a4|\n"
+    begun = time.monotonic()
+    found = engrave([tune, tune.replace("a4", "a9999999999999999999"), tune.replace("M:2/4", "M:1/999999999"), tune])
+    assert [score is not None for score in found] == [True, False, False, True]
+    assert time.monotonic() - begun < 15  # not by the limit of seconds
+    with pytest.raises(ABCError, match="too long"):
+        note_length("1" * 30)
+
+
+def test_an_engraver_ends_with_its_parent(tmp_path):
+    code = (
+        "import subprocess, sys, os; from apps.music_generation import engraver as e; "
+        "p = subprocess.Popen([sys.executable, e.__file__, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.PIPE); "
+        "p.stdin.write(b'[\"X:1\\\\nM:2/4\\\\nL:1/8\\\\nK:D\\\\nd4|\\\\n\", false, true]\\n'); p.stdin.flush(); "
+        "p.stdout.readline(); open('pid', 'w').write(str(p.pid)); os.kill(os.getpid(), 9)"
+    )
+    forked.run("-c", [], cwd=tmp_path, code=code)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
