@@ -3,13 +3,14 @@
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
+# make audit   known advisories of what is installed
 # make test-browser   the page of apps.demo in Chromium, over models trained for it
 
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-all test-keras test-browser test-notebooks lint types clean
+.PHONY: audit demo test test-all test-keras test-browser test-notebooks lint types clean
 
 demo: .venv/demo
 	$(BIN)/python -m apps.sentiment_classification.train --quick
@@ -45,6 +46,12 @@ test-notebooks: .venv/dev
 
 test-browser: .venv/dev
 	$(BIN)/python -m pytest tests/browser
+
+# Needs the network: the advisories are asked for.
+audit: .venv/dev
+	$(BIN)/pip install --quiet 'pip-audit>=2.9,<3'
+	$(BIN)/pip-audit --progress-spinner off --skip-editable || \
+		{ echo 'make audit: advisories above, or no network to ask for them.'; exit 1; }
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -41,3 +41,18 @@ def as_sequences(tokens: tf.Tensor, scores: tf.Tensor, log_probabilities: tf.Ten
     """With their lengths."""
     # END is never written, and no other token is 0
     return Sequences(tokens, tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=2), scores, log_probabilities)
+
+
+def within(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:
+    """The ids (rows, tokens) of a request; an error that says why if they are more than `limit`, padding counted.
+
+    One long row beside many short ones costs as if all were long.
+    """
+    rows, tokens = tf.unstack(tf.shape(ids, tf.int64)[:2])
+    message = tf.strings.format(
+        name + ": {} rows of up to {} tokens; expected at most " + f"{limit:,} tokens, padding counted, "
+        "in a request. Send several.",
+        [rows, tokens],
+    )
+    with tf.control_dependencies([tf.debugging.Assert(rows * tokens <= limit, [message])]):
+        return tf.identity(ids)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.decoding import NEVER, draw, random_numbers, sample
+from apps.common.sequences import within
 from apps.music_generation.grammar import TICKS, make_table
 from apps.music_generation.model import TuneModel
 from data_pipelines.abc import MODES, Tune, metre_length
@@ -28,6 +29,7 @@ def tune_headers(tunes: Sequence[Tune]) -> dict[str, int]:
 
 PRIME_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
 SCORE_LIMIT = 100_000  # bytes
+LARGEST_SCORE = 2**17  # tokens of a request, padding counted
 
 
 class TuneWriter(tf.Module):
@@ -142,6 +144,7 @@ class TuneWriter(tf.Module):
         rows = tf.shape(text)[0]
         marked = tf.concat([tf.fill([rows, 1], START), ids, tf.fill([rows, 1], END)], axis=1).to_tensor()
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
+        marked = within(marked, LARGEST_SCORE)
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
         following = marked[:, 1:]
         crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(following, logits)

@@ -16,8 +16,11 @@ from keras import ops
 
 import layers
 from apps.common.attention_decoder import CELLS
+from apps.common.sequences import within
 from data_pipelines.steps import shorten
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
+
+LARGEST_REQUEST = 2**19  # tokens, padding counted
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -157,7 +160,7 @@ def serving_signatures(
         tokens = shorten(vocabulary.tokenize(text), max_length_tokens)
         ids = vocabulary.ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
-        ids = tf.pad(ids, [[0, 0], [0, missing]])
+        ids = within(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         outputs = model(ids, training=False)
         padded = tf.pad(tokens.to_tensor(""), [[0, 0], [0, missing]])
         return tf.nn.softmax(outputs["logits"]), padded, outputs["attention"], tf.equal(ids, UNKNOWN)

@@ -8,14 +8,14 @@ import tensorflow as tf
 from apps.common import decoding
 from apps.common.decoding import Sequences, texts
 from apps.common.metrics import translation_metrics
-from apps.common.sequences import NEVER
+from apps.common.sequences import NEVER, within
 from apps.translation.model import Translator
 from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, PADDING, START
 
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
-LARGEST_REQUEST = 2**17  # sentences times the tokens of the longest
+LARGEST_REQUEST = 2**17  # tokens, padding counted
 LARGEST_ATTENTION = 2**24  # numbers
 UNSPACED = frozenset(
     "ja jpn yue cmn wuu bo bod japanese zh zho chi chinese th tha thai lo lao km khm khmer my mya burmese".split()
@@ -117,8 +117,7 @@ def serving_signatures(
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
         source = tf.pad(source, [[0, 0], [0, missing]])
-        message = f"text: sentences times tokens of the longest: expected at most {LARGEST_REQUEST:,} in a request. Send several."
-        tf.debugging.assert_less_equal(tf.size(source), LARGEST_REQUEST, message)
+        source = within(source, LARGEST_REQUEST)
         return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
 
     def find(sentences: Sentences, **settings: Any) -> tuple[Sequences, tf.Tensor]:

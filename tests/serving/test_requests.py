@@ -93,8 +93,18 @@ def test_long_texts_are_bounded(served):
     assert long["attention"].size > 0 and sum(map(bool, long["source_tokens"][0])) > 500
     left_out = served("translation", text=[text, *[""] * 90])  # most of the attention would be zeros
     assert left_out["attention"].shape[2] == 0 and left_out["translation"][0] == long["translation"][0]
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"expected at most 131,072 in a request\. Send several\."):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* at most 131,072 tokens, padding"):
         served("translation", "serving_fast", text=[text] * 300)
+
+
+@pytest.mark.parametrize(
+    "application, signature, long, short",
+    [("sentiment_classification", "serving_default", "good " * 60, 14_000), ("music_generation", "score", "A" * 60_000, 3)],
+)
+def test_one_long_row_beside_many_empty_ones_is_an_error(served, application, signature, long, short):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* padding counted, in a request"):
+        served(application, signature, text=[long] + [""] * short)
+    assert len(next(iter(served(application, signature, text=[long, ""]).values()))) == 2
 
 
 def test_unknown_words_are_told_up_to_the_limit_of_a_sentence(served):
