@@ -50,8 +50,8 @@ test-browser: .venv/dev
 # Needs the network: the advisories are asked for.
 audit: .venv/dev
 	$(BIN)/pip install --quiet 'pip-audit>=2.9,<3'
-	$(BIN)/pip-audit --progress-spinner off --skip-editable || \
-		{ echo 'make audit: advisories above, or no network to ask for them.'; exit 1; }
+	$(BIN)/pip-audit --progress-spinner off --skip-editable --strict || \
+		{ echo 'make audit: an advisory above, or what could not be asked for: is there a network?'; exit 1; }
 
 lint: .venv/dev
 	$(BIN)/ruff check .
