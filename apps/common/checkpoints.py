@@ -313,7 +313,7 @@ class Checkpoint(keras.callbacks.Callback):
         """
         self.set_model(model)
         model.optimizer.build(model.trainable_variables)
-        model.evaluate(examples.take(1), verbose=0)
+        model.evaluate(examples, steps=1, verbose=0)
         for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
             try:
                 arrays, state = _read(path)
