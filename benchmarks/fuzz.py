@@ -11,6 +11,7 @@ than ten seconds, more than 2 GB.
 import argparse
 import contextlib
 import gzip
+import hashlib
 import io
 import os
 import random
@@ -26,9 +27,12 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
+from apps.common.checkpoints import Checkpoint, read_checkpoint
 from apps.common.cli import table
 from apps.common.export import load_export
 from benchmarks.saving import save
@@ -45,7 +49,16 @@ from data_pipelines.tunes import load_tunes
 SECONDS, MEGABYTES = 10, 2048
 Check = Callable[[bytes], str]  # "taken" or "refused"
 HOSTILE = [b"\0", b"\xff", b"\xef\xbb\xbf", b"\x1b[2J", b"\t", b"\n", b"\r", b'"', b"%s{0}", b"../../x", b"\xe2\x80\xae"]
-HOSTILE += [b"9" * 40, b"-1"]
+HOSTILE += [
+    b"9" * 40,
+    b"-1",
+    b"\xff\xff\xff",
+    b"\xff\xd0",
+    b"!\xfe\x01a\0",
+    b",\0\0\0\0\xff\x7f\xff\x7f\0",
+    b"\xff\xe1\0\x0aExif\0\0",
+]
+PIXELS = 1_000_000
 
 
 def broken(data: bytes, generator: random.Random) -> bytes:
@@ -154,19 +167,45 @@ def image_zip(folder: Path) -> tuple[bytes, Check]:
 def image(suffix: str) -> Callable[[Path], tuple[bytes, Check]]:
     def make(folder: Path) -> tuple[bytes, Check]:
         pixels = np.random.default_rng(0).integers(0, 255, (24, 20, 3)).astype(np.uint8)
-        data = (tf.io.encode_png if suffix == "png" else tf.io.encode_jpeg)(pixels).numpy()
+        file = io.BytesIO()
+        more = {"save_all": True, "append_images": [Image.fromarray(255 - pixels)]} if suffix == "gif" else {}
+        Image.fromarray(pixels).save(file, suffix, **more)
+        data = file.getvalue()
         decode = tf.function(
-            lambda data: decode_images(data, 16, 1_000_000), input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+            lambda data: decode_images(data, 16, PIXELS), input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
         )
 
         def check(data: bytes) -> str:
             decoded, problems = decode(tf.constant([data]))
             assert decoded.shape == (1, 16, 16, 3)
-            return "refused" if problems.numpy()[0] else "taken"
+            if problems.numpy()[0]:
+                return "refused"
+            with contextlib.suppress(Exception):  # what Pillow can't open has no size
+                width, height = Image.open(io.BytesIO(data)).size
+                assert width * height <= PIXELS, f"{width} x {height} pixels were decoded"
+            return "taken"
 
         return data, check
 
     return make
+
+
+def checkpoint(folder: Path) -> tuple[bytes, Check]:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    saved = Checkpoint(folder, "val_loss")
+    saved.begin(model)
+    content = next(folder.glob("step-*.npz")).read_bytes()[:-32]
+
+    def check(data: bytes) -> str:
+        (folder / "broken.npz").write_bytes(data + hashlib.sha256(data).digest())  # its checksum is right
+        try:
+            read_checkpoint(folder / "broken.npz")
+        except (Exception, MemoryError):  # what `restore` passes over
+            return "refused"
+        return "taken"
+
+    return content, check
 
 
 def abc(folder: Path) -> tuple[bytes, Check]:
@@ -213,6 +252,8 @@ FORMATS = {
     "images .zip": image_zip,
     "image .png": image("png"),
     "image .jpg": image("jpeg"),
+    "image .gif": image("gif"),
+    "checkpoint .npz": checkpoint,
     "tunes .abc": abc,
     "music .mid": midi,
     "rolls .npz": npz,

@@ -316,7 +316,7 @@ class Checkpoint(keras.callbacks.Callback):
         model.evaluate(examples, steps=1, verbose=0)
         for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
             try:
-                arrays, state = _read(path)
+                arrays, state = read_checkpoint(path)
             except (Exception, MemoryError) as error:  # whatever is wrong with it, there may be one before
                 reason = " ".join(str(error).split())[:100] or type(error).__name__
                 print(f"{path}: not readable ({reason}); trying the checkpoint before it")
@@ -344,7 +344,7 @@ class Checkpoint(keras.callbacks.Callback):
         return state["step"]
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the state of a checkpoint.
 
     Raises:
