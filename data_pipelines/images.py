@@ -112,7 +112,7 @@ def _gif_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     def colours(flags: tf.Tensor) -> tf.Tensor:
         """The bytes of a table of colours."""
-        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(one, flags % 8 + 1), zero)
+        return tf.where(flags >= 128, tf.gather(tf.constant([3 * 2**n for n in range(1, 9)], tf.int64), flags % 8), zero)
 
     def body(count: tf.Tensor, place: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, ...]:
         first = _number(octets, place, 1)

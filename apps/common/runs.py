@@ -78,6 +78,8 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
         try:
             old = json.loads(path.read_text())
             _check_same(folder, old, new)
+        except DataError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path}: can't be read. Start a new run, or put back the file.") from None
         return folder
