@@ -31,7 +31,6 @@ ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m py
 
 test: lint types
 	$(PYTEST) -m "not slow" tests/apps tests --ignore tests/browser layers data_pipelines apps
-	$(ON_JAX) tests/layers/test_parity.py
 
 test-all: lint types test-keras
 	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps tests layers data_pipelines apps
