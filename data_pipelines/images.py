@@ -20,11 +20,13 @@ BROKEN = "broken: its pixels can't be decoded"
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say; `format` is a place in `FORMATS`, or -1; `orientation` is 1 to 8, as in EXIF."""
+    """What the first bytes of an image say; `format` is a place in `FORMATS`, or -1; `pixels` are all that
+    decoding allocates; `orientation` is 1 to 8, as in EXIF."""
 
     format: tf.Tensor
     height: tf.Tensor
     width: tf.Tensor
+    pixels: tf.Tensor
     orientation: tf.Tensor
 
 
@@ -37,9 +39,12 @@ def read_header(data: tf.Tensor) -> Header:
     branches = {
         _JPEG: lambda: _jpeg_header(octets),
         _PNG: lambda: (_number(octets, 20, 4), _number(octets, 16, 4), one),
-        _GIF: lambda: (*_gif_header(octets), one),
+        _GIF: lambda: (_number(octets, 8, 2, True), _number(octets, 6, 2, True), one),
     }
-    return Header(found, *tf.switch_case(tf.maximum(found, 0), branches))
+    height, width, orientation = tf.switch_case(tf.maximum(found, 0), branches)
+    pixels = height * width
+    pixels = tf.cond(found == _GIF, lambda: tf.where(pixels > 0, _gif_pixels(octets, pixels), 0), lambda: pixels)
+    return Header(found, height, width, pixels, orientation)
 
 
 def _number(octets: tf.Tensor, place: tf.Tensor | int, count: int, little: tf.Tensor | bool = False) -> tf.Tensor:
@@ -102,28 +107,28 @@ def _exif_orientation(octets: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
-def _gif_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width that hold every frame, beside each other: the decoder allocates them all, whatever the screen's size is.
+def _gif_pixels(octets: tf.Tensor, screen: tf.Tensor) -> tf.Tensor:
+    """The pixels of all frames, which the decoder allocates, whatever the size of the screen; at least those of the screen.
 
-    Height 0 if there are more than `MOST_BLOCKS` blocks or what follows is no block.
+    0 if there are more than `MOST_BLOCKS` blocks or what follows is no block.
     """
+    zero, two, true = tf.zeros([], tf.int64), 2 * tf.ones([], tf.int64), tf.constant(True)
+    tables = tf.constant([0] * 8 + [3 * 2**n for n in range(1, 9)], tf.int64)  # bytes of a table of colours
 
-    zero, one, true = tf.zeros([], tf.int64), tf.ones([], tf.int64), tf.constant(True)
-
-    def colours(flags: tf.Tensor) -> tf.Tensor:
-        """The bytes of a table of colours."""
-        return tf.where(flags >= 128, tf.gather(tf.constant([3 * 2**n for n in range(1, 9)], tf.int64), flags % 8), zero)
+    def colours(place: int | tf.Tensor) -> tf.Tensor:
+        flags = _number(octets, place, 1)
+        return tf.gather(tables, flags // 128 * 8 + flags % 8)
 
     def body(count: tf.Tensor, place: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, ...]:
         first = _number(octets, place, 1)
         is_frame = ~inside & (first == 0x2C)
-        width, height = _number(octets, place + 5, 2, True), _number(octets, place + 7, 2, True)
-        begin = tf.where(is_frame, 11 + colours(_number(octets, place + 9, 1)), 2 * one)  # what stands before the sub-blocks
+        size = _number(octets, place + 5, 2, True) * _number(octets, place + 7, 2, True)
+        begin = tf.where(is_frame, 11 + colours(place + 9), two)  # what stands before the sub-blocks
         return (
             count + 1,
             place + tf.where(inside, 1 + first, begin),
             tf.where(inside, first > 0, True),
-            pixels + tf.where(is_frame, width * height, zero),
+            pixels + tf.where(is_frame, size, zero),
             right & (inside | is_frame | (first == 0x21)),
         )
 
@@ -131,19 +136,19 @@ def _gif_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at_end = ~inside & (_number(octets, place, 1) == 0x3B)
         return right & ~at_end & (place < tf.size(octets, tf.int64) - 1) & (count < MOST_BLOCKS)
 
-    start = 13 + colours(_number(octets, 10, 1))
-    count, _, _, pixels, right = tf.while_loop(goes_on, body, (zero, start, ~true, zero, true), parallel_iterations=1)
-    width, height = _number(octets, 6, 2, True), _number(octets, 8, 2, True)
-    too_many = pixels > tf.maximum(width * height, 1)
-    height = tf.where(too_many, -(-pixels // tf.maximum(width, 1)), height)
-    return tf.where(right & (count < MOST_BLOCKS), height, zero), width
+    state = (zero, 13 + colours(10), ~true, zero, true)
+    count, _, _, pixels, right = tf.while_loop(goes_on, body, state, parallel_iterations=1)
+    return tf.where(right & (count < MOST_BLOCKS), tf.maximum(pixels, screen), zero)
 
 
 def header_problem(header: Header, max_pixels: int) -> tf.Tensor:
     """Why an image can't be used, as far as its header tells; "" if it can."""
-    size = tf.strings.format("{} x {} pixels, more than the limit of ", [header.width, header.height]) + f"{max_pixels:,}"
-    problem = tf.where(header.height * header.width > max_pixels, size, "")
-    problem = tf.where(header.height * header.width == 0, BROKEN, problem)
+    frames = tf.where(header.pixels > header.height * header.width, tf.strings.format(", {} in all frames", header.pixels), "")
+    size = (
+        tf.strings.format("{} x {} pixels", [header.width, header.height]) + frames + f", more than the limit of {max_pixels:,}"
+    )
+    problem = tf.where(header.pixels > max_pixels, size, "")
+    problem = tf.where(header.pixels == 0, BROKEN, problem)
     return tf.where(header.format < 0, UNKNOWN_FORMAT, problem)
 
 
@@ -164,7 +169,7 @@ def decode(data: tf.Tensor, header: Header, size: int) -> tf.Tensor:
         _GIF: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
     }
     pixels = tf.ensure_shape(tf.switch_case(header.format, branches), [None, None, 3])
-    is_gif = header.format == _GIF  # whose height may be that of many frames
+    is_gif = header.format == _GIF  # its first frame may be smaller than its screen
     same = tf.reduce_all(tf.shape(pixels, tf.int64)[:2] == tf.stack([header.height, header.width]))
     tf.debugging.assert_equal(same | is_gif, True, "the size is not that of the header")
     pixels = tf.image.resize(pixels, [size, size], antialias=True)

@@ -2,13 +2,9 @@
 
 import tensorflow as tf
 
-MOST_SENTENCES = 256  # of a text; what follows joins the last
+from data_pipelines.languages import ORDINALS, code
 
-# Languages that write ordinal numbers with a period, as in German "3. März".
-ORDINALS = frozenset(
-    "bs bos cs ces cze da dan danish de deu ger german deutsch et est fi fin finnish fo hr hrv hu hun hungarian is isl lb lv lav "
-    "mk nb nob nn nno no nor norwegian pl pol polish sk slk sl slv sr srp tr tur turkish czech".split()
-)
+MOST_SENTENCES = 256  # of a text; what follows joins the last
 
 _BREAK, _SPACE = "\u2029", "\u2028"  # a boundary, and a space that is none, for a while
 _WORDS = (
@@ -40,7 +36,7 @@ def split_sentences(texts: tf.Tensor, language: str) -> tf.RaggedTensor:
     texts = replace(texts, r"""([。！？｡]+["'」』”’）]*|[।॥]) ?""", rf"\1{_BREAK}")
     for _ in range(2):  # what stands before an abbreviation may be the end of another one
         texts = replace(texts, rf"{_BEFORE}({_ABBREVIATIONS})\. ", rf"\1\2.{_SPACE}")
-    if language.lower().replace("_", "-").split("-")[0] in ORDINALS:
+    if code(language) in ORDINALS:
         texts = replace(texts, rf"(^|[\s{_SPACE}{_BREAK}(])(\d{{1,2}})\. ", rf"\1\2.{_SPACE}")
     cased, uncased = (
         replace(texts, rf"([.!?…؟۔]+[{_CLOSING}]*) ([{_OPENING}]*[{letters}\p{{Lo}}\d])", rf"\1{_BREAK}\2")

@@ -102,7 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.every_seconds, self.keep = every_seconds, keep
         self.writes = True  # of several workers only one
         self.best_epoch, self.waited, self.finished = 0, 0, False
-        self.epochs, self.why_finished = 0, ""
+        self.epochs = 0  # of the run; `parts` is told
         self.best_weights: list[np.ndarray] = []
         self.history: list[dict[str, float]] = []
         self._last_weights: list[np.ndarray] = []
@@ -179,9 +179,6 @@ class Checkpoint(keras.callbacks.Callback):
             self.waited = 0
         if self.patience is not None and self.waited >= self.patience:
             self.finished = self.model.stop_training = True
-            if len(self.history) < self.epochs:
-                name = self.monitor.removeprefix("val_")
-                self.why_finished = f"neither {name} nor loss got better for {self.patience} epochs (--patience)"
         self._last_weights = [np.array(v) for v in self.model.trainable_variables]
         self.save()
         if self._asked_to_stop:
@@ -220,8 +217,9 @@ class Checkpoint(keras.callbacks.Callback):
         if self.best_weights:
             self.model.set_weights(self.best_weights)
             row = self.history[self.best_epoch - 1]
-            if self.why_finished:
-                print(f"{'stopped':<12}{self.why_finished}")
+            if self.finished and len(self.history) < self.epochs:
+                name = self.monitor.removeprefix("val_")
+                print(f"{'stopped':<12}neither {name} nor loss got better for {self.patience} epochs (--patience)")
             values = "  ".join(f"{name} {row[name]:.4g}" for name in dict.fromkeys((self.monitor, "val_loss")) if name in row)
             print(f"kept        epoch {self.best_epoch} of {len(self.history)}: {values}", flush=True)
 
@@ -317,7 +315,7 @@ class Checkpoint(keras.callbacks.Callback):
         for path in sorted(self.folder.glob("step-*.npz"), reverse=True):
             try:
                 arrays, state = read_checkpoint(path)
-            except (Exception, MemoryError) as error:  # whatever is wrong with it, there may be one before
+            except Exception as error:  # whatever is wrong with it, there may be one before
                 reason = " ".join(str(error).split())[:100] or type(error).__name__
                 print(f"{path}: not readable ({reason}); trying the checkpoint before it")
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.languages import CHINESE, JAPANESE, KOREAN, UNSPACED, code
 from data_pipelines.sources import DataError
 
 
@@ -80,15 +81,11 @@ def bleu_tokenizer(name: str, language: str) -> str:
     if name != "auto":
         translation_metrics(["a"], ["a"], name)
         return name
-    short = language.lower().replace("_", "-").split("-")[0]
-    japanese, korean = ("ja-mecab", "MeCab"), ("ko-mecab", "mecab_ko")
-    analysers = {"ja": japanese, "jpn": japanese, "ko": korean, "kor": korean}
-    if short in analysers:
-        tokenizer, module = analysers[short]
-        return tokenizer if importlib.util.find_spec(module) else "char"
-    if short in ("zh", "zho", "cmn", "yue", "wuu"):
-        return "zh"
-    return "char" if short in ("th", "tha", "lo", "lao", "my", "mya", "km", "khm", "bo", "bod") else "13a"
+    short = code(language)
+    for languages, tokenizer, module in ((JAPANESE, "ja-mecab", "MeCab"), (KOREAN, "ko-mecab", "mecab_ko")):
+        if short in languages:
+            return tokenizer if importlib.util.find_spec(module) else "char"
+    return "zh" if short in CHINESE else "char" if short in UNSPACED else "13a"
 
 
 def translation_metrics(translations: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> dict[str, float | str]:

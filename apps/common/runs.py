@@ -77,11 +77,9 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
         lock_run(folder)
         try:
             old = json.loads(path.read_text())
-            _check_same(folder, old, new)
-        except DataError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except ValueError:
             raise DataError(f"{path}: can't be read. Start a new run, or put back the file.") from None
+        _check_same(folder, old, new)
         return folder
     if path.exists():
         raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run.")
@@ -156,13 +154,12 @@ class Progress(keras.callbacks.Callback):
             self._shown = now
             done = 20 * (batch + 1) // self._steps
             text = f"epoch {self._epoch} [{'#' * done}{'.' * (20 - done)}] {batch + 1:,} of {self._steps:,} steps"
-            print(f"\r\x1b[K{text}  loss {float((logs or {}).get('loss', math.nan)):.4g}", end="", flush=True)
+            _say(f"{text}  loss {float((logs or {}).get('loss', math.nan)):.4g}", end="")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         values = "  ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
-        bar = "\r\x1b[K" if sys.stdout.isatty() else ""
         seconds = time.monotonic() - self._begun
-        print(f"{bar}epoch {self._epoch} of {self.checkpoint.epochs}  {values}  ({seconds:.0f} s)", flush=True)
+        _say(f"epoch {self._epoch} of {self.checkpoint.epochs}  {values}  ({seconds:.0f} s)")
         self._tell(self.checkpoint.epochs - self._epoch)
         write_metrics(self.folder, self.checkpoint.history)
         plot_history(self.folder, self.checkpoint.history, self.names, self.checkpoint.best_epoch)
@@ -173,9 +170,13 @@ class Progress(keras.callbacks.Callback):
             return
         seconds = statistics.median(self._durations[self.STEPS // 2 :]) * epochs * self._steps
         if self._epoch < self.checkpoint.epochs and seconds > 20:
-            bar = "\r\x1b[K" if sys.stdout.isatty() else ""
-            print(f"{bar}{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart", flush=True)
+            _say(f"{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart")
         self._told = True
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Print; on a terminal in the place of the bar."""
+    print(("\r\x1b[K" if sys.stdout.isatty() else "") + text, end=end, flush=True)
 
 
 def duration(seconds: float) -> str:

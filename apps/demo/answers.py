@@ -16,7 +16,7 @@ from apps.music_generation.predict import continue_roll
 from apps.music_generation.scores import with_open_repeats
 from apps.music_generation.sound import notes_of, synthesize, to_wav
 from apps.sentiment_classification.predict import predictions
-from apps.translation.predict import LARGEST_PLOT, alternatives_of, attention_of, unknown_words
+from apps.translation.predict import alternatives_of, attention_of, unknown_words
 from data_pipelines.piano_rolls import KEYS, midi_bytes
 from data_pipelines.sources import DataError
 
@@ -55,7 +55,6 @@ def translation(served: Any, text: str) -> tuple[str, str, str, str]:
     outputs = _first(served, "serving_default", text=_checked(text))
     rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)
-    source, target, weights = source[:LARGEST_PLOT], target[:LARGEST_PLOT], weights[:LARGEST_PLOT, :LARGEST_PLOT]
     attention = drawing.attention_table(source, target, weights) if weights.size else ""
     unknown = drawing.unknown(unknown_words(outputs["source_tokens"], outputs["unknown"]))
     return outputs["translation"].decode("utf-8", "replace"), unknown, drawing.table(["alternative", "score"], rows), attention

@@ -20,7 +20,7 @@ from apps.common.runs import new_figure, save_figure
 from apps.translation.evaluate import in_batches
 from data_pipelines.sources import DataError
 
-LARGEST_PLOT = 120  # tokens of each side; of longer texts the beginning is drawn
+LARGEST_PLOT = 120  # tokens of each side; of longer texts the beginning is shown
 
 
 def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def alternatives_of(texts: Sequence[bytes], scores: Sequence[float]) -> list[tup
 def attention_of(outputs: dict[str, Any]) -> tuple[list[str], list[str], np.ndarray]:
     """The tokens of a source and of its translation, and how much these looked at those, from the outputs for one sentence."""
     source, target = (
-        [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs[f"{side}_tokens"] if token]
+        [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs[f"{side}_tokens"] if token][:LARGEST_PLOT]
         for side in ("source", "target")
     )
     return source, target, outputs["attention"][: len(target), : len(source)]
@@ -75,7 +75,6 @@ def plot_attention(served: Any, sentence: str, path: Path) -> bool:
     source, target, weights = attention_of(outputs)
     if not weights.size:
         return False
-    source, target, weights = source[:LARGEST_PLOT], target[:LARGEST_PLOT], weights[:LARGEST_PLOT, :LARGEST_PLOT]
     figure, axis = new_figure(1, 1, width=1.5 + 0.32 * len(source), height=1.5 + 0.28 * len(target))
     image = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(np.arange(len(source)), source, rotation=60, ha="right")

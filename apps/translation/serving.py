@@ -10,6 +10,7 @@ from apps.common.decoding import Sequences, texts
 from apps.common.metrics import translation_metrics
 from apps.common.sequences import NEVER, within
 from apps.translation.model import Translator
+from data_pipelines.languages import UNSPACED, code
 from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, PADDING, START
@@ -17,9 +18,6 @@ from data_pipelines.vocabulary import END, PADDING, START
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
 LARGEST_REQUEST = 2**17  # tokens, padding counted
 LARGEST_ATTENTION = 2**24  # numbers
-UNSPACED = frozenset(
-    "ja jpn yue cmn wuu bo bod japanese zh zho chi chinese th tha thai lo lao km khm khmer my mya burmese".split()
-)
 
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
@@ -106,7 +104,7 @@ def serving_signatures(
         split: cut texts into sentences; else each text is taken for one.
         settings: of `search`.
     """
-    separator = "" if languages[1].lower().replace("_", "-").split("-")[0] in UNSPACED else " "
+    separator = "" if code(languages[1]) in UNSPACED else " "
 
     def read(text: tf.Tensor) -> Sentences:
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
@@ -116,8 +114,7 @@ def serving_signatures(
         pieces = whole[:, :max_length_tokens]
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        source = tf.pad(source, [[0, 0], [0, missing]])
-        source = within(source, LARGEST_REQUEST)
+        source = within(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
 
     def find(sentences: Sentences, **settings: Any) -> tuple[Sequences, tf.Tensor]:

@@ -237,7 +237,7 @@ def test_the_walk_over_a_jpeg_is_that_of_libjpeg():
     real = jpeg_with(b"", size=(1_200, 1_000))
     hidden = real[:2] + b"\xff\xff\xff\xff" + real[2:]
     assert Image.open(io.BytesIO(hidden)).size == (1_200, 1_000)
-    assert "1200 x 1000 pixels" in problem(hidden) or "1000 x 1200 pixels" in problem(hidden)
+    assert problem(hidden) == "1200 x 1000 pixels, more than the limit of 1,000,000"
     assert problem(jpeg_with(b"\xff" * 2_000)) == BROKEN  # the walk is bounded
 
 
@@ -255,6 +255,7 @@ def test_sizes_equal_pillows():
     """Images of every format and mode with markers and bytes put in: the size is Pillow's, or the image is refused."""
     generator = np.random.default_rng(0)
     header = tf.function(read_header, input_signature=[tf.TensorSpec((), tf.string)])
+    compared = refused = 0
     for i in range(150):
         kind = ("JPEG", "PNG", "GIF")[i % 3]
         size = tuple(int(x) for x in generator.integers(1, 60, 2))
@@ -271,9 +272,15 @@ def test_sizes_equal_pillows():
             for _ in range(int(generator.integers(0, 3))):
                 data[generator.integers(30, len(data))] ^= 1 << int(generator.integers(8))
         found = header(tf.constant(bytes(data)))
-        height, width = int(found.height), int(found.width)
+        pixels = int(found.pixels)
         try:
             wanted = Image.open(io.BytesIO(bytes(data))).size
         except Exception:
             continue
-        assert (width, height) == wanted or height == 0 or (kind == "GIF" and height * width >= wanted[0] * wanted[1]), (i, kind)
+        refused += pixels == 0
+        compared += pixels > 0
+        if kind == "GIF":  # Pillow's size holds the first frame, the pixels are those of all
+            assert pixels == 0 or pixels >= wanted[0] * wanted[1], i
+        else:
+            assert pixels == 0 or (int(found.width), int(found.height)) == wanted, (i, kind)
+    assert compared > 100 and refused < 20
