@@ -41,9 +41,9 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
 
 
 def about(card: str) -> str:
-    """What a card says that the model does and has read, in two sentences for people."""
-    read = re.search(r"^\| has read \| (.*) \|$", card, re.MULTILINE)
-    return card.split("\n\n")[1] + (" It has read " + read[1].replace("\\|", "|") + "." if read else "")
+    """What a card says that the model does and has learned from, for people."""
+    read = re.search(r"^\| learned from \| (.*) \|$", card, re.MULTILINE)
+    return card.split("\n\n")[1] + (" It has learned from " + read[1].replace("\\|", "|") + "." if read else "")
 
 
 def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
@@ -56,9 +56,9 @@ def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
     else:
         read = (f"{examples['examples']:,} examples" if "examples" in examples else "the training part") + f" of `{source}`"
     if config.get("backbone_weights") == "imagenet" and config.get("backbone") != "small-cnn":
-        read += "; its encoder learned from the photographs of ImageNet before"
+        read += "; its encoder from the photographs of ImageNet before"
     return [
-        ("has read", read),
+        ("learned from", read),
         ("trained by", f"`{run['command']}`"),
         ("trained on", f"`{source}`; {data}"),
         ("trained with", _listed(run["versions"])),

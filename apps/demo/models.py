@@ -44,7 +44,7 @@ class Models:
         )
 
     def about(self, application: str) -> str:
-        """What its card says that it does and has read, or ""."""
+        """What its card says that it does and has learned from, or ""."""
         card = (self.newest(application) or Path()) / "model_card.md"
         return about(card.read_text()) if card.exists() else ""
 
