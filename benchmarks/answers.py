@@ -65,7 +65,7 @@ def rows_of(folder: Path, application: str, run: Path, gflops: float) -> list[li
             raise DataError(f"{run}: its backbone is not pretrained. Pass runs of training with --backbone mobilenet.")
         front = of_convolutions(keras.models.load_model(run / "front.keras", compile=False))
     read = whole["source_tokens"].shape[1] if translates else int(np.prod(whole["attention"].shape[2:]))
-    for name, beam in (("serving_default", read_config(run).beam_width), ("serving_fast", 1)):
+    for name, beam in (("serving_default", read_config(run).beam_size), ("serving_greedy", 1)):
         function = served.signatures[name]
         p50 = milliseconds({name: lambda function=function: list(function(**inputs).values())}, 101)[name]
         work = front + multiply_adds(model, read, steps, beam)

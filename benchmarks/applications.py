@@ -42,11 +42,11 @@ from apps.translation.train import MODEL_FLAGS as TRANSLATION_FLAGS
 from apps.translation.train import Config as TranslationConfig
 from benchmarks import keras_networks
 from benchmarks.saving import save
+from data_pipelines.batching import bucket_boundaries
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
 from data_pipelines.reviews import encode as encode_reviews
 from data_pipelines.reviews import load_reviews, review_batches
-from data_pipelines.steps import bucket_boundaries
 from data_pipelines.translations import Vocabularies, load_translations, translation_batches
 from data_pipelines.translations import encode as encode_pairs
 from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams
@@ -68,7 +68,7 @@ def values(config: Any, names: list[str]) -> dict[str, Any]:
 
 
 def adam(config: Any) -> keras.optimizers.Optimizer:
-    average = getattr(config, "average", 0.0)
+    average = getattr(config, "ema_momentum", 0.0)
     return keras.optimizers.Adam(1e-4, global_clipnorm=config.clip_norm, use_ema=average > 0, ema_momentum=average or 0.99)
 
 
@@ -84,11 +84,11 @@ def sentiment(path: str) -> tuple[Side, Side]:
     reviews = load_reviews(path)
     train = reviews.splits["train"]
     texts = [review.text for review in train]
-    vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count)
-    lengths = encode_reviews(texts, vocabulary, config.max_length_tokens).row_lengths().numpy().tolist()
-    boundaries = bucket_boundaries([*lengths, config.max_length_tokens], config.max_length_tokens)
-    options = {"max_length_tokens": config.max_length_tokens, "boundaries": boundaries, "batch_size": config.batch_size}
-    names = ["cell", "units", "depth", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout"]
+    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
+    lengths = encode_reviews(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
+    boundaries = bucket_boundaries([*lengths, config.max_length], config.max_length)
+    options = {"max_length": config.max_length, "boundaries": boundaries, "batch_size": config.batch_size}
+    names = ["cell", "units", "num_layers", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout"]
     model = recurrent_classifier(vocabulary.size, 2, **values(config, names))
     ours = keras.Model(model.input, model.output["logits"])
     twin = keras_networks.classifier(vocabulary.size, 2, config)
@@ -96,7 +96,7 @@ def sentiment(path: str) -> tuple[Side, Side]:
         network.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     batches = review_batches(train, reviews.labels, vocabulary, **options, shuffle_seed=0).dataset
 
-    vectorize = keras.layers.TextVectorization(vocabulary.size, output_sequence_length=config.max_length_tokens)
+    vectorize = keras.layers.TextVectorization(vocabulary.size, output_sequence_length=config.max_length)
     vectorize.adapt(texts)
     classes = [reviews.labels.index(review.label) for review in train]
     plain = tf.data.Dataset.from_tensor_slices((texts, classes)).cache().shuffle(len(texts), seed=0).repeat()
@@ -107,15 +107,13 @@ def sentiment(path: str) -> tuple[Side, Side]:
 def translation(path: str) -> tuple[Side, Side]:
     config = TranslationConfig()
     pairs = load_translations(path, config.source_lang, config.target_lang).splits["train"]
-    vocabularies = Vocabularies.learn(pairs, config.tokens, config.vocabulary_size, joint=True)
-    encoded = encode_pairs(pairs, vocabularies, config.max_length_tokens)
-    boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, config.buckets, multiple=4)
+    vocabularies = Vocabularies.learn(pairs, config.tokenizer, config.vocabulary_size, joint=True)
+    encoded = encode_pairs(pairs, vocabularies, config.max_length)
+    boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
     size = vocabularies.source.size
     ours = Translator(size, size, **values(config, TRANSLATION_FLAGS))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
-    batches = translation_batches(
-        encoded, tokens_per_batch=config.tokens_per_batch, boundaries=boundaries, shuffle_seed=0
-    ).dataset
+    batches = translation_batches(encoded, max_tokens=config.max_tokens, boundaries=boundaries, shuffle_seed=0).dataset
 
     twin = keras_networks.translator(size, config.embedding_size, config.units, config.dropout)
     twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
@@ -149,9 +147,9 @@ def captions(path: str, images: int = 600) -> tuple[Side, Side]:
     print(f"the store of {len(data.images)} pictures took {time.perf_counter() - begun:.1f} s, once")
     examples = data.splits["train"]
     texts = [caption for example in examples for caption in example.captions]
-    vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count, markers=True)
+    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, markers=True)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1
-    boundaries = bucket_boundaries(lengths.tolist(), config.max_length_tokens, config.buckets, multiple=2)
+    boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
     ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **values(config, CAPTION_FLAGS))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = caption_batches(
@@ -194,8 +192,8 @@ def some_images(source: Path, count: int, folder: Path) -> Path:
 def music(path: str) -> tuple[Side, Side]:
     config = MusicConfig()
     tunes = load_tunes(path).splits["train"]
-    vocabulary = learn_tune_vocabulary(tunes, config.tokens, config.transposed > 0)
-    order = {"rows": config.rows, "steps": config.bptt_steps, "seed": 0, "transposed": config.transposed}
+    vocabulary = learn_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
+    order = {"rows": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transposed": config.transpose_prob}
     batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
     ours = TuneModel(vocabulary.size, config.embedding_size, **values(config, STACK_FLAGS))
     ours.compile(adam(config), TokenLoss())
@@ -204,8 +202,8 @@ def music(path: str) -> tuple[Side, Side]:
     twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     text = "\n".join(tune.text for tune in tunes)
     ids = vocabulary.ids(vocabulary.tokenize(tf.constant([text]))).flat_values.numpy()
-    length = len(ids) // config.rows
-    streams = ids[: config.rows * length].reshape(config.rows, length)
+    length = len(ids) // config.batch_size
+    streams = ids[: config.batch_size * length].reshape(config.batch_size, length)
 
     def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         while True:
@@ -213,7 +211,7 @@ def music(path: str) -> tuple[Side, Side]:
                 part = streams[:, start : start + config.bptt_steps + 1]
                 yield part[:, :-1], part[:, 1:]
 
-    spec = tf.TensorSpec((config.rows, config.bptt_steps), tf.int32)
+    spec = tf.TensorSpec((config.batch_size, config.bptt_steps), tf.int32)
     plain = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec)).prefetch(4)
 
     def signs(batch: Any) -> int:

@@ -60,7 +60,7 @@ def milliseconds_of_a_step(cores: list[set[int]], flags: list[str], folder: Path
     for config, own in zip(loopback_cluster(len(cores)), cores):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": config}
         line = [sys.executable, "-c", "from benchmarks.distributed import train; train()", *TRAIN, *flags]
-        line += ["--run", str(folder / "run"), "--export-to", str(folder / "export")]
+        line += ["--run-dir", str(folder / "run"), "--export-dir", str(folder / "export")]
         line += ["--strategy", "multiworker"] if len(cores) > 1 else []
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, own)  # the process inherits it

@@ -264,7 +264,7 @@ INPUTS = {
     "sentiment_classification": "text",
     "translation": "text",
     "image_captioning": "image_bytes",
-    "music_generation": "prime",
+    "music_generation": "prompt",
 }
 
 
@@ -273,7 +273,7 @@ def signature(served: Any, name: str) -> tuple[bytes, Check]:
     function = served.signatures["serving_default"]
     numbers = {"length": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
     wanted = function.structured_input_signature[1]
-    seeds = {"text": b"the food was good , not bad at all .", "prime": b"M:6/8\nL:1/8\nK:D\nd2e fdA|"}
+    seeds = {"text": b"the food was good , not bad at all .", "prompt": b"M:6/8\nL:1/8\nK:D\nd2e fdA|"}
     if name == "image_bytes":
         seeds[name] = image("png")(Path())[0]
 

@@ -26,7 +26,7 @@ FLAGS = {
     "sentiment_classification": "--quick --units 8 --embedding-size 8 --epochs 20 --patience 20",
     "translation": "--quick --units 8 --embedding-size 8 --epochs 6",
     "image_captioning": "--quick --units 8 --embedding-size 8 --memory-size 8 --epochs 2",
-    "music_generation": "--quick --units 16 --embedding-size 8 --epochs 8 --patience 8 --samples 0",
+    "music_generation": "--quick --units 16 --embedding-size 8 --epochs 8 --patience 8 --num-samples 0",
 }
 OFTEN = """
 import apps.common.checkpoints as c
@@ -38,7 +38,7 @@ main()
 
 def train(application: str, run: Path, *more: str) -> subprocess.Popen:
     export = run.parent / f"{run.name}_export"
-    flags = [*FLAGS[application].split(), "--run", str(run), "--export-to", str(export), *more]
+    flags = [*FLAGS[application].split(), "--run-dir", str(run), "--export-dir", str(export), *more]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     with (run.parent / f"{run.name}.log").open("a") as log:
         line = [sys.executable, "-c", OFTEN.format(application=application), *flags]

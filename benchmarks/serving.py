@@ -135,8 +135,8 @@ def captioning(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[in
 
 def music(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], dict[str, Any]], Request]:
     vocabulary, length = TuneVocabulary.load(run), 64
-    prime = "M:6/8\nL:1/8\nK:Dmaj\n"
-    opening = vocabulary.ids(vocabulary.tokenize(tf.constant([prime]))).to_tensor().numpy()
+    prompt = "M:6/8\nL:1/8\nK:Dmaj\n"
+    opening = vocabulary.ids(vocabulary.tokenize(tf.constant([prompt]))).to_tensor().numpy()
 
     def usual(rows: int) -> Any:
         tokens = np.repeat(np.concatenate([[[START]], opening], axis=1).astype("int32"), rows, axis=0)
@@ -144,7 +144,7 @@ def music(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], d
 
     def inputs(rows: int) -> dict[str, Any]:
         drawing = {"temperature": tf.constant(1.0), "top_p": tf.constant(0.95), "seed": tf.constant(range(rows))}
-        return {"prime": tf.constant([prime] * rows), "length": tf.constant(length), **drawing}
+        return {"prompt": tf.constant([prompt] * rows), "length": tf.constant(length), **drawing}
 
     return inputs, usual
 
@@ -180,7 +180,7 @@ def measure(saved_models: Path, runs: Path, seconds: float) -> dict[str, Any]:
         importlib.import_module(f"apps.{application}.model")  # registers what the file holds
         served, model = load_export(export), load_model(run)
         inputs, usual = prepare(served, run, model)
-        ways = {name: signature(served, name, inputs) for name in ("serving_default", "serving_fast")}
+        ways = {name: signature(served, name, inputs) for name in ("serving_default", "serving_greedy")}
         found: dict[str, Any] = {"start": start_up(export, inputs(1))}
         for rows in BATCHES:
             for name, way in ways.items():
@@ -205,7 +205,7 @@ def table(results: dict[str, Any]) -> str:
         ]
         for rows in BATCHES:
             usual = found[f"usual, {rows} rows, 1 clients"]
-            for name in ("serving_default", "serving_fast"):
+            for name in ("serving_default", "serving_greedy"):
                 one, four = (found[f"{name}, {rows} rows, {clients} clients"] for clients in CLIENTS)
                 lines.append(f"| {rows} | `{name}` | {cells(one)} | {cells(four)} | {usual['p50'] / one['p50']:.1f} |")
             lines.append(f"| {rows} | usual | {cells(usual)} | | | | |")
@@ -226,12 +226,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results = measure(arguments.saved_models, arguments.runs, arguments.seconds)
     ratios = [
-        found[f"usual, {rows} rows, 1 clients"]["p50"] / found[f"serving_fast, {rows} rows, 1 clients"]["p50"]
+        found[f"usual, {rows} rows, 1 clients"]["p50"] / found[f"serving_greedy, {rows} rows, 1 clients"]["p50"]
         for found in results.values()
         for rows in BATCHES
     ]
     text = f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}\n\n{table(results)}"
-    print(f"serving_fast over the usual way, median: {statistics.median(ratios):.1f}")
+    print(f"serving_greedy over the usual way, median: {statistics.median(ratios):.1f}")
     save(arguments.save, text, results)
 
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import steps
+from data_pipelines import batching
+from data_pipelines.batching import Batches
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import vary
 from data_pipelines.service import served
 from data_pipelines.sources import DataError, check_zip, find_splits, fingerprint, load_tfds, read_table, split_off
-from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, Vocabulary
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif")
@@ -243,7 +243,7 @@ def caption_batches(
     ids = vocabulary.ids(vocabulary.tokenize(tf.constant([caption for _, caption in rows])))[:, : boundaries[-1] - 1]
     ids = tf.concat([ids, tf.fill([len(rows), 1], END)], axis=1)
     columns, sizes = (tf.constant([path for path, _ in rows]), ids), [batch_size] * len(boundaries)
-    dataset = steps.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service)
+    dataset = batching.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service)
 
     def load(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         paths, following = batch

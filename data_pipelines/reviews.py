@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from data_pipelines import steps
+from data_pipelines import batching
+from data_pipelines.batching import Batches
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.service import served
 from data_pipelines.sources import DataError, check_name, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
-from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import Vocabulary
 
 MAX_CLASSES = 1_000
@@ -154,7 +154,7 @@ def review_batches(
     labels: Sequence[str],
     vocabulary: Vocabulary,
     *,
-    max_length_tokens: int,
+    max_length: int,
     boundaries: Sequence[int],
     batch_size: int,
     shuffle_seed: int | None = None,
@@ -166,25 +166,25 @@ def review_batches(
     Args:
         reviews, labels: the examples and the names of the classes in the order of their ids.
         vocabulary: from the training split.
-        max_length_tokens: longer texts lose their middle.
+        max_length: longer texts lose their middle.
         boundaries: the few lengths that batches have.
         batch_size: examples a batch; the last of each bucket may be smaller.
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order.
         start_step: leave out the batches of a run that is continued.
         service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
     """
-    ids = encode([review.text for review in reviews], vocabulary, max_length_tokens)
+    ids = encode([review.text for review in reviews], vocabulary, max_length)
     lengths = ids.row_lengths().numpy().tolist()
     classes = tf.constant([labels.index(review.label) for review in reviews], tf.int32)
     sizes = [batch_size] * len(boundaries)
-    dataset = steps.batches_of_rows((ids, classes), boundaries, sizes, shuffle_seed, start_step, service, full_batches=False)
-    return Batches(served(dataset, service).prefetch(4), steps.count_batches(lengths, boundaries, batch_size))
+    dataset = batching.batches_of_rows((ids, classes), boundaries, sizes, shuffle_seed, start_step, service, full_batches=False)
+    return Batches(served(dataset, service).prefetch(4), batching.count_batches(lengths, boundaries, batch_size))
 
 
-def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length_tokens: int) -> tf.RaggedTensor:
+def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length: int) -> tf.RaggedTensor:
     """Ids of many texts as one ragged tensor, in blocks that bound the memory."""
     blocks = [
-        vocabulary.ids(steps.shorten(vocabulary.tokenize(tf.constant(texts[i : i + 1024])), max_length_tokens))
+        vocabulary.ids(batching.shorten(vocabulary.tokenize(tf.constant(texts[i : i + 1024])), max_length))
         for i in range(0, len(texts), 1024)
     ]
     return tf.concat(blocks, axis=0)

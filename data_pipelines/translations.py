@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import steps
+from data_pipelines import batching
+from data_pipelines.batching import Batches
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.service import served
 from data_pipelines.sources import DataError, check_name, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
-from data_pipelines.steps import Batches
 from data_pipelines.vocabulary import END, START, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
 MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
@@ -42,11 +42,11 @@ class Translations:
             for name, pairs in self.splits.items()
         }
 
-    def summary(self, too_long: int, max_length_tokens: int) -> dict[str, str]:
+    def summary(self, too_long: int, max_length: int) -> dict[str, str]:
         """How many pairs there are, and what is left out, for a person to read."""
         out = [f"{count:,} pair(s) with an empty side in {name}" for name, count in self.empty_pairs.items() if count]
         if too_long:
-            out.append(f"{too_long:,} training pair(s) beyond {max_length_tokens} tokens")
+            out.append(f"{too_long:,} training pair(s) beyond {max_length} tokens")
         counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
         return {"examples": counts, **({"left out": "; ".join(out)} if out else {})}
 
@@ -200,13 +200,13 @@ class Encoded(NamedTuple):
         return tf.maximum(self.source.row_lengths(), self.target.row_lengths()).numpy().tolist()
 
 
-def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length_tokens: int) -> Encoded:
-    """Ids of the pairs of which both sides, END included, have at most `max_length_tokens`."""
+def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length: int) -> Encoded:
+    """Ids of the pairs of which both sides, END included, have at most `max_length`."""
     source = vocabularies.source.ids(vocabularies.source.tokenize(tf.constant([pair.source for pair in pairs])))
     target = vocabularies.target.ids(vocabularies.target.tokenize(tf.constant([pair.target for pair in pairs])))
     target = tf.concat([target, tf.fill([len(pairs), 1], END)], axis=1)
     longest = tf.maximum(source.row_lengths(), target.row_lengths())
-    fits = longest <= max_length_tokens
+    fits = longest <= max_length
     left_out = np.flatnonzero(~fits.numpy()).tolist()
     return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), left_out)
 
@@ -214,7 +214,7 @@ def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length_tokens:
 def translation_batches(
     encoded: Encoded,
     *,
-    tokens_per_batch: int,
+    max_tokens: int,
     boundaries: Sequence[int],
     shuffle_seed: int | None = None,
     start_step: int = 0,
@@ -227,16 +227,16 @@ def translation_batches(
 
     Args:
         encoded: what `encode` gave.
-        tokens_per_batch: a batch of rows of length t has `tokens_per_batch // t` rows.
+        max_tokens: a batch of rows of length t has `max_tokens // t` rows.
         boundaries: the few lengths that batches have.
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; batches are full, so one may join
             the rows of two epochs. None: once, in the given order, with smaller batches at the end.
         start_step: leave out the batches of a run that is continued.
         service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
     """
-    sizes = [max(1, tokens_per_batch // boundary) for boundary in boundaries]
+    sizes = [max(1, max_tokens // boundary) for boundary in boundaries]
     columns = (encoded.source, encoded.target)
-    dataset = steps.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service).map(_teacher_forcing)
+    dataset = batching.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service).map(_teacher_forcing)
     places = np.searchsorted(boundaries, encoded.lengths)
     counts = np.bincount(places, minlength=len(boundaries)) / np.array(sizes)  # batches of each length
     per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())

@@ -162,7 +162,7 @@ for variable, value in zip(writer.trainable_variables, model.trainable_variables
     variable.assign(value)
 
 
-def go_on(beginning, count, temperature):
+def decode_step(beginning, count, temperature):
     for layer in writer.layers:
         if isinstance(layer, LSTM):
             layer.reset_state()
@@ -178,7 +178,7 @@ def go_on(beginning, count, temperature):
 
 
 for temperature in (0.3, 0.8, 1.0, 1.6):
-    print(f"temperature {temperature}: the … {' '.join(go_on(['<eos>', 'the'], 22, temperature))}")
+    print(f"temperature {temperature}: the … {' '.join(decode_step(['<eos>', 'the'], 22, temperature))}")
 
 # %% [markdown]
 # ## Does it know what it is talking about?

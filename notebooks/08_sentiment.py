@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps.sentiment_classification.model import AttentionPooling
+from data_pipelines.batching import bucket_boundaries
 from data_pipelines.reviews import encode, load_reviews, review_batches
-from data_pipelines.steps import bucket_boundaries
 from data_pipelines.vocabulary import learn_vocabulary
 from layers import GRU, Bidirectional
 
@@ -40,7 +40,7 @@ for name, part in reviews.splits.items():
 texts = [review.text for review in reviews.splits["train"]]
 vocabulary = learn_vocabulary("words", texts, 20_000, min_count=1)
 lengths = encode(texts, vocabulary, 200).row_lengths().numpy()
-options = {"max_length_tokens": 200, "boundaries": bucket_boundaries([*lengths.tolist(), 200], 200), "batch_size": 32}
+options = {"max_length": 200, "boundaries": bucket_boundaries([*lengths.tolist(), 200], 200), "batch_size": 32}
 training = review_batches(reviews.splits["train"], reviews.labels, vocabulary, **options, shuffle_seed=0)
 validation = review_batches(reviews.splits["validation"], reviews.labels, vocabulary, **options)
 

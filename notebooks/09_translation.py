@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.steps import bucket_boundaries
+from data_pipelines.batching import bucket_boundaries
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 from data_pipelines.vocabulary import END, START
 from layers import GRU, BahdanauAttention, Bidirectional
@@ -36,8 +36,8 @@ for pair in pairs[:3]:
 vocabularies = Vocabularies.learn(pairs, "bpe", 600, joint=True)
 encoded, encoded_held_out = (encode(part, vocabularies, 60) for part in (pairs, held_out))
 boundaries = bucket_boundaries(encoded.lengths, 60, 4, multiple=4)
-training = translation_batches(encoded, tokens_per_batch=1024, boundaries=boundaries, shuffle_seed=0)
-validation = translation_batches(encoded_held_out, tokens_per_batch=4096, boundaries=[*boundaries, 60])
+training = translation_batches(encoded, max_tokens=1024, boundaries=boundaries, shuffle_seed=0)
+validation = translation_batches(encoded_held_out, max_tokens=4096, boundaries=[*boundaries, 60])
 print(f"{len(pairs):,} pairs, {vocabularies.source.size:,} subwords, {training.steps_per_epoch} steps an epoch")
 
 # %% [markdown]

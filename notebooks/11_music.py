@@ -120,11 +120,11 @@ for variable, value in zip(writer.trainable_variables, model.trainable_variables
     variable.assign(value)
 
 
-def write(prime, temperature=0.7, top_p=0.95, longest=400):
+def write(prompt, temperature=0.7, top_p=0.95, longest=400):
     for layer in writer.layers:
         if isinstance(layer, GRU):
             layer.reset_state()
-    known = vocabulary.ids(vocabulary.tokenize(tf.constant([prime]))).to_list()[0]
+    known = vocabulary.ids(vocabulary.tokenize(tf.constant([prompt]))).to_list()[0]
     out = [START, *known]
     for sign in out:
         logits = writer(np.array([[sign]]))

@@ -39,7 +39,7 @@ class AttentionDecoder(keras.layers.Layer):
         units: of each level.
         output_size: of o_t.
         cell: a key of `CELLS`.
-        depth: levels.
+        num_layers: levels.
         attention: `additive` (learns sooner), `dot` (scaled, on projected keys), or `none`.
         input_feeding: let the first level read o_{t-1}.
         own_start: make the first states from the mean of the memory; else the caller passes them.
@@ -51,7 +51,7 @@ class AttentionDecoder(keras.layers.Layer):
         units: int,
         output_size: int,
         cell: str = "gru",
-        depth: int = 2,
+        num_layers: int = 2,
         attention: str = "additive",
         input_feeding: bool = False,
         own_start: bool = True,
@@ -59,17 +59,18 @@ class AttentionDecoder(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.units, self.output_size, self.cell, self.depth = units, output_size, cell, depth
+        self.units, self.output_size, self.cell, self.num_layers = units, output_size, cell, num_layers
         self.attention, self.input_feeding, self.own_start, self.dropout = attention, input_feeding, own_start, dropout
         self.supports_masking = True
         dtype = {"dtype": self.dtype_policy}
         self.levels = [
-            CELLS[cell](units, return_sequences=True, return_state=True, name=f"level_{n + 1}", **dtype) for n in range(depth)
+            CELLS[cell](units, return_sequences=True, return_state=True, name=f"level_{n + 1}", **dtype)
+            for n in range(num_layers)
         ]
         count = len(self.levels[0].state_sizes)
         self.bridges = [
             [keras.layers.Dense(units, "tanh", name=f"bridge_{n + 1}_{i + 1}", **dtype) for i in range(count)]
-            for n in range(depth if own_start else 0)
+            for n in range(num_layers if own_start else 0)
         ]
         self.key = keras.layers.Dense(units, use_bias=False, name="key", **dtype)
         self.query = keras.layers.Dense(units, name="query", **dtype)
@@ -194,7 +195,7 @@ class AttentionDecoder(keras.layers.Layer):
         return wide(output), weights, after
 
     def get_config(self) -> dict[str, Any]:
-        names = ("units", "output_size", "cell", "depth", "attention", "input_feeding", "own_start", "dropout")
+        names = ("units", "output_size", "cell", "num_layers", "attention", "input_feeding", "own_start", "dropout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -20,7 +20,7 @@ def beam_search(
     length_penalty: float = 0.0,
     coverage_penalty: float = 0.0,
     source_mask: tf.Tensor | None = None,
-    block_ngrams: int = 0,
+    no_repeat_ngram_size: int = 0,
 ) -> Sequences:
     """Keep the `width` best beginnings; rank what is finished by (Wu et al. 2016, https://arxiv.org/abs/1609.08144, eq. 14)
 
@@ -37,7 +37,7 @@ def beam_search(
         length_penalty: 0: the log-probability decides, which favours short sequences; 1: nearly its mean.
         coverage_penalty: above 0, favour what attends to every position of the source; needs a decoder with attention.
         source_mask: booleans (batch, positions), for the coverage; True = keep.
-        block_ngrams: never repeat so many tokens in a row; 0: allow it.
+        no_repeat_ngram_size: never repeat so many tokens in a row; 0: allow it.
 
     Raises:
         ValueError: `width` or `best` below 1, or a penalty below 0.
@@ -47,7 +47,7 @@ def beam_search(
         ("best", best, 1),
         ("length_penalty", length_penalty, 0),
         ("coverage_penalty", coverage_penalty, 0),
-        ("block_ngrams", block_ngrams, 0),
+        ("no_repeat_ngram_size", no_repeat_ngram_size, 0),
     ):
         if value < least:
             raise ValueError(f"beam_search: {name} is {value}; expected {least} or more. Pass a larger one.")
@@ -66,8 +66,8 @@ def beam_search(
         logits = tf.cast(logits, tf.float32)  # (batch, width, vocabulary)
         largest = tf.reduce_max(logits, axis=-1, keepdims=True)
         total = beam["logp"] - tf.squeeze(largest, -1) - tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1))
-        if block_ngrams:
-            logits = _without_repeats(logits, beam["tokens"], t, block_ngrams)
+        if no_repeat_ngram_size:
+            logits = _without_repeats(logits, beam["tokens"], t, no_repeat_ngram_size)
         parent, token, value, greedy = _candidates(logits, total, beam["greedy"], t >= max_length - 1, end)
         ends = token == end
 

@@ -24,7 +24,7 @@ def parse_config(
     preset: Callable[[Config], dict[str, Any]] = lambda config: {},
     arguments: Sequence[str] | None = None,
 ) -> Config:
-    """Fill a dataclass from flags: `max_length_tokens` is `--max-length-tokens`. Unknown flags fail with exit code 2.
+    """Fill a dataclass from flags: `max_length` is `--max-length`. Unknown flags fail with exit code 2.
 
     Fields are `name: Annotated[type, "help", "range"] = default`; a type is int, float, str, bool, a `Literal` of choices, or one
     of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing.

@@ -19,12 +19,12 @@ from apps.common.beam_search import beam_search
 from apps.common.sequences import NEVER, Sequences, Step, as_sequences, keep_shapes, room
 
 
-def find(step: Step, state: Any, *, width: int, best: int = 1, block_ngrams: int = 0, **settings: Any) -> Sequences:
+def find(step: Step, state: Any, *, width: int, best: int = 1, no_repeat_ngram_size: int = 0, **settings: Any) -> Sequences:
     """`beam_search`, or `greedy_search` where that is the same; `settings` are theirs."""
-    if width == 1 and best == 1 and not block_ngrams:
+    if width == 1 and best == 1 and not no_repeat_ngram_size:
         names = ("batch_size", "start", "end", "max_length")
         return greedy_search(step, state, **{name: settings[name] for name in names})
-    return beam_search(step, state, width=width, best=best, block_ngrams=block_ngrams, **settings)
+    return beam_search(step, state, width=width, best=best, no_repeat_ngram_size=no_repeat_ngram_size, **settings)
 
 
 def texts(vocabulary: Any, found: Sequences) -> tf.Tensor:

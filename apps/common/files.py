@@ -39,7 +39,7 @@ def lock_run(folder: Path) -> None:
     except BlockingIOError:
         holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
         os.close(descriptor)
-        raise DataError(f"{folder}: {holder} trains this run. Wait for its end, or name another folder with --run.") from None
+        raise DataError(f"{folder}: {holder} trains this run. Wait for its end, or name another folder with --run-dir.") from None
     except OSError as error:  # a file system without locks
         os.close(descriptor)
         print(f"{'warning':<12}{folder} can't be locked ({error.strerror}); don't resume this run twice at once")

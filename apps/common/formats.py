@@ -42,17 +42,17 @@ def main(
     parser = argparse.ArgumentParser(f"python -m apps.{application}.export", allow_abbrev=False)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
-    parser.add_argument("--export-to", type=Path, help="folder for <version>/, by default where the run exported to")
+    parser.add_argument("--export-dir", type=Path, help="folder for <version>/, by default where the run exported to")
     arguments = parser.parse_args()
     model = load_model(arguments.run)
     if arguments.format != "savedmodel":
-        if arguments.export_to:
-            raise DataError("--export-to is for savedmodel; a network is written into the run's folder. Leave the flag out.")
+        if arguments.export_dir:
+            raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
         path = arguments.run / f"network{ENDINGS[arguments.format]}"
         difference = write_network(model, network(model), path, arguments.format)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
         return
-    with new_version(arguments.export_to or Path(read_config(arguments.run).export_to)) as version:
+    with new_version(arguments.export_dir or Path(read_config(arguments.run).export_dir)) as version:
         write(version.folder, arguments.run, model)
         size = write_card(version.folder, arguments.run, application, description)
     print(f"export  {version.folder}  {size}")

@@ -66,14 +66,14 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
     check_ranges(config)
     if not workers.is_chief:
         return workers.scratch()
-    folder = Path(config.run) if config.run else _default_folder(application, config.resume)
+    folder = Path(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
     path = folder / "config.json"
     command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
     new = {"command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
     new = json.loads(json.dumps(new))
     if config.resume:
         if not path.is_file():
-            raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run.")
+            raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
         lock_run(folder)
         try:
             old = json.loads(path.read_text())
@@ -82,11 +82,11 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
         _check_same(folder, old, new)
         return folder
     if path.exists():
-        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run.")
+        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
     folder.mkdir(parents=True, exist_ok=True)
     lock_run(folder)
     if path.exists():  # written by another start meanwhile
-        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run.")
+        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
     write_whole(path, json.dumps(new, indent=2))
     return folder
 
@@ -100,7 +100,7 @@ def _default_folder(application: str, resume: bool) -> Path:
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    free = set("resume run epochs patience monitor bleu_tokenize export_to export force_export".split())
+    free = set("resume run epochs patience monitor bleu_tokenize export_dir export force_export".split())
     free |= {"strategy", "workers", "data_service"}
     for name, value in old["config"].items():
         if name not in free and new["config"].get(name) != value:

@@ -74,18 +74,18 @@ def caption(served: Any, path: str | None) -> tuple[str, str]:
 
 
 def music(
-    served: Any, prime: str, temperature: float, seed: int, length: int, in_metre: bool
+    served: Any, prompt: str, temperature: float, seed: int, length: int, constrained: bool
 ) -> Iterator[tuple[str, str, str, str]]:
     """(what is done, the notation, pictures, the sound), each time with more of it."""
-    if len(prime) > LONGEST_TEXT:
-        raise DataError(f"The beginning has {len(prime):,} characters; expected at most {LONGEST_TEXT:,}. Send a shorter one.")
+    if len(prompt) > LONGEST_TEXT:
+        raise DataError(f"The beginning has {len(prompt):,} characters; expected at most {LONGEST_TEXT:,}. Send a shorter one.")
     if not writes_tunes(served):
         yield "1 of 2: writing", "", "", ""
         frames = continue_roll(served, np.zeros((0, KEYS), np.uint8), length, temperature, seed)
         yield from _sounding("", "", midi_bytes(frames, 0.25), "2 of 2: making the sound")
         return
     yield "1 of 3: writing the tune", "", "", ""
-    abc = draw_tunes(served, 1, temperature, 0.95, seed, length, in_metre, prime=prime)[0]
+    abc = draw_tunes(served, 1, temperature, 0.95, seed, length, constrained, prompt=prompt)[0]
     yield "2 of 3: engraving it", abc, "", ""
     score = engrave([with_open_repeats(abc)], files=True)[0]
     if score is None:

@@ -159,12 +159,12 @@ def _captions(model: Callable[[], Any]) -> None:
 
 
 def _music(model: Callable[[], Any]) -> None:
-    prime = gr.Textbox(label="Beginning in ABC notation, or nothing", lines=3, placeholder="M:6/8\nL:1/8\nK:D", elem_id="prime")
+    prompt = gr.Textbox(label="Beginning in ABC notation, or nothing", lines=3, placeholder="M:6/8\nL:1/8\nK:D", elem_id="prompt")
     with gr.Row():
         temperature = gr.Slider(0.0, 1.5, 0.8, step=0.05, label="Temperature: higher is bolder")
         seed = gr.Number(1, label="Seed: another one gives another tune", precision=0, minimum=0, maximum=2**31 - 1)
         length = gr.Slider(20, 800, 400, step=10, label="Length, at most")
-    in_metre = gr.Checkbox(True, label="Keep every bar as long as the metre says")
+    constrained = gr.Checkbox(True, label="Keep every bar as long as the metre says")
     with gr.Row():
         button = gr.Button("Play", variant="primary")
         stop = gr.Button("Stop")
@@ -172,7 +172,7 @@ def _music(model: Callable[[], Any]) -> None:
     sound = gr.HTML(elem_id="sound")
     pictures = gr.HTML(elem_id="pictures")
     notation = gr.Textbox(label="ABC notation", interactive=False, buttons=["copy"], elem_id="notation")
-    gr.Examples([["M:6/8\nL:1/8\nK:D\n"], ["M:4/4\nL:1/8\nK:G\nG2B2 d2"]], [prime])
+    gr.Examples([["M:6/8\nL:1/8\nK:D\n"], ["M:4/4\nL:1/8\nK:G\nG2B2 d2"]], [prompt])
 
     def play(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Iterator[tuple[str, str, str, str]]:  # noqa: B008
         progress(0.0, "loading the model")
@@ -184,7 +184,7 @@ def _music(model: Callable[[], Any]) -> None:
 
     running = button.click(
         play,
-        [prime, temperature, seed, length, in_metre],
+        [prompt, temperature, seed, length, constrained],
         [status, notation, pictures, sound],
         show_progress_on=status,
         api_visibility="private",

@@ -25,9 +25,9 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
     config, vocabulary = formats.read_config(run), load_vocabulary(run)
     front = keras.saving.load_model(run / "front.keras") if (run / "front.keras").exists() else None
-    search: dict[str, Any] = {"width": config.beam_width, "best": config.beam_width}
-    search |= {"length_penalty": config.length_penalty, "block_ngrams": config.block_ngrams}
-    limits = {"size": config.image_size, "max_pixels": config.max_pixels, "max_length": config.max_length_tokens}
+    search: dict[str, Any] = {"width": config.beam_size, "best": config.beam_size}
+    search |= {"length_penalty": config.length_penalty, "no_repeat_ngram_size": config.no_repeat_ngram_size}
+    limits = {"size": config.image_size, "max_pixels": config.max_pixels, "max_length": config.max_length}
     write_saved_model(
         folder,
         [vocabulary, *([front] if front else [])],

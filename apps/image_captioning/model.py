@@ -31,7 +31,7 @@ class Captioner(keras.Model):
         image_shape: of what the model reads: pixels, or the features of a frozen front.
         encoder: what turns it into a grid of features; None: it is one already.
         encoder_in_inference: call the encoder as in use, with its batch statistics fixed.
-        embedding_size, units, cell, depth, attention, dropout: see `AttentionDecoder`.
+        embedding_size, units, cell, num_layers, attention, dropout: see `AttentionDecoder`.
         memory_size: of m_j.
         word_dropout: share of the words read that training hides, START not.
         attention_penalty: weight of the doubly stochastic regularisation, `mean_j (1 - sum_t a_tj)^2` (Xu et al. 2015,
@@ -49,7 +49,7 @@ class Captioner(keras.Model):
         units: int = 512,
         memory_size: int = 512,
         cell: str = "lstm",
-        depth: int = 2,
+        num_layers: int = 2,
         attention: str = "additive",
         dropout: float = 0.0,
         word_dropout: float = 0.0,
@@ -67,7 +67,14 @@ class Captioner(keras.Model):
         )
         self.project = keras.layers.Dense(memory_size, name="project")
         self.decoder = AttentionDecoder(
-            units, embedding_size, cell=cell, depth=depth, attention=attention, own_start=False, dropout=dropout, name="decoder"
+            units,
+            embedding_size,
+            cell=cell,
+            num_layers=num_layers,
+            attention=attention,
+            own_start=False,
+            dropout=dropout,
+            name="decoder",
         )
         self.starts = [
             [keras.layers.Dense(units, "tanh", name=f"start_{n + 1}_{i + 1}") for i in range(len(level.state_sizes))]

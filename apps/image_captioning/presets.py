@@ -7,9 +7,9 @@ QUICK = {
     "epochs": 2,
     "learning_rate": 4e-3,
     "min_count": 1,
-    "average": 0.98,
+    "ema_momentum": 0.98,
     "buckets": 2,
-    "beam_width": 3,
+    "beam_size": 3,
 }
 
 # for the drawn scenes
@@ -23,5 +23,5 @@ SCENES = {
     "label_smoothing": 0.0,
     "attention_penalty": 0.0,
     "length_penalty": 1.0,
-    "block_ngrams": 0,  # "a large red" may well be said twice
+    "no_repeat_ngram_size": 0,  # "a large red" may well be said twice
 }

@@ -57,7 +57,7 @@ def serving_signatures(
     **settings: Any,
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Bytes of pictures in, captions out: `caption` and `score`; `alternatives` with their scores, best first; the `words` of the
-    caption and, for each, how much `attention` it paid to each region; `error`, "" or why there is no caption. `serving_fast`
+    caption and, for each, how much `attention` it paid to each region; `error`, "" or why there is no caption. `serving_greedy`
     searches greedily, and gives `caption`, `score` and `error`."""
 
     def see(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -103,7 +103,7 @@ def serving_signatures(
         return {name: value[: tf.shape(image_bytes)[0]] for name, value in outputs.items()}
 
     specs = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
-    return {"serving_default": (describe, specs), "serving_fast": (describe_fast, specs)}
+    return {"serving_default": (describe, specs), "serving_greedy": (describe_fast, specs)}
 
 
 def example_image(size: int = 32) -> bytes:

@@ -28,10 +28,10 @@ from apps.image_captioning.export import DESCRIPTION, write
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.presets import QUICK, SCENES
 from apps.image_captioning.serving import search_captions
+from data_pipelines.batching import bucket_boundaries
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
 from data_pipelines.sources import DataError
-from data_pipelines.steps import bucket_boundaries
 from data_pipelines.vocabulary import learn_vocabulary
 
 APPLICATION = "image_captioning"
@@ -42,9 +42,9 @@ class Config:
     data: Annotated[str, "embedded, tfds:NAME[/config], a table (image, caption), or a folder with tables and images"] = (
         "embedded"
     )
-    run: Annotated[str | None, "folder of the run; default runs/image_captioning/<time>"] = None
-    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
-    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    run_dir: Annotated[str | None, "folder of the run; default runs/image_captioning/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run-dir, or the newest one"] = False
+    export_dir: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
@@ -57,7 +57,7 @@ class Config:
     image_size: Annotated[int, "pictures become squares of so many pixels a side", "[1, inf)"] = 224
     max_pixels: Annotated[int, "pictures with more are left out, and refused by the export", "[1, inf)"] = 50_000_000
     strict: Annotated[bool, "stop if anything must be left out"] = False
-    store: Annotated[str, "folder where decoded pictures and features are kept for the next run"] = "runs/image_store"
+    cache_dir: Annotated[str, "folder where decoded pictures and features are kept for the next run"] = "runs/image_store"
     augment: Annotated[bool, "shift pictures and change their brightness; where the whole encoder learns"] = False
     flip: Annotated[bool, "mirror every second picture; not where captions tell left from right"] = False
     # encoder
@@ -68,20 +68,20 @@ class Config:
     backbone_weights: Annotated[str, "imagenet, none, or the path of a weights file"] = "imagenet"
     backbone_layer: Annotated[str, "take the output of this block end; default: of the last one"] = ""
     alpha: Annotated[float, "width of the MobileNets", "(0, inf)"] = 1.0
-    fine_tune: Annotated[int, "epochs, after the others, in which the last blocks train too", "[0, inf)"] = 0
+    fine_tune_epochs: Annotated[int, "epochs, after the others, in which the last blocks train too", "[0, inf)"] = 0
     fine_tune_blocks: Annotated[int, "how many blocks", "[1, inf)"] = 2
     fine_tune_learning_rate: Annotated[float, "peak of the schedule of these epochs", "(0, inf)"] = 2e-4
     # text
-    tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
+    tokenizer: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
     vocabulary_size: Annotated[int, "tokens at most", "[8, inf)"] = 10_000
     min_count: Annotated[int, "rarer words are unknown, and never written", "[1, inf)"] = 4
-    max_length_tokens: Annotated[int, "longer captions are cut in training; none longer is written", "[1, inf)"] = 30
+    max_length: Annotated[int, "longer captions are cut in training; none longer is written", "[1, inf)"] = 30
     # decoder
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "lstm"
     units: Annotated[int, "size of the decoder's states", "[1, inf)"] = 512
     embedding_size: Annotated[int, "size of a word's vector", "[1, inf)"] = 256
     memory_size: Annotated[int, "size of a region's vector", "[1, inf)"] = 512
-    depth: Annotated[int, "levels", "[1, inf)"] = 2
+    num_layers: Annotated[int, "levels", "[1, inf)"] = 2
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     attention_penalty: Annotated[float, "doubly stochastic: every region should be looked at some time", "[0, inf)"] = 0.5
     dropout: Annotated[float, "between layers", "[0, 1)"] = 0.4
@@ -93,20 +93,20 @@ class Config:
     buckets: Annotated[int, "lengths that batches may have; each is compiled once", "[1, inf)"] = 4
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
-    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
+    ema_momentum: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
     monitor: Annotated[
         Literal["cider", "bleu_4", "loss", "perplexity"],
         "chooses the epoch to keep; ties by loss",
     ] = "cider"
     patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 4
     # search
-    validation_beam_width: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
-    beam_width: Annotated[int, "in the export", "[1, inf)"] = 5
+    validation_beam_size: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
+    beam_size: Annotated[int, "in the export", "[1, inf)"] = 5
     length_penalty: Annotated[float, "0: probability decides, which favours short captions; 1: nearly its mean", "[0, inf)"] = 1.3
-    block_ngrams: Annotated[int, "never repeat so many words in a row; 0: allow it", "[0, inf)"] = 2
+    no_repeat_ngram_size: Annotated[int, "never repeat so many words in a row; 0: allow it", "[0, inf)"] = 2
 
 
-MODEL_FLAGS = "embedding_size units memory_size cell depth attention dropout word_dropout attention_penalty".split()
+MODEL_FLAGS = "embedding_size units memory_size cell num_layers attention dropout word_dropout attention_penalty".split()
 
 
 def main() -> None:
@@ -128,10 +128,14 @@ def train(config: Config) -> dict[str, float]:
     # -- data
     data = load_captions(config.data)
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
-    encoder = image_encoder(config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune else 0)
+    encoder = image_encoder(
+        config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune_epochs else 0
+    )
     options = {"size": config.image_size, "max_pixels": config.max_pixels}
     with workers.chief_first():
-        store = store_images(data.images, Path(config.store), encoder.key, encoder.see, **options, progress=runs.verbosity() == 1)
+        store = store_images(
+            data.images, Path(config.cache_dir), encoder.key, encoder.see, **options, progress=runs.verbosity() == 1
+        )
     data = data.without(store.problems)
     if config.strict and any(data.left_out.values()):
         raise DataError(f"--strict: {data.summary()['left out']}. Mend the images or the table, or leave the flag out.")
@@ -139,10 +143,10 @@ def train(config: Config) -> dict[str, float]:
     data.write_left_out(folder / "left_out.tsv")
     examples, held_out = data.splits["train"], data.splits["validation"]
     texts = [caption for example in examples for caption in example.captions]
-    vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count, markers=True)
+    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, markers=True)
     vocabulary.save(folder)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # END
-    boundaries = bucket_boundaries(lengths.tolist(), config.max_length_tokens, config.buckets, multiple=2)
+    boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
     batches = partial(caption_batches, store=store, vocabulary=vocabulary, batch_size=config.batch_size, boundaries=boundaries)
 
     # -- model
@@ -151,17 +155,17 @@ def train(config: Config) -> dict[str, float]:
     model.build()
     model.share_rows(workers)
     facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokens}", "parameters": f"{model.count_params():,}"}
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", "parameters": f"{model.count_params():,}"}
     facts |= workers.facts(config.batch_size, "captions")
     runs.announce({"device": f"{device}, {config.precision}", **data.summary(), **facts, "run": str(folder)})
 
     # -- training
-    score = search_captions(model, vocabulary, held_out, store, config.max_length_tokens, config.validation_beam_width)
+    score = search_captions(model, vocabulary, held_out, store, config.max_length, config.validation_beam_size)
     training = partial(batches, examples, augment=config.augment, flip=config.flip, service=config.data_service)
     steps = training(shuffle_seed=config.seed).steps_per_epoch
     phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
-    if config.fine_tune:
-        phases.append(("fine_tuning", config.seed + 1, config.fine_tune, config.fine_tune_learning_rate))
+    if config.fine_tune_epochs:
+        phases.append(("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate))
     before = None
     for name, seed, epochs, learning_rate in phases:
         if encoder.is_pretrained and encoder.tail:
@@ -195,7 +199,7 @@ def train(config: Config) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.refuse_worse_than({"val_loss": constant_loss(batches(held_out).dataset)})
-    with new_version(Path(config.export_to), config.export) as version:
+    with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, data.rows("train"))
         metrics = report(load_export(version.folder), config.data, data, folder)
@@ -205,7 +209,7 @@ def train(config: Config) -> dict[str, float]:
 
 
 def compile_model(model: Captioner, config: Config, learning_rate: float, steps: int, workers: Workers) -> None:
-    options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
+    options = {"global_clipnorm": config.clip_norm, "use_ema": config.ema_momentum > 0, "ema_momentum": config.ema_momentum}
     optimizer = workers.optimizer(keras.optimizers.Adam)(runs.warm_up_and_decay(learning_rate, steps), **options)
     model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
 

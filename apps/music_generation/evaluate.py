@@ -29,7 +29,7 @@ LONGEST_ORDER = 10  # of the character model that is counted beside
 
 def writes_tunes(served: Any) -> bool:
     """Is the export a model of tunes?"""
-    return "in_metre" in served.signatures
+    return "constrained" in served.signatures
 
 
 def tune_likelihood(served: Any, tunes: Sequence[Tune]) -> float:
@@ -57,15 +57,15 @@ def roll_likelihood(served: Any, pieces: Sequence[np.ndarray]) -> float:
 
 
 def draw_tunes(
-    served: Any, count: int, temperature: float, top_p: float, seed: int, length: int, in_metre: bool, prime: str = ""
+    served: Any, count: int, temperature: float, top_p: float, seed: int, length: int, constrained: bool, prompt: str = ""
 ) -> list[str]:
     """Tunes that the export writes."""
-    signature = served.signatures["in_metre" if in_metre else "serving_default"]
+    signature = served.signatures["constrained" if constrained else "serving_default"]
     texts: list[str] = []
     for start in range(0, count, 100):
         rows = min(100, count - start)
         outputs = signature(
-            prime=tf.constant([prime] * rows),
+            prompt=tf.constant([prompt] * rows),
             length=tf.constant(length),
             temperature=tf.constant(temperature),
             top_p=tf.constant(top_p),
@@ -79,13 +79,13 @@ def evaluate(
     served: Any,
     music: Tunes | Rolls,
     splits: Sequence[str],
-    samples: int,
+    num_samples: int,
     temperature: float,
     top_p: float,
     length: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Metrics by split; and for tunes of what is written `free` and `in_metre`."""
+    """Metrics by split; and for tunes of what is written `free` and `constrained`."""
     metrics: dict[str, dict[str, float]] = {}
     counted: NgramModel | None = None
     for split in splits:
@@ -97,11 +97,11 @@ def evaluate(
             counted = counted or NgramModel([tune.text for tune in music.splits["train"]], LONGEST_ORDER)
             order, simple = best_order(counted, [tune.text for tune in music.splits[split]])
             metrics[split] |= {f"bits_of_order_{order}": simple, "below_that": 1 - bits / simple}
-    if isinstance(music, Tunes) and samples:
+    if isinstance(music, Tunes) and num_samples:
         copies = Copies(music.splits["train"]) if "train" in music.splits else None
-        for name, in_metre in (("free", False), ("in_metre", True)):
-            print(f"writing and judging {samples} tunes, {name.replace('_', ' ')}", flush=True)
-            texts = draw_tunes(served, samples, temperature, top_p, seed, length, in_metre)
+        for name, constrained in (("free", False), ("constrained", True)):
+            print(f"writing and judging {num_samples} tunes, {name.replace('_', ' ')}", flush=True)
+            texts = draw_tunes(served, num_samples, temperature, top_p, seed, length, constrained)
             metrics[name] = tune_metrics(texts, copies)
     return metrics
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--frame-beats", type=cli.number(float, "(0, inf)"), default=0.25, help="as for training")
     parser.add_argument("--seed", type=int, default=0, help="of what is written")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
-    parser.add_argument("--samples", type=cli.number(int, "[0, inf)"), default=200, help="tunes to write and judge; 0: none")
+    parser.add_argument("--num-samples", type=cli.number(int, "[0, inf)"), default=200, help="tunes to write and judge; 0: none")
     parser.add_argument("--temperature", type=cli.number(float, "[0, 1000]"), default=0.8)
     parser.add_argument("--top-p", type=cli.number(float, "(0, 1]"), default=0.95)
     parser.add_argument("--length", type=cli.number(int, "[1, inf)"), default=800, help="tokens of a tune, at most")
@@ -135,7 +135,7 @@ def main() -> None:
 
     music, split = choose_split(load, arguments.data, arguments.split)
     warn_of_training_rows(arguments.export, music.rows(split), split)
-    drawing = {name: getattr(arguments, name) for name in ("samples", "temperature", "top_p", "length", "seed")}
+    drawing = {name: getattr(arguments, name) for name in ("num_samples", "temperature", "top_p", "length", "seed")}
     metrics = evaluate(served, music, [split], **drawing)
     print_metrics(metrics)
     print(cli.as_json({"split": split, **metrics.pop(split), **metrics}))

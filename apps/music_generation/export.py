@@ -32,11 +32,11 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     warm_up: dict[str, Any] = {"length": np.int32(8), "temperature": np.float32(1), "seed": np.int32(0)}
     if isinstance(model, TuneModel):
         headers = json.loads((run / "headers.json").read_text())
-        writer = TuneWriter(model, TuneVocabulary.load(run), headers, config.top_k, config.max_length_tokens)
+        writer = TuneWriter(model, TuneVocabulary.load(run), headers, config.top_k, config.max_length)
         signatures = tune_signatures(writer)
-        warm_up |= {"prime": [b""], "top_p": np.float32(1)}
+        warm_up |= {"prompt": [b""], "top_p": np.float32(1)}
     else:
-        writer = RollWriter(model, config.max_length_tokens)
+        writer = RollWriter(model, config.max_length)
         signatures = roll_signatures(writer)
         warm_up |= {"frames": np.zeros((1, 0, KEYS), np.uint8)}
     write_saved_model(folder, [writer], signatures, warm_up, vocabulary_files(run))

@@ -25,37 +25,41 @@ class _Carrying(keras.Model):
     """A stack of recurrent layers that, in training, starts each chunk from where the chunk before it ended.
 
     Args:
-        rows: streams side by side in training.
-        units, depth, cell: of the stack.
+        batch_size: streams side by side in training.
+        units, num_layers, cell: of the stack.
         dropout: of each layer's input and of the last layer's output.
         recurrent_dropout: of the states, one mask a chunk (Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287).
-        identity: start the recurrent weights of `simple_rnn` as the identity, with ReLU (Le et al. 2015,
+        irnn: start the recurrent weights of `simple_rnn` as the identity, with ReLU (Le et al. 2015,
             https://arxiv.org/abs/1504.00941).
     """
 
     def __init__(
         self,
-        rows: int = 32,
+        batch_size: int = 32,
         *,
         units: int = 512,
-        depth: int = 2,
+        num_layers: int = 2,
         cell: str = "lstm",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
-        identity: bool = False,
+        irnn: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if identity and cell != "simple_rnn":
-            raise ValueError(
-                f"identity: the cell is {cell}; this initialisation is for simple_rnn. Pass that cell, or no identity."
-            )
-        self.settings: dict[str, Any] = {"rows": rows, "units": units, "depth": depth, "cell": cell, "dropout": dropout}
-        self.settings |= {"recurrent_dropout": recurrent_dropout, "identity": identity}
+        if irnn and cell != "simple_rnn":
+            raise ValueError(f"irnn: the cell is {cell}; this initialisation is for simple_rnn. Pass that cell, or no irnn.")
+        self.settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "units": units,
+            "num_layers": num_layers,
+            "cell": cell,
+            "dropout": dropout,
+        }
+        self.settings |= {"recurrent_dropout": recurrent_dropout, "irnn": irnn}
         options: dict[str, Any] = {"return_sequences": True, "return_state": True, "recurrent_dropout": recurrent_dropout}
-        if identity:
+        if irnn:
             options |= {"activation": "relu", "recurrent_initializer": "identity"}
-        self.levels = [CELLS[cell](units, **options, name=f"level_{i + 1}") for i in range(depth)]
+        self.levels = [CELLS[cell](units, **options, name=f"level_{i + 1}") for i in range(num_layers)]
         self.drop = keras.layers.Dropout(dropout)
         self.own_rows = slice(None)
         self.gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows
@@ -66,9 +70,11 @@ class _Carrying(keras.Model):
         Raises:
             DataError: the rows can't be shared evenly.
         """
-        rows = self.settings["rows"]
+        rows = self.settings["batch_size"]
         if rows % workers.count:
-            raise DataError(f"--rows {rows}: can't be shared by {workers.count} workers. Pass a multiple of {workers.count}.")
+            raise DataError(
+                f"--batch-size {rows}: can't be shared by {workers.count} workers. Pass a multiple of {workers.count}."
+            )
         each = rows // workers.count
         self.own_rows = slice(workers.index * each, (workers.index + 1) * each)
         self.gather_rows = workers.gather
@@ -80,7 +86,7 @@ class _Carrying(keras.Model):
             features = self.settings["units"]
         self.carried = [
             [
-                self.add_weight(shape=(self.settings["rows"], size), initializer="zeros", trainable=False, name="carried")
+                self.add_weight(shape=(self.settings["batch_size"], size), initializer="zeros", trainable=False, name="carried")
                 for size in level.state_sizes
             ]
             for level in self.levels

@@ -1,9 +1,9 @@
 """Let an exported model write music.
 
-    python -m apps.music_generation.predict saved_models/music_generation --out tune [--prime "M:6/8\\nL:1/8\\nK:D\\n"]
+    python -m apps.music_generation.predict saved_models/music_generation --out tune [--prompt "M:6/8\\nL:1/8\\nK:D\\n"]
 
 Tunes are printed as ABC, and with `--out` written as .abc, .mid, .wav, .svg and .png. A model of piano rolls needs
-`--out`; its prime is a .mid file.
+`--out`; its prompt is a .mid file.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.music_generation.predict", allow_abbrev=False)
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument(
-        "prime", nargs="*", help="beginnings: ABC (\\n ends a line), an .abc or a .mid file; '-' reads ABC, one a line"
+        "prompt", nargs="*", help="beginnings: ABC (\\n ends a line), an .abc or a .mid file; '-' reads ABC, one a line"
     )
     parser.add_argument("--out", type=Path, help="name of the files, without ending")
     parser.add_argument("--length", type=int, help="tokens or frames; default: until the tune ends, 128 frames")
@@ -43,33 +43,33 @@ def main() -> None:
         raise DataError(
             f"--top-p {arguments.top_p}, --temperature {arguments.temperature}; expected 0 < top-p <= 1, temperature >= 0."
         )
-    primes = cli.read_inputs(arguments.prime) or [""]
-    for number, prime in enumerate(primes):
-        out = arguments.out if arguments.out is None or len(primes) == 1 else Path(f"{arguments.out}_{number + 1}")
-        result = (_tune if writes_tunes(served) else _roll)(served, prime, out, arguments)
+    prompts = cli.read_inputs(arguments.prompt) or [""]
+    for number, prompt in enumerate(prompts):
+        out = arguments.out if arguments.out is None or len(prompts) == 1 else Path(f"{arguments.out}_{number + 1}")
+        result = (_tune if writes_tunes(served) else _roll)(served, prompt, out, arguments)
         if arguments.json:
-            print(json.dumps({"prime": prime, **result}, ensure_ascii=False))
+            print(json.dumps({"prompt": prompt, **result}, ensure_ascii=False))
         else:
             print("\n".join([*([result["abc"]] if "abc" in result else []), *result["files"]]))
 
 
-def _tune(served: Any, prime: str, out: Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    text = read_text(Path(prime)) if prime.endswith(".abc") else prime.replace("\\n", "\n")
+def _tune(served: Any, prompt: str, out: Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    text = read_text(Path(prompt)) if prompt.endswith(".abc") else prompt.replace("\\n", "\n")
     length = arguments.length or 10_000  # the export has its own limit
-    drawing = (arguments.temperature, arguments.top_p, arguments.seed, length, arguments.in_metre)
-    abc = draw_tunes(served, 1, *drawing, prime=text)[0]
+    drawing = (arguments.temperature, arguments.top_p, arguments.seed, length, arguments.constrained)
+    abc = draw_tunes(served, 1, *drawing, prompt=text)[0]
     return {"abc": abc, "files": [str(file) for file in write_tune(abc, out)] if out else []}
 
 
-def _roll(served: Any, prime: str, out: Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
+def _roll(served: Any, prompt: str, out: Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
     if out is None:
         raise DataError("--out is missing; a piano roll is written as files. Pass --out NAME.")
     try:
-        frames = read_midi(Path(prime), arguments.frame_beats) if prime else np.zeros((0, KEYS), np.uint8)
+        frames = read_midi(Path(prompt), arguments.frame_beats) if prompt else np.zeros((0, KEYS), np.uint8)
     except ValueError as error:
-        raise DataError(f"{prime}: {error}. Pass a .mid file.") from None
+        raise DataError(f"{prompt}: {error}. Pass a .mid file.") from None
     written = continue_roll(served, frames, arguments.length or 128, arguments.temperature, arguments.seed)
-    files = write_roll(written, out, arguments.frame_beats, primed=len(frames))
+    files = write_roll(written, out, arguments.frame_beats, prompted=len(frames))
     return {"frames": len(written), "files": [str(file) for file in files]}
 
 
@@ -83,15 +83,15 @@ def continue_roll(served: Any, frames: np.ndarray, length: int, temperature: flo
 def write_example(served: Any, music: Tunes | Rolls, path: Path, frame_beats: float) -> list[Path]:
     """A tune in metre, or a piece that goes on from the beginning of a held-out one; as files."""
     if isinstance(music, Tunes):
-        abc = draw_tunes(served, 1, 0.8, 0.95, 1, 10_000, in_metre=True)[0]
+        abc = draw_tunes(served, 1, 0.8, 0.95, 1, 10_000, constrained=True)[0]
         try:
             return write_tune(abc, path)
         except DataError as error:  # of a model that has learned little
             print(error)
             return [path.with_suffix(".abc")]
-    prime = music.splits["validation"][0][:32]
-    written = continue_roll(served, prime, 96, 1.0, 0)
-    return write_roll(written, path, frame_beats, primed=len(prime))
+    prompt = music.splits["validation"][0][:32]
+    written = continue_roll(served, prompt, 96, 1.0, 0)
+    return write_roll(written, path, frame_beats, prompted=len(prompt))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ class RollWriter(tf.Module):
         self.model, self.max_length = model, max_length
 
     def write(self, frames: tf.Tensor, length: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The frames (n, time, keys) and `length` more; the time of the prime may be 0."""
+        """The frames (n, time, keys) and `length` more; the time of the prompt may be 0."""
         count, before = tf.shape(frames)[0], tf.shape(frames)[1]
         _check_length(before)
-        prime = tf.transpose(tf.cast(frames > 0, tf.float32), [1, 0, 2])
+        prompt = tf.transpose(tf.cast(frames > 0, tf.float32), [1, 0, 2])
         total = before + tf.clip_by_value(tf.cast(length, tf.int32), 0, self.max_length)
         seeds = tf.stack([tf.cast(seed, tf.int32), 0])
         steps = tf.maximum(total, 1)  # an array of nothing can't be stacked
@@ -35,7 +35,7 @@ class RollWriter(tf.Module):
         def body(t, last, states, written):
             dependence, states = self.model.step(last, states)
             drawn = self._draw(dependence, temperature, uniform[t])
-            frame = tf.cond(t < before, lambda: prime[tf.minimum(t, before - 1)], lambda: drawn)
+            frame = tf.cond(t < before, lambda: prompt[tf.minimum(t, before - 1)], lambda: drawn)
             frame.set_shape([None, KEYS])
             return t + 1, frame, states, written.write(t, frame)
 
@@ -71,7 +71,7 @@ class RollWriter(tf.Module):
         frame = tf.while_loop(lambda k, *_: k < KEYS, body, (0, hidden, frame), parallel_iterations=1)[2]
         return tf.transpose(frame.stack())
 
-    def go_on(self, frame: tf.Tensor, state: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def decode_step(self, frame: tf.Tensor, state: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Read the frame that sounds now (n, keys) and draw the next; a piece begins with silence and a state of zeros."""
         sizes = [size for level in self.model.levels for size in level.state_sizes]
         parts = iter(tf.split(tf.cast(state, self.model.compute_dtype), sizes, axis=1))
@@ -102,7 +102,7 @@ def _check_length(time: tf.Tensor) -> None:
 
 
 def roll_signatures(writer: RollWriter) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do. `serving_fast` lets sound what is more probable than not."""
+    """What the export can do. `serving_greedy` lets sound what is more probable than not."""
     frames = tf.TensorSpec([None, None, KEYS], tf.uint8, "frames")
     temperature = tf.TensorSpec([], tf.float32, "temperature")
     seed = tf.TensorSpec([], tf.int32, "seed")
@@ -110,12 +110,12 @@ def roll_signatures(writer: RollWriter) -> dict[str, tuple[Any, list[tf.TensorSp
     size = sum(size for level in writer.model.levels for size in level.state_sizes)
     state = tf.TensorSpec([None, size], tf.float32, "state")
 
-    def serving_fast(frames, length):
+    def serving_greedy(frames, length):
         return writer.write(frames, length, tf.constant(0.0), tf.constant(0))
 
     return {
         "serving_default": (writer.write, [frames, length, temperature, seed]),
-        "serving_fast": (serving_fast, [frames, length]),
-        "go_on": (writer.go_on, [tf.TensorSpec([None, KEYS], tf.uint8, "frame"), state, temperature, seed]),
+        "serving_greedy": (serving_greedy, [frames, length]),
+        "decode_step": (writer.decode_step, [tf.TensorSpec([None, KEYS], tf.uint8, "frame"), state, temperature, seed]),
         "score": (writer.score, [frames, tf.TensorSpec([None], tf.int32, "lengths")]),
     }

@@ -67,17 +67,17 @@ def with_open_repeats(abc: str) -> str:
     return head + key + "".join(parts)
 
 
-def write_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> list[Path]:
+def write_roll(frames: np.ndarray, path: Path, frame_beats: float, prompted: int = 0) -> list[Path]:
     """Write `path` with the endings .mid, .wav and .png; return them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     midi = midi_bytes(frames, frame_beats)
     path.with_suffix(".mid").write_bytes(midi)
-    draw_roll(frames, path.with_suffix(".png"), frame_beats, primed)
+    draw_roll(frames, path.with_suffix(".png"), frame_beats, prompted)
     return [path.with_suffix(".mid"), path.with_suffix(".png"), _wav(midi, path)]
 
 
-def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 0) -> None:
-    """A piano-roll picture: time to the right, pitch upwards; the prime is grey."""
+def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, prompted: int = 0) -> None:
+    """A piano-roll picture: time to the right, pitch upwards; the prompt is grey."""
     frames = np.asarray(frames)
     keys = np.flatnonzero(frames.any(axis=0))
     low, high = (keys[0] - 2, keys[-1] + 3) if len(keys) else (27, 64)
@@ -86,7 +86,7 @@ def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, primed: int = 
     for row in range(high - low):
         if 0 <= low + row < frames.shape[1]:
             shown[row] = frames[:, low + row]
-    shown[:, :primed] *= 0.4
+    shown[:, :prompted] *= 0.4
     extent = (0, len(frames) * frame_beats, low + LOWEST - 0.5, high + LOWEST - 0.5)
     axis.imshow(shown, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1, extent=extent, interpolation="nearest")
     octaves = [note for note in range(low + LOWEST, high + LOWEST) if note % 12 == 0]

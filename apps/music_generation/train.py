@@ -41,9 +41,9 @@ APPLICATION = "music_generation"
 class Config:
     data: Annotated[str, "embedded, an .abc file, .mid files, a folder of them, or one with train.npz"] = "embedded"
     music: Annotated[Literal["auto", "tunes", "rolls"], "tunes in ABC, or piano rolls; auto: what the files are"] = "auto"
-    run: Annotated[str | None, "folder of the run; default runs/music_generation/<time>"] = None
-    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
-    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    run_dir: Annotated[str | None, "folder of the run; default runs/music_generation/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run-dir, or the newest one"] = False
+    export_dir: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
@@ -53,16 +53,16 @@ class Config:
     workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
     # data
     validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
-    tokens: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
+    tokenizer: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
         "characters"
     )
-    transposed: Annotated[float, "share of the tunes or pieces that each epoch moves to another key", "[0, 1]"] = 0.5
+    transpose_prob: Annotated[float, "share of the tunes or pieces that each epoch moves to another key", "[0, 1]"] = 0.5
     frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes", "(0, inf)"] = 0.25
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "lstm"
-    identity: Annotated[bool, "simple_rnn with ReLU, its recurrent weights the identity at first"] = False
+    irnn: Annotated[bool, "simple_rnn with ReLU, its recurrent weights the identity at first"] = False
     units: Annotated[int, "size of the states", "[1, inf)"] = 512
-    depth: Annotated[int, "recurrent layers", "[1, inf)"] = 2
+    num_layers: Annotated[int, "recurrent layers", "[1, inf)"] = 2
     embedding_size: Annotated[int, "size of a token's vector", "[1, inf)"] = 64
     frame: Annotated[Literal["nade", "independent"], "the keys of a frame: one by one, or apart"] = "nade"
     hidden: Annotated[int, "of the keys one by one", "[1, inf)"] = 64
@@ -70,30 +70,28 @@ class Config:
     recurrent_dropout: Annotated[float, "of the states", "[0, 1)"] = 0.0
     # training
     epochs: Annotated[int, "passes over the training split", "[1, inf)"] = 40
-    rows: Annotated[int, "streams side by side", "[1, inf)"] = 32
+    batch_size: Annotated[int, "streams side by side", "[1, inf)"] = 32
     bptt_steps: Annotated[int, "steps that a gradient flows back; the state goes on", "[1, inf)"] = 64
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 3e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
-    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.99
+    ema_momentum: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.99
     patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 12
     # generation
-    samples: Annotated[int, "tunes drawn after training to measure what is written; 0: none", "[0, inf)"] = 200
+    num_samples: Annotated[int, "tunes drawn after training to measure what is written; 0: none", "[0, inf)"] = 200
     temperature: Annotated[float, "of these", "(0, inf)"] = 0.8
     top_p: Annotated[float, "of these", "(0, 1]"] = 0.95
     top_k: Annotated[int, "of the export; 0: all tokens", "[0, inf)"] = 0
-    max_length_tokens: Annotated[int, "of a tune or piece that is written", "[1, inf)"] = 800
+    max_length: Annotated[int, "of a tune or piece that is written", "[1, inf)"] = 800
 
 
-STACK_FLAGS = "rows units depth cell dropout recurrent_dropout identity".split()
+STACK_FLAGS = "batch_size units num_layers cell dropout recurrent_dropout irnn".split()
 
 
 def main() -> None:
     config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset)
     config = dataclasses.replace(config, music=what_music(config))
-    if config.identity and config.cell != "simple_rnn":
-        raise DataError(
-            f"--identity is for --cell simple_rnn; the cell is {config.cell}. Pass that cell, or leave --identity out."
-        )
+    if config.irnn and config.cell != "simple_rnn":
+        raise DataError(f"--irnn is for --cell simple_rnn; the cell is {config.cell}. Pass that cell, or leave --irnn out.")
     train(config)
 
 
@@ -116,10 +114,10 @@ def train(config: Config) -> dict[str, float]:
     device = runs.prepare_device(config.seed, config.precision)
     stack = {name: getattr(config, name) for name in STACK_FLAGS}
     order: dict[str, Any] = {
-        "rows": config.rows,
+        "rows": config.batch_size,
         "steps": config.bptt_steps,
         "seed": config.seed,
-        "transposed": config.transposed,
+        "transposed": config.transpose_prob,
     }
 
     # -- data and model
@@ -127,7 +125,7 @@ def train(config: Config) -> dict[str, float]:
     model: Any
     if config.music == "tunes":
         music = load_tunes(config.data, config.validation_tunes)
-        vocabulary = learn_tune_vocabulary(music.splits["train"], config.tokens, config.transposed > 0)
+        vocabulary = learn_tune_vocabulary(music.splits["train"], config.tokenizer, config.transpose_prob > 0)
         streams = partial(tune_streams, music.splits["train"], vocabulary, **order)
         held_out = whole_tunes(music.splits["validation"], vocabulary)
         model = TuneModel(vocabulary.size, config.embedding_size, **stack)
@@ -153,14 +151,14 @@ def train(config: Config) -> dict[str, float]:
 
     # -- training
     _, steps = streams(batches=1)
-    options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
+    options = {"global_clipnorm": config.clip_norm, "use_ema": config.ema_momentum > 0, "ema_momentum": config.ema_momentum}
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
     model.compile(workers.optimizer(keras.optimizers.Adam)(schedule, **options), loss, jit_compile=workers.jit_compile)
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{validation.name}", config.patience)
     restored = checkpoint.restore(model, streams(batches=1)[0]) if config.resume else None
     model.share_rows(workers)
     facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}
-    facts |= workers.facts(config.rows, "rows")
+    facts |= workers.facts(config.batch_size, "rows")
     runs.announce({**facts, "run": str(folder)})
     start_step = workers.begin(model, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
@@ -182,15 +180,15 @@ def train(config: Config) -> dict[str, float]:
     model.save(folder / "model.keras")
 
     # -- export, and the metrics of what was exported
-    drawing = {name: getattr(config, name) for name in ("samples", "temperature", "top_p", "seed")}
+    drawing = {name: getattr(config, name) for name in ("num_samples", "temperature", "top_p", "seed")}
     if not config.force_export:
         constant = constant_loss if config.music == "tunes" else constant_frame_loss
         checkpoint.refuse_worse_than({"val_loss": constant(held_out)})
-    with new_version(Path(config.export_to), config.export) as version:
+    with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, music.rows("train"))
         served = load_export(version.folder)
-        metrics = report(served, music, folder, length=config.max_length_tokens, **drawing)
+        metrics = report(served, music, folder, length=config.max_length, **drawing)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, music, folder / "example", config.frame_beats)
     print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version}  {size}")

@@ -71,18 +71,18 @@ class TuneWriter(tf.Module):
     # -- the signatures
 
     def write(
-        self, prime: tf.Tensor, length: Any, temperature: Any, top_p: Any, seed: Any, constrained: bool
+        self, prompt: tf.Tensor, length: Any, temperature: Any, top_p: Any, seed: Any, constrained: bool
     ) -> dict[str, tf.Tensor]:
-        """Continue each prime until its tune ends; with `constrained`, every bar is as long as the metre says.
+        """Continue each prompt until its tune ends; with `constrained`, every bar is as long as the metre says.
 
-        A prime that is far longer than a tune may become comes back as it is.
+        A prompt that is far longer than a tune may become comes back as it is.
         """
-        count = tf.shape(prime)[0]
+        count = tf.shape(prompt)[0]
         length, temperature, top_p, seed = (
             _one_or_each(value, name, count)
             for value, name in ((length, "length"), (temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
         )
-        whole = tf.strings.unicode_transcode(prime, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
+        whole = tf.strings.unicode_transcode(prompt, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
         too_long = tf.strings.length(whole, "UTF8_CHAR") > PRIME_LIMIT * self.max_length
         heading, text = self._plain(tf.where(too_long, "", whole), tf.cast(seed, tf.int32), constrained)
         ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
@@ -119,7 +119,7 @@ class TuneWriter(tf.Module):
             written = tf.where(lengths < limit - 1, written, tf.strings.regex_replace(written, r"[^|\n]*(?:\[\d?)?$", ""))
         return {"abc": tf.where(too_long, whole, tf.strings.join([heading, text, written]))}
 
-    def go_on(self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, seed: Any) -> dict[str, tf.Tensor]:
+    def decode_step(self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, seed: Any) -> dict[str, tf.Tensor]:
         """Read more of each tune and draw the sign that comes next; `state` of zeros is the beginning of a tune."""
         count = tf.shape(text)[0]
         temperature, top_p, seed = (
@@ -185,12 +185,12 @@ class TuneWriter(tf.Module):
         )
         return states, logits
 
-    def _plain(self, prime: tf.Tensor, seed: tf.Tensor, constrained: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """What stands before a tune's music, and the prime in the plain form, with a header if it needs one."""
-        prime = tf.strings.regex_replace(prime, r"\r|%[^\n]*|(?m:[ \t]+$)", "")
-        heading = tf.strings.regex_replace(prime, r"(?m)^(?:[MLK]:|[^A-Za-z]|[A-Za-z][^:]).*$\n?", "")
+    def _plain(self, prompt: tf.Tensor, seed: tf.Tensor, constrained: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """What stands before a tune's music, and the prompt in the plain form, with a header if it needs one."""
+        prompt = tf.strings.regex_replace(prompt, r"\r|%[^\n]*|(?m:[ \t]+$)", "")
+        heading = tf.strings.regex_replace(prompt, r"(?m)^(?:[MLK]:|[^A-Za-z]|[A-Za-z][^:]).*$\n?", "")
         heading = tf.where(tf.strings.regex_full_match(heading, r"X:(?s:.*)"), heading, tf.strings.join(["X:1\n", heading]))
-        text = tf.strings.regex_replace(prime, r"(?m)^[A-JN-Za-z]:.*$\n?", "")
+        text = tf.strings.regex_replace(prompt, r"(?m)^[A-JN-Za-z]:.*$\n?", "")
         text = tf.strings.regex_replace(text, r"(?m)^([MLK]):[ \t]+", r"\1:")
         text = tf.strings.regex_replace(tf.strings.regex_replace(text, r"M:4/4", "M:C"), r"M:2/2", "M:C|")
         text = tf.strings.regex_replace(text, r"(?m)^K:([A-G][#b]?)$", r"K:\1maj")
@@ -202,7 +202,7 @@ class TuneWriter(tf.Module):
         needs = ~has_key & (constrained | ((text != "") & ~opens))
         wanted = tf.where(opens, text, "")
         weights = tf.where(self._begin_with(wanted), self.header_weights, NEVER)
-        header = tf.gather(self.headers, draw(weights, random_numbers(seed + 1_000_003, tf.shape(prime)[0], 1)[:, 0]))
+        header = tf.gather(self.headers, draw(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0]))
         whole = tf.strings.join([_field(text, "M", "C"), _field(text, "L", "1/8"), _field(text, "K", "Cmaj"), _body(text)])
         text = tf.where(needs, tf.strings.join([header, tf.where(opens, "", text)]), tf.where(has_key, whole, text))
         return heading, text
@@ -258,9 +258,9 @@ def _body(text: tf.Tensor) -> tf.Tensor:
 
 
 def tune_signatures(writer: TuneWriter) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do; each number may be one for all rows or one for each. `serving_fast` takes the most probable token
+    """What the export can do; each number may be one for all rows or one for each. `serving_greedy` takes the most probable token
     each time."""
-    prime = tf.TensorSpec([None], tf.string, "prime")
+    prompt = tf.TensorSpec([None], tf.string, "prompt")
     drawing = [
         tf.TensorSpec(None, tf.float32, "temperature"),
         tf.TensorSpec(None, tf.float32, "top_p"),
@@ -270,19 +270,19 @@ def tune_signatures(writer: TuneWriter) -> dict[str, tuple[Any, list[tf.TensorSp
     state = tf.TensorSpec([None, writer.state_size], tf.float32, "state")
     text = tf.TensorSpec([None], tf.string, "text")
 
-    def serving_default(prime, length, temperature, top_p, seed):
-        return writer.write(prime, length, temperature, top_p, seed, constrained=False)
+    def serving_default(prompt, length, temperature, top_p, seed):
+        return writer.write(prompt, length, temperature, top_p, seed, constrained=False)
 
-    def serving_fast(prime, length):
-        return writer.write(prime, length, 0.0, 1.0, 0, constrained=False)
+    def serving_greedy(prompt, length):
+        return writer.write(prompt, length, 0.0, 1.0, 0, constrained=False)
 
-    def in_metre(prime, length, temperature, top_p, seed):
-        return writer.write(prime, length, temperature, top_p, seed, constrained=True)
+    def constrained(prompt, length, temperature, top_p, seed):
+        return writer.write(prompt, length, temperature, top_p, seed, constrained=True)
 
     return {
-        "serving_default": (serving_default, [prime, length, *drawing]),
-        "serving_fast": (serving_fast, [prime, length]),
-        "in_metre": (in_metre, [prime, length, *drawing]),
-        "go_on": (writer.go_on, [text, state, *drawing]),
+        "serving_default": (serving_default, [prompt, length, *drawing]),
+        "serving_greedy": (serving_greedy, [prompt, length]),
+        "constrained": (constrained, [prompt, length, *drawing]),
+        "decode_step": (writer.decode_step, [text, state, *drawing]),
         "score": (writer.score, [text]),
     }

@@ -27,7 +27,7 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     write_saved_model(
         folder,
         [vocabulary],
-        serving_signatures(model, vocabulary, labels, config.max_length_tokens),
+        serving_signatures(model, vocabulary, labels, config.max_length),
         warm_up={"text": [b"a fine film", b""]},
         files={"labels.txt": "\n".join(labels) + "\n", **vocabulary_files(run)},
     )

@@ -17,7 +17,7 @@ from keras import ops
 import layers
 from apps.common.attention_decoder import CELLS
 from apps.common.sequences import within
-from data_pipelines.steps import shorten
+from data_pipelines.batching import shorten
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 LARGEST_REQUEST = 2**19  # tokens, padding counted
@@ -115,7 +115,7 @@ def recurrent_classifier(
     *,
     cell: str,
     units: int,
-    depth: int,
+    num_layers: int,
     embedding_size: int,
     pooling: str,
     dropout: float,
@@ -127,10 +127,10 @@ def recurrent_classifier(
     x = WordDropout(word_dropout)(ids)
     x = keras.layers.Embedding(vocabulary_size, embedding_size, mask_zero=True, name="embedding")(x)
     x = keras.layers.SpatialDropout1D(embedding_dropout)(x)
-    for level in range(depth):
-        sequences = level < depth - 1 or pooling == "attention"
+    for level in range(num_layers):
+        sequences = level < num_layers - 1 or pooling == "attention"
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=sequences), name=f"recurrent_{level + 1}")(x)
-        if level < depth - 1:
+        if level < num_layers - 1:
             x = keras.layers.Dropout(dropout)(x)
     pooled, attention = AttentionPooling(name="pooling")(x) if pooling == "attention" else LastState(name="pooling")(ids, x)
     pooled = keras.layers.Dropout(dropout)(pooled)
@@ -146,18 +146,16 @@ def bag_of_words_classifier(vocabulary_size: int, classes: int) -> keras.Model:
     return keras.Model(ids, {"logits": logits, "attention": attention})
 
 
-def serving_signatures(
-    model: keras.Model, vocabulary: Vocabulary, labels: Sequence[str], max_length_tokens: int
-) -> dict[str, Any]:
+def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Sequence[str], max_length: int) -> dict[str, Any]:
     """Strings in, labels out: the functions of the export with their input specs.
 
     `serving_default` gives `label`, `probability`, `tokens`, `attention`, and which of the tokens are `unknown` to the
-    vocabulary; `serving_fast` the first two; `probabilities` gives all classes.
+    vocabulary; `serving_greedy` the first two; `probabilities` gives all classes.
     """
     names = tf.constant(list(labels))
 
     def run(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        tokens = shorten(vocabulary.tokenize(text), max_length_tokens)
+        tokens = shorten(vocabulary.tokenize(text), max_length)
         ids = vocabulary.ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
         ids = within(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
@@ -181,5 +179,5 @@ def serving_signatures(
         return {"probabilities": values, "labels": tf.repeat(names[None], tf.shape(values)[0], axis=0)}
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
-    functions = {"serving_default": classify, "serving_fast": classify_fast, "probabilities": probabilities}
+    functions = {"serving_default": classify, "serving_greedy": classify_fast, "probabilities": probabilities}
     return {name: (function, specs) for name, function in functions.items()}

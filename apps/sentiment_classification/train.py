@@ -24,8 +24,8 @@ from apps.sentiment_classification.export import DESCRIPTION, write
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
+from data_pipelines.batching import Batches, bucket_boundaries
 from data_pipelines.reviews import Review, Reviews, encode, load_reviews, load_texts, review_batches
-from data_pipelines.steps import Batches, bucket_boundaries
 from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
 
 APPLICATION = "sentiment_classification"
@@ -35,9 +35,9 @@ APPLICATION = "sentiment_classification"
 class Config:
     data: Annotated[str, "embedded, tfds:NAME[/config], or a .tsv/.csv file or folder with columns text and label"] = "embedded"
     validation_rows: Annotated[str | None, "file with the row numbers (0 = first) of the validation part"] = None
-    run: Annotated[str | None, "folder of the run; default runs/sentiment_classification/<time>"] = None
-    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
-    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    run_dir: Annotated[str | None, "folder of the run; default runs/sentiment_classification/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run-dir, or the newest one"] = False
+    export_dir: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
@@ -48,14 +48,14 @@ class Config:
     data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
     # text
-    tokens: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
+    tokenizer: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
     vocabulary_size: Annotated[int, "most frequent tokens of the training split", "[8, inf)"] = 30_000
     min_count: Annotated[int, "leave out rarer words", "[1, inf)"] = 2
-    max_length_tokens: Annotated[int, "longer texts lose their middle", "[1, inf)"] = 400
+    max_length: Annotated[int, "longer texts lose their middle", "[1, inf)"] = 400
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
     units: Annotated[int, "size of the state, each direction", "[1, inf)"] = 96
-    depth: Annotated[int, "bidirectional layers", "[1, inf)"] = 1
+    num_layers: Annotated[int, "bidirectional layers", "[1, inf)"] = 1
     embedding_size: Annotated[int, "size of a word vector", "[1, inf)"] = 128
     pooling: Annotated[Literal["attention", "last"], "how a sequence becomes one vector"] = "attention"
     dropout: Annotated[float, "between layers", "[0, 1)"] = 0.5
@@ -100,12 +100,12 @@ def train(config: Config) -> dict[str, float]:
     if (folder / "vocabulary.json").exists():
         vocabulary = load_vocabulary(folder)
     else:
-        vocabulary = learn_vocabulary(config.tokens, texts, config.vocabulary_size, config.min_count)
+        vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
         vocabulary.save(folder)
-    lengths = encode(texts, vocabulary, config.max_length_tokens).row_lengths().numpy().tolist()
+    lengths = encode(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
     options: dict[str, Any] = {
-        "max_length_tokens": config.max_length_tokens,
-        "boundaries": bucket_boundaries([*lengths, config.max_length_tokens], config.max_length_tokens),
+        "max_length": config.max_length,
+        "boundaries": bucket_boundaries([*lengths, config.max_length], config.max_length),
         "batch_size": config.batch_size,
     }
     validation = review_batches(reviews.splits["validation"], reviews.labels, vocabulary, **options)
@@ -115,7 +115,7 @@ def train(config: Config) -> dict[str, float]:
     if config.baseline == "bag-of-words":
         model = bag_of_words_classifier(vocabulary.size, classes)
     else:
-        names = ("cell", "units", "depth", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout")
+        names = ("cell", "units", "num_layers", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout")
         model = recurrent_classifier(vocabulary.size, classes, **{name: getattr(config, name) for name in names})
     trainer = keras.Model(model.input, model.output["logits"])
 
@@ -166,7 +166,7 @@ def train(config: Config) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.refuse_worse_than(_constant_guess(reviews))
-    with new_version(Path(config.export_to), config.export) as version:
+    with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, reviews.rows("train"))
         served = load_export(version.folder)
@@ -193,7 +193,7 @@ def _facts(config, reviews, vocabulary_size, model, device, folder) -> dict[str,
         "device": f"{device}, {config.precision}",
         "examples": f"{counts}; classes {', '.join(reviews.labels)}",
         **({"empty": f"texts: {empty}; kept, and predicted from no words"} if empty else {}),
-        "vocabulary": f"{vocabulary_size:,} {config.tokens}",
+        "vocabulary": f"{vocabulary_size:,} {config.tokenizer}",
         "parameters": f"{model.count_params():,}",
         "run": str(folder),
     }

@@ -23,13 +23,13 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
     config, vocabularies = formats.read_config(run), Vocabularies.load(run)
     assert vocabularies is not None, run  # training saved it
-    search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "block_ngrams")}
+    search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "no_repeat_ngram_size")}
     languages = config.source_lang, config.target_lang
-    search |= {"width": config.beam_width, "best": config.beam_width}
+    search |= {"width": config.beam_size, "best": config.beam_size}
     write_saved_model(
         folder,
         [vocabularies.source, vocabularies.target, vocabularies.words],
-        serving_signatures(model, vocabularies, config.max_length_tokens, languages, config.split_sentences, **search),
+        serving_signatures(model, vocabularies, config.max_length, languages, config.split_sentences, **search),
         warm_up={"text": [b"a warm-up request", b""]},
         files={
             "languages.txt": f"{config.source_lang}\n{config.target_lang}\n",

@@ -22,13 +22,13 @@ Tensor = Any
 class RecurrentEncoder(keras.layers.Layer):
     """Stacked recurrent layers, in both directions or in one: (batch, time, size) -> (batch, time, units), final states."""
 
-    def __init__(self, units: int, cell: str, depth: int, bidirectional: bool, dropout: float, **kwargs: Any) -> None:
+    def __init__(self, units: int, cell: str, num_layers: int, bidirectional: bool, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units, self.cell, self.depth = units, cell, depth
+        self.units, self.cell, self.num_layers = units, cell, num_layers
         self.bidirectional, self.dropout = bidirectional, dropout
         self.supports_masking = True
         self.levels = []
-        for n in range(depth):
+        for n in range(num_layers):
             name, options = f"level_{n + 1}", {"return_sequences": True, "return_state": True, "dtype": self.dtype_policy}
             if bidirectional:
                 self.levels.append(layers.Bidirectional(CELLS[cell](units // 2, **options), name=name, dtype=self.dtype_policy))
@@ -53,7 +53,7 @@ class RecurrentEncoder(keras.layers.Layer):
         return None
 
     def get_config(self) -> dict[str, Any]:
-        names = ("units", "cell", "depth", "bidirectional", "dropout")
+        names = ("units", "cell", "num_layers", "bidirectional", "dropout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -62,9 +62,9 @@ class SelfAttentionEncoder(keras.layers.Layer):
     """Encode the position; then, in each block, let every token look at all others (Vaswani et al. 2017, section 3.1,
     normalised before each part: Xiong et al. 2020, https://arxiv.org/abs/2002.04745)."""
 
-    def __init__(self, units: int, depth: int, heads: int, dropout: float, **kwargs: Any) -> None:
+    def __init__(self, units: int, num_layers: int, heads: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units, self.depth, self.heads, self.dropout = units, depth, heads, dropout
+        self.units, self.num_layers, self.heads, self.dropout = units, num_layers, heads, dropout
         self.supports_masking = True
         options = {"dtype": self.dtype_policy}
         self.enter = keras.layers.Dense(units, name="enter", **options)
@@ -77,7 +77,7 @@ class SelfAttentionEncoder(keras.layers.Layer):
                 "wide": keras.layers.Dense(4 * units, "relu", **options),
                 "narrow": keras.layers.Dense(units, **options),
             }
-            for _ in range(depth)
+            for _ in range(num_layers)
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, **options)
         self.drop = keras.layers.Dropout(dropout, **options)
@@ -106,7 +106,7 @@ class SelfAttentionEncoder(keras.layers.Layer):
         return None
 
     def get_config(self) -> dict[str, Any]:
-        names = ("units", "depth", "heads", "dropout")
+        names = ("units", "num_layers", "heads", "dropout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -116,7 +116,7 @@ class Translator(keras.Model):
 
     Args:
         source_size, target_size: of the vocabularies; joint: one embedding for both.
-        embedding_size, units, cell, encoder_depth, decoder_depth, attention, input_feeding, dropout: see the two parts.
+        embedding_size, units, cell, encoder_layers, decoder_layers, attention, input_feeding, dropout: see the two parts.
         encoder: `recurrent`, in both directions; `forward`, in one, whose final states start the decoder; `self-attention`.
         reverse_source: feed the source's last token first (Sutskever et al. 2014).
         heads: of self-attention.
@@ -137,8 +137,8 @@ class Translator(keras.Model):
         units: int = 256,
         cell: str = "gru",
         encoder: str = "recurrent",
-        encoder_depth: int = 1,
-        decoder_depth: int = 2,
+        encoder_layers: int = 1,
+        decoder_layers: int = 2,
         attention: str = "additive",
         input_feeding: bool = False,
         reverse_source: bool = False,
@@ -162,14 +162,14 @@ class Translator(keras.Model):
             else keras.layers.Embedding(source_size, embedding_size, normal, name="source_embedding")
         )
         if encoder == "self-attention":
-            self.encoder: Any = SelfAttentionEncoder(units, encoder_depth, heads, dropout, name="encoder")
+            self.encoder: Any = SelfAttentionEncoder(units, encoder_layers, heads, dropout, name="encoder")
         else:
-            self.encoder = RecurrentEncoder(units, cell, encoder_depth, encoder == "recurrent", dropout, name="encoder")
+            self.encoder = RecurrentEncoder(units, cell, encoder_layers, encoder == "recurrent", dropout, name="encoder")
         self.decoder = AttentionDecoder(
             units,
             embedding_size,
             cell=cell,
-            depth=decoder_depth,
+            num_layers=decoder_layers,
             attention=attention,
             input_feeding=input_feeding,
             own_start=encoder != "forward",

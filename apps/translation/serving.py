@@ -90,14 +90,14 @@ class Sentences(NamedTuple):
 def serving_signatures(
     model: Translator,
     vocabularies: Vocabularies,
-    max_length_tokens: int,
+    max_length: int,
     languages: tuple[str, str],
     split: bool = True,
     **settings: Any,
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Texts in, texts out, translated sentence by sentence: `translation` and `score`; `alternatives` with their scores, best
     first; the tokens of both sides, how much each target token `attention` paid to each source token, and which source tokens are
-    `unknown`. `serving_fast` searches greedily, and gives the first two.
+    `unknown`. `serving_greedy` searches greedily, and gives the first two.
 
     Args:
         languages: of the source and the target.
@@ -109,9 +109,9 @@ def serving_signatures(
     def read(text: tf.Tensor) -> Sentences:
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
         each = tf.strings.regex_replace(sentences.flat_values, r"\s+", " ")
-        each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length_tokens)  # more would be cut off below
+        each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length)  # more would be cut off below
         whole = vocabularies.source.tokenize(each)
-        pieces = whole[:, :max_length_tokens]
+        pieces = whole[:, :max_length]
         source = vocabularies.source.ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
         source = within(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
@@ -154,11 +154,11 @@ def serving_signatures(
             "source_tokens": _dense(sentences.rows(sentences.pieces), ""),
             "target_tokens": _dense(target_tokens, ""),
             "attention": _attention(sentences, best.row_lengths(), attention),
-            "unknown": _dense(sentences.rows(vocabularies.unknown(sentences.whole)[:, :max_length_tokens]), False),
+            "unknown": _dense(sentences.rows(vocabularies.unknown(sentences.whole)[:, :max_length]), False),
         }
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
-    return {"serving_default": (translate, specs), "serving_fast": (translate_fast, specs)}
+    return {"serving_default": (translate, specs), "serving_greedy": (translate_fast, specs)}
 
 
 def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:

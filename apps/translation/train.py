@@ -26,8 +26,8 @@ from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.presets import QUICK, SUTSKEVER
 from apps.translation.serving import search_translations
+from data_pipelines.batching import Batches, bucket_boundaries
 from data_pipelines.sources import DataError
-from data_pipelines.steps import Batches, bucket_boundaries
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 
 APPLICATION = "translation"
@@ -38,9 +38,9 @@ class Config:
     data: Annotated[str, "embedded, tfds:NAME[/config], a .tsv/.csv file, or a folder with <split>.<lang>[.gz]"] = "embedded"
     source_lang: Annotated[str, "ending of the files, or name of the column, of the source"] = "en"
     target_lang: Annotated[str, "that of the target"] = "de"
-    run: Annotated[str | None, "folder of the run; default runs/translation/<time>"] = None
-    resume: Annotated[bool, "continue the run in --run, or the newest one"] = False
-    export_to: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
+    run_dir: Annotated[str | None, "folder of the run; default runs/translation/<time>"] = None
+    resume: Annotated[bool, "continue the run in --run-dir, or the newest one"] = False
+    export_dir: Annotated[str, "folder that gets the export as <version>/"] = f"saved_models/{APPLICATION}"
     preset: Annotated[Literal["base", "sutskever"], "flags given beside it win"] = "base"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
@@ -51,10 +51,10 @@ class Config:
     workers: Annotated[int | None, "of mirrored; default: one for each GPU", "[1, inf)"] = None
     data_service: Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"] = None
     # text
-    tokens: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
+    tokenizer: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
     vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
     vocabulary_size: Annotated[int, "tokens of each vocabulary", "[8, inf)"] = 6_000
-    max_length_tokens: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use", "[1, inf)"] = 80
+    max_length: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use", "[1, inf)"] = 80
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
     units: Annotated[int, "size of encoder and decoder states", "[1, inf)"] = 320
@@ -62,8 +62,8 @@ class Config:
     encoder: Annotated[
         Literal["recurrent", "forward", "self-attention"], "both directions; one, whose final states start the decoder; none"
     ] = "recurrent"
-    encoder_depth: Annotated[int, "levels", "[1, inf)"] = 1
-    decoder_depth: Annotated[int, "levels", "[1, inf)"] = 2
+    encoder_layers: Annotated[int, "levels", "[1, inf)"] = 1
+    decoder_layers: Annotated[int, "levels", "[1, inf)"] = 2
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     input_feeding: Annotated[bool, "let the decoder read its last output, step by step"] = False
     reverse_source: Annotated[bool, "read the source backwards"] = False
@@ -73,12 +73,12 @@ class Config:
     scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own", "[0, 1]"] = 0.0
     sampled_softmax: Annotated[int, "compare with so many drawn tokens, not with the vocabulary; 0: exact", "[0, inf)"] = 0
     epochs: Annotated[int, "passes over the training split", "[1, inf)"] = 22
-    tokens_per_batch: Annotated[int, "of the longer side, padding counted", "[1, inf)"] = 1_536
+    max_tokens: Annotated[int, "of the longer side, padding counted", "[1, inf)"] = 1_536
     buckets: Annotated[int, "lengths that batches may have; each is compiled once", "[1, inf)"] = 6
     optimizer: Annotated[Literal["adam", "sgd"], "adam, or plain gradient descent"] = "adam"
     learning_rate: Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"] = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
-    average: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
+    ema_momentum: Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", "[0, 1)"] = 0.998
     monitor: Annotated[
         Literal["bleu", "chrf", "loss", "perplexity"],
         "chooses the epoch to keep; ties by loss",
@@ -90,17 +90,17 @@ class Config:
     patience: Annotated[int, "epochs without a better one before stopping", "[1, inf)"] = 5
     # search
     split_sentences: Annotated[bool, "in the export: translate a text sentence by sentence"] = True
-    validation_beam_width: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
-    beam_width: Annotated[int, "in the export", "[1, inf)"] = 5
+    validation_beam_size: Annotated[int, "in training; 1 is greedy search", "[1, inf)"] = 1
+    beam_size: Annotated[int, "in the export", "[1, inf)"] = 5
     length_penalty: Annotated[float, "0: probability decides, which favours short sentences; 1: nearly its mean", "[0, inf)"] = (
         1.0
     )
     coverage_penalty: Annotated[float, "above 0: favour what attends to all of the source", "[0, inf)"] = 0.0
-    block_ngrams: Annotated[int, "never repeat so many tokens in a row; 0: allow it", "[0, inf)"] = 0
+    no_repeat_ngram_size: Annotated[int, "never repeat so many tokens in a row; 0: allow it", "[0, inf)"] = 0
 
 
 MODEL_FLAGS = (
-    "embedding_size units cell encoder encoder_depth decoder_depth attention input_feeding reverse_source dropout "
+    "embedding_size units cell encoder encoder_layers decoder_layers attention input_feeding reverse_source dropout "
     "scheduled_sampling sampled_softmax"
 ).split()
 
@@ -129,18 +129,18 @@ def train(config: Config) -> dict[str, float | str]:
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
     vocabularies = Vocabularies.load(folder) or Vocabularies.learn(
-        pairs, config.tokens, config.vocabulary_size, config.vocabulary == "joint"
+        pairs, config.tokenizer, config.vocabulary_size, config.vocabulary == "joint"
     )
     vocabularies.save(folder)
-    encoded, encoded_held_out = (encode(p, vocabularies, config.max_length_tokens) for p in (pairs, held_out))
-    boundaries = bucket_boundaries(encoded.lengths, config.max_length_tokens, config.buckets, multiple=4)
+    encoded, encoded_held_out = (encode(p, vocabularies, config.max_length) for p in (pairs, held_out))
+    boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
 
     def batches(start_step: int) -> Batches:
         order: dict[str, Any] = {"shuffle_seed": config.seed, "start_step": start_step, "service": config.data_service}
-        return translation_batches(encoded, tokens_per_batch=config.tokens_per_batch, boundaries=boundaries, **order)
+        return translation_batches(encoded, max_tokens=config.max_tokens, boundaries=boundaries, **order)
 
     steps = batches(0).steps_per_epoch
-    validation = translation_batches(encoded_held_out, tokens_per_batch=4_096, boundaries=[*boundaries, config.max_length_tokens])
+    validation = translation_batches(encoded_held_out, max_tokens=4_096, boundaries=[*boundaries, config.max_length])
 
     # -- model
     model = Translator(
@@ -150,7 +150,7 @@ def train(config: Config) -> dict[str, float | str]:
         **{name: getattr(config, name) for name in MODEL_FLAGS},
     )
     schedule = runs.warm_up_and_decay(config.learning_rate, config.epochs * steps)
-    options = {"global_clipnorm": config.clip_norm, "use_ema": config.average > 0, "ema_momentum": config.average}
+    options = {"global_clipnorm": config.clip_norm, "use_ema": config.ema_momentum > 0, "ema_momentum": config.ema_momentum}
     if config.optimizer == "adam":
         optimizer = workers.optimizer(keras.optimizers.Adam)(schedule, beta_2=0.98, **options)
     else:
@@ -159,11 +159,11 @@ def train(config: Config) -> dict[str, float | str]:
     model(next(iter(validation.dataset))[0])
 
     # -- training
-    measure = search_translations(model, vocabularies, held_out, config.validation_beam_width, tokenizer)
+    measure = search_translations(model, vocabularies, held_out, config.validation_beam_size, tokenizer)
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(model, validation.dataset) if config.resume else None
     facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder)
-    runs.announce({**facts, **workers.facts(config.tokens_per_batch, "tokens")})
+    runs.announce({**facts, **workers.facts(config.max_tokens, "tokens")})
     start_step = workers.begin(model, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         model.fit(
@@ -186,7 +186,7 @@ def train(config: Config) -> dict[str, float | str]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.refuse_worse_than({"val_loss": constant_loss(validation.dataset)})
-    with new_version(Path(config.export_to), config.export) as version:
+    with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, data.rows("train"))
         served = load_export(version.folder)
@@ -203,9 +203,9 @@ def _facts(config, data, left_out, vocabularies, model, device, folder) -> dict[
     size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
     return {
         "device": f"{device}, {config.precision}",
-        **data.summary(len(left_out), config.max_length_tokens),
+        **data.summary(len(left_out), config.max_length),
         "languages": f"{config.source_lang} to {config.target_lang}",
-        "vocabulary": f"{size} {config.tokens}, {config.vocabulary}",
+        "vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}",
         "parameters": f"{model.count_params():,}",
         "run": str(folder),
     }

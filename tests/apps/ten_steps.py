@@ -33,7 +33,7 @@ def ids(generator, high=20, rows=ROWS, time=7, low=3):
 
 def sentiment_classification(generator):
     model = recurrent_classifier(
-        20, 3, cell="gru", depth=1, pooling="attention", embedding_dropout=0.0, word_dropout=0.0, **SMALL
+        20, 3, cell="gru", num_layers=1, pooling="attention", embedding_dropout=0.0, word_dropout=0.0, **SMALL
     )
     model = keras.Model(model.input, model.output["logits"])
     # five rows of the last batch can't be shared evenly
@@ -50,7 +50,7 @@ def translation(generator):
 
 def image_captioning(generator):
     tail = image_encoder("small-cnn", 32, "none").tail
-    model = Captioner(20, (32, 32, 3), tail, False, memory_size=8, depth=1, attention="additive", **SMALL)
+    model = Captioner(20, (32, 32, 3), tail, False, memory_size=8, num_layers=1, attention="additive", **SMALL)
     model.build()
     batches = []
     for i in range(STEPS):
@@ -61,14 +61,14 @@ def image_captioning(generator):
 
 
 def music_generation(generator):
-    model = TuneModel(20, 8, rows=ROWS, units=8, depth=2)
+    model = TuneModel(20, 8, batch_size=ROWS, units=8, num_layers=2)
     model.build()
     goes_on = generator.integers(0, 2, (STEPS, ROWS)).astype(np.float32)
     return model, TokenLoss(), [({"tokens": ids(generator), "goes_on": on}, ids(generator)) for on in goes_on], count_tokens
 
 
 def piano_rolls(generator):
-    model = RollModel(keys=5, hidden=4, rows=ROWS, units=8, depth=1)
+    model = RollModel(keys=5, hidden=4, batch_size=ROWS, units=8, num_layers=1)
     model.build()
     batches = []
     for _ in range(STEPS):

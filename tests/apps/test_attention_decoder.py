@@ -12,8 +12,8 @@ from tests.layers.helpers import close, gradients, numpy, random_weights, sequen
 
 OPTIONS = [
     {},
-    {"cell": "lstm", "depth": 3, "attention": "dot"},
-    {"cell": "simple_rnn", "depth": 1},
+    {"cell": "lstm", "num_layers": 3, "attention": "dot"},
+    {"cell": "simple_rnn", "num_layers": 1},
     {"cell": "gated_rnn", "attention": "none"},
     {"input_feeding": True, "attention": "dot"},
     {"cell": "lstm", "input_feeding": True},

@@ -46,7 +46,7 @@ def files(tmp_path_factory):
 
 
 def flags(files, folder, *arguments):
-    places = ["--run", folder / "run", "--export-to", folder / "export", "--store", folder / "store"]
+    places = ["--run-dir", folder / "run", "--export-dir", folder / "export", "--cache-dir", folder / "store"]
     return ["--data", files / "table.tsv", *places, "--epochs", "2", *SMALL, *arguments]
 
 
@@ -130,7 +130,7 @@ def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
     finished, _, _ = trained
     helpers.kill_twice("image_captioning", tmp_path / "run", *flags(files, tmp_path))
     assert not (tmp_path / "export").exists()
-    result = command("train", *flags(files, tmp_path, "--store", finished.parent / "store", "--resume"))
+    result = command("train", *flags(files, tmp_path, "--cache-dir", finished.parent / "store", "--resume"))
     assert result.returncode == 2 and "Resume with the same flags" in result.stderr
     result = command("train", *flags(files, tmp_path, "--resume"))
     assert result.returncode == 0, result.stderr[-3000:]
@@ -153,8 +153,8 @@ def backbone_weights(tmp_path_factory):
 
 def test_a_frozen_backbone_and_then_its_last_blocks_train(files, backbone_weights, tmp_path):
     options = ["--backbone", "mobilenet", "--alpha", "0.25", "--backbone-weights", backbone_weights, "--image-size", "64"]
-    options += ["--fine-tune", "1", "--epochs", "1", "--tokens", "subwords", "--vocabulary-size", "60", "--flip"]
-    options += ["--word-dropout", "0.1", "--attention-penalty", "0.5", "--attention", "dot", "--average", "0"]
+    options += ["--fine-tune-epochs", "1", "--epochs", "1", "--tokenizer", "subwords", "--vocabulary-size", "60", "--flip"]
+    options += ["--word-dropout", "0.1", "--attention-penalty", "0.5", "--attention", "dot", "--ema-momentum", "0"]
     result = command("train", *flags(files, tmp_path, *options))
     assert result.returncode == 0, result.stderr[-3000:]
     log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -195,7 +195,7 @@ def test_wrong_use_is_one_line_and_leaves_no_run(files, tmp_path):
 VARIANTS = [
     {},
     {"encoder": SmallCNN(16, grid=4), "image_shape": (16, 16, 3), "cell": "gru", "attention": "dot"},
-    {"attention": "none", "depth": 1},
+    {"attention": "none", "num_layers": 1},
 ]
 
 

@@ -118,7 +118,7 @@ def test_blocked_ngrams_never_repeat():
         repeats = 0
         for seed in range(4):
             toy = Toy(seed)
-            found = beam_search(toy.step, toy.initial, width=250, block_ngrams=2, length_penalty=3.0, **toy.settings)
+            found = beam_search(toy.step, toy.initial, width=250, no_repeat_ngram_size=2, length_penalty=3.0, **toy.settings)
             for row in range(3):
                 assert words(found, row) == toy.ranking(row, 3.0, allowed=allowed)[0][2]
                 repeats += not allowed(toy.ranking(row, 3.0)[0][2])
@@ -174,7 +174,7 @@ def test_it_runs_in_an_exported_graph_with_a_free_batch_size(search, tmp_path):
                 return greedy_search(toy.step, initial, **settings).tokens
             if search == "sample":
                 return sample(toy.step, initial, seed=7, top_k=2, top_p=0.9, **settings).tokens
-            return beam_search(toy.step, initial, width=2, block_ngrams=2, length_penalty=1.0, **settings).tokens
+            return beam_search(toy.step, initial, width=2, no_repeat_ngram_size=2, length_penalty=1.0, **settings).tokens
 
     tf.saved_model.save(Module(), str(tmp_path))
     run = tf.saved_model.load(str(tmp_path)).run

@@ -26,8 +26,21 @@ from tests import forked
 from tests.apps import helpers
 from tests.serving.operations import check_graph
 
-SMALL = ["--units", "16", "--depth", "1", "--rows", "4", "--epochs", "2", "--learning-rate", "0.02", "--samples", "4"]
-SMALL += ["--max-length-tokens", "80", "--transposed", "0.2", "--bptt-steps", "16"]
+SMALL = [
+    "--units",
+    "16",
+    "--num-layers",
+    "1",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "2",
+    "--learning-rate",
+    "0.02",
+    "--num-samples",
+    "4",
+]
+SMALL += ["--max-length", "80", "--transpose-prob", "0.2", "--bptt-steps", "16"]
 
 
 def command(module, *arguments, **kwargs):
@@ -35,7 +48,7 @@ def command(module, *arguments, **kwargs):
 
 
 def flags(data, folder, *arguments):
-    return ["--data", data, "--run", folder / "run", "--export-to", folder / "export", *SMALL, *arguments]
+    return ["--data", data, "--run-dir", folder / "run", "--export-dir", folder / "export", *SMALL, *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +77,23 @@ def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     # what is trained, what validation says and what the export says are one thing
     best = min(row["val_bits_per_character"] for row in log)
     assert abs(metrics["validation"]["bits_per_character"] - best) < 1e-4
-    assert metrics["in_metre"]["bars_fit"] == 1.0 and metrics["in_metre"]["parse"] == 1.0
+    assert metrics["constrained"]["bars_fit"] == 1.0 and metrics["constrained"]["parse"] == 1.0
 
 
 def test_evaluate_prints_json_that_equals_training(trained, tunes_file):
     run, export, _ = trained
-    drawing = ["--samples", "4", "--length", "80"]
+    drawing = ["--num-samples", "4", "--length", "80"]
     result = command("evaluate", export, "--data", tunes_file, "--split", "test", *drawing)
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads(result.stdout.splitlines()[-1])
     wanted = json.loads((run / "metrics.json").read_text())
-    assert metrics == {"split": "test", **wanted["test"], "free": wanted["free"], "in_metre": wanted["in_metre"]}
+    assert metrics == {"split": "test", **wanted["test"], "free": wanted["free"], "constrained": wanted["constrained"]}
 
 
 def test_predict_continues_primes_and_writes_files(trained, tmp_path):
     _, export, _ = trained
-    prime = "X:7\\nT:My jig\\nL:1/8\\nM:6/8\\nK:D major\\nABc def|"
-    line = [export, prime, "--in-metre", "--out", tmp_path / "tune", "--seed", "3"]
+    prompt = "X:7\\nT:My jig\\nL:1/8\\nM:6/8\\nK:D major\\nABc def|"
+    line = [export, prompt, "--in-metre", "--out", tmp_path / "tune", "--seed", "3"]
     result = command("predict", *line, "--json")
     assert result.returncode == 0, result.stderr[-3000:]
     row = json.loads(result.stdout)
@@ -88,7 +101,7 @@ def test_predict_continues_primes_and_writes_files(trained, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} >= {".abc", ".mid", ".svg", ".png"}
     again = command("predict", *line)
     assert again.stdout.startswith(row["abc"])
-    other = command("predict", export, prime, "--in-metre", "--seed", "4", "--json")
+    other = command("predict", export, prompt, "--in-metre", "--seed", "4", "--json")
     assert json.loads(other.stdout)["abc"] != row["abc"]
 
 
@@ -97,9 +110,9 @@ def test_the_export_plays_on_without_this_project(trained):
     script = (
         "import sys, numpy as np, tensorflow as tf\n"
         "served = tf.saved_model.load(sys.argv[1]).signatures\n"
-        "def run(*primes, name='serving_default', seed=5, length=60):\n"
+        "def run(*prompts, name='serving_default', seed=5, length=60):\n"
         "    numbers = dict(length=tf.constant(length), temperature=tf.constant(1.0), top_p=tf.constant(1.0))\n"
-        "    numbers |= dict(prime=tf.constant(list(primes), tf.string), seed=tf.constant(seed))\n"
+        "    numbers |= dict(prompt=tf.constant(list(prompts), tf.string), seed=tf.constant(seed))\n"
         "    return list(served[name](**numbers)['abc'].numpy())\n"
         "header = 'M:C\\nL:1/8\\nK:G\\n'\n"
         "one = run(header, seed=[5])[0]\n"
@@ -108,18 +121,18 @@ def test_the_export_plays_on_without_this_project(trained):
         "assert run(header, header)[1] != one\n"
         "assert len(set(run(*[header] * 8))) > 4\n"
         "assert one.startswith(run(header, length=[7], seed=[5])[0])\n"
-        "for text in run('', 'abc', header + 'ab', 'M:6/8\\n', name='in_metre'):\n"
+        "for text in run('', 'abc', header + 'ab', 'M:6/8\\n', name='constrained'):\n"
         "    assert b'K:' in text and text.endswith((b'|', b'|\\n', b']', b']\\n')), text\n"
         # sign by sign, the state outside
         "state, text, signs = np.zeros((1, 32), np.float32), header.replace('K:G', 'K:Gmaj'), []\n"
         "numbers = dict(temperature=tf.constant(0.0), top_p=tf.constant(1.0), seed=tf.constant(0))\n"
         "for _ in range(12):\n"
-        "    out = served['go_on'](text=tf.constant([text]), state=tf.constant(state), **numbers)\n"
+        "    out = served['decode_step'](text=tf.constant([text]), state=tf.constant(state), **numbers)\n"
         "    if out['ends'][0]: break\n"
         "    state, text = out['state'].numpy(), out['next'][0].numpy().decode()\n"
         "    signs.append(text)\n"
         "numbers |= dict(length=tf.constant(13))\n"
-        "greedy = served['serving_default'](prime=tf.constant([header]), **numbers)['abc'].numpy()[0].decode()\n"
+        "greedy = served['serving_default'](prompt=tf.constant([header]), **numbers)['abc'].numpy()[0].decode()\n"
         "assert greedy.endswith('K:Gmaj\\n' + ''.join(signs)), (greedy, signs)\n"
     )
     helpers.run_alone(script, export / "1")
@@ -142,8 +155,8 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
         for t in range(0, 24, 2):
             roll[t : t + 2, 30 + generator.choice(12, 3, replace=False)] = 1
         (tmp_path / f"{i}.mid").write_bytes(midi_bytes(roll))
-    small = ["--units", "16", "--hidden", "8", "--rows", "2", "--epochs", "2", "--bptt-steps", "8", "--frame", frame]
-    places = ["--run", tmp_path / "run", "--export-to", tmp_path / "export", "--max-length-tokens", "20"]
+    small = ["--units", "16", "--hidden", "8", "--batch-size", "2", "--epochs", "2", "--bptt-steps", "8", "--frame", frame]
+    places = ["--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--max-length", "20"]
     result = command("train", "--data", tmp_path, *small, *places)
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -164,13 +177,13 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     [
         ("train", ["--data", "no/such.abc"], "no such file"),
         ("train", ["--data", "README.md"], "no usable tunes"),
-        ("train", ["--identity"], "--identity is for --cell simple_rnn"),
+        ("train", ["--irnn"], "--irnn is for --cell simple_rnn"),
         ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
         ("predict", ["nowhere"], "no SavedModel"),
     ],
 )
 def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
-    result = command(module, *arguments, *(["--run", tmp_path / "run"] if module == "train" else []), alone=False)
+    result = command(module, *arguments, *(["--run-dir", tmp_path / "run"] if module == "train" else []), alone=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -180,20 +193,20 @@ def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
 TUNE_VARIANTS = [
     {},
     {"cell": "gru", "dropout": 0.2, "recurrent_dropout": 0.2},
-    {"cell": "simple_rnn", "identity": True},
-    {"cell": "gated_rnn", "depth": 3},
+    {"cell": "simple_rnn", "irnn": True},
+    {"cell": "gated_rnn", "num_layers": 3},
 ]
 
 
 @pytest.mark.parametrize("options", TUNE_VARIANTS)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_path):
-    model = TuneModel(12, 6, rows=3, **{"units": 8, "depth": 2, **options})
+    model = TuneModel(12, 6, batch_size=3, **{"units": 8, "num_layers": 2, **options})
     model.build()
     tokens = np.random.default_rng(0).integers(2, 12, (3, 9)).astype("int32")
-    inputs = {"tokens": tokens[:, :-1], "goes_on": np.array([0 if "identity" in options else 1, 0, 0], "float32")}
+    inputs = {"tokens": tokens[:, :-1], "goes_on": np.array([0 if "irnn" in options else 1, 0, 0], "float32")}
     before = model.get_weights()
-    model.compile(keras.optimizers.Adam(0.002 if "identity" in options else 0.02), TokenLoss(), jit_compile=jit_compile)
+    model.compile(keras.optimizers.Adam(0.002 if "irnn" in options else 0.02), TokenLoss(), jit_compile=jit_compile)
     data = tf.data.Dataset.from_tensors((inputs, tokens[:, 1:]))
     losses = model.fit(data, epochs=8, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
@@ -210,10 +223,10 @@ def test_chunks_are_one_long_sequence_until_it_ends(kind):
     """The state goes on from chunk to chunk, and is forgotten where a sequence begins; without training nothing is carried."""
     generator = np.random.default_rng(0)
     if kind == "tunes":
-        model = TuneModel(9, 4, rows=2, units=5, depth=2)
+        model = TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
         x = {"tokens": generator.integers(1, 9, (2, 12))}
     else:
-        model = RollModel(6, rows=2, units=5, depth=2, hidden=3)
+        model = RollModel(6, batch_size=2, units=5, num_layers=2, hidden=3)
         frames = (generator.random((2, 13, 6)) < 0.4).astype("float32")
         x = {"frames": frames[:, :-1], "following": frames[:, 1:]}
     model.build()
@@ -233,7 +246,7 @@ def test_chunks_are_one_long_sequence_until_it_ends(kind):
 
 
 def test_one_step_at_a_time_equals_whole_sequences():
-    model = TuneModel(9, 4, rows=2, units=5, depth=2)
+    model = TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
     model.build()
     tokens = np.random.default_rng(0).integers(1, 9, (3, 7))
     states = model.start(3)
@@ -244,7 +257,7 @@ def test_one_step_at_a_time_equals_whole_sequences():
 
 @pytest.mark.parametrize("frame", ["nade", "independent"])
 def test_the_probabilities_of_all_frames_add_up_to_one(frame):
-    model = RollModel(4, frame=frame, hidden=3, units=5, depth=1)
+    model = RollModel(4, frame=frame, hidden=3, units=5, num_layers=1)
     model.build()
     model.set_weights([np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(model.get_weights())])
     frames = np.array(list(itertools.product([0, 1], repeat=4)), "float32")[:, None]  # (16, 1, 4)
@@ -258,7 +271,7 @@ def test_the_probabilities_of_all_frames_add_up_to_one(frame):
 def test_frames_are_drawn_as_often_as_they_are_probable():
     from apps.music_generation.roll_serving import RollWriter
 
-    model = RollModel(88, hidden=4, units=4, depth=1, rows=1)
+    model = RollModel(88, hidden=4, units=4, num_layers=1, batch_size=1)
     model.build()
     model.set_weights([np.random.default_rng(i).normal(size=w.shape) * 0.5 for i, w in enumerate(model.get_weights())])
     drawn = RollWriter(model, 1).write(tf.zeros((4000, 0, 88), tf.uint8), 1, 1.0, 3)["frames"].numpy().astype("float32")
@@ -309,16 +322,16 @@ def test_the_grammar_knows_bars_of_six(text, reads):
 def test_a_model_that_knows_nothing_writes_full_bars(kind):
     tunes, _ = read_tunes(helpers.some_tunes())
     vocabulary = TuneVocabulary.learn_tokens([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
-    model = TuneModel(vocabulary.size, 4, rows=1, units=4, depth=1)
+    model = TuneModel(vocabulary.size, 4, batch_size=1, units=4, num_layers=1)
     model.build()
     writer = TuneWriter(model, vocabulary, tune_headers(tunes), top_k=0, max_length=120)
-    primes = tf.constant(["", "X:3\nM:6/8\nL:1/8\nK:D\nABc d", "M:C\nL:1/8\nK:G\nAB|", "M:C\n"] * 5)
-    texts = [t.decode() for t in writer.write(primes, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
-    for prime, text in zip(primes.numpy(), texts):
+    prompts = tf.constant(["", "X:3\nM:6/8\nL:1/8\nK:D\nABc d", "M:C\nL:1/8\nK:G\nAB|", "M:C\n"] * 5)
+    texts = [t.decode() for t in writer.write(prompts, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
+    for prompt, text in zip(prompts.numpy(), texts):
         tune = read_tune(text)
-        lengths = [(length, metre) for length, metre, _ in bars(tune) if length][1 if b"AB|" in prime else 0 :]
+        lengths = [(length, metre) for length, metre, _ in bars(tune) if length][1 if b"AB|" in prompt else 0 :]
         assert all(length == metre for length, metre in lengths), text
-        if prime.startswith(b"M:C"):
+        if prompt.startswith(b"M:C"):
             assert tune.metre == "C"
 
 

@@ -38,7 +38,7 @@ def trained(reviews, tmp_path_factory):
 
 
 def train(reviews, folder, *arguments):
-    flags = ["--data", reviews, "--run", folder / "run", "--export-to", folder / "export", "--epochs", "2", *SMALL]
+    flags = ["--data", reviews, "--run-dir", folder / "run", "--export-dir", folder / "export", "--epochs", "2", *SMALL]
     return command("train", *flags, *arguments)
 
 
@@ -93,7 +93,9 @@ def test_the_export_predicts_without_this_project(trained):
 
 
 def test_subwords_baseline_and_last_state_export_too(reviews, tmp_path):
-    result = train(reviews, tmp_path, "--tokens", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm")
+    result = train(
+        reviews, tmp_path, "--tokenizer", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm"
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "good" in command("predict", tmp_path / "export", "good food").stdout
     check_graph(tmp_path / "export" / "1", text_ops=True)
@@ -101,7 +103,7 @@ def test_subwords_baseline_and_last_state_export_too(reviews, tmp_path):
 
 def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):
     finished, _, _ = trained
-    flags = ["--data", reviews, "--run", tmp_path / "run", "--export-to", tmp_path / "export", "--epochs", "2", *SMALL]
+    flags = ["--data", reviews, "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--epochs", "2", *SMALL]
     helpers.kill_twice("sentiment_classification", tmp_path / "run", *flags)
     assert not (tmp_path / "export").exists()
     result = train(reviews, tmp_path, "--resume")
@@ -133,7 +135,7 @@ def test_a_useless_model_is_not_exported(reviews, tmp_path):
     table = tmp_path / "coin.tsv"
     rows = [f"{i} {j}\t{'yes' if (i + j) % 2 else 'no'}" for i in range(12) for j in range(12)]
     table.write_text("\n".join(["text\tlabel", *rows]) + "\n")
-    flags = ["--data", table, "--run", tmp_path / "run", "--export-to", tmp_path / "export", "--epochs", "1", *SMALL]
+    flags = ["--data", table, "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--epochs", "1", *SMALL]
     result = command("train", *flags, "--learning-rate", "1e-9", "--no-force-export")
     assert result.returncode == 2 and "no better than a constant guess" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "export").exists() and (tmp_path / "run" / "model.keras").is_file()
@@ -144,7 +146,7 @@ def test_a_useless_model_is_not_exported(reviews, tmp_path):
     [
         (["--epochs", "0"], "--epochs 0: expected a number in [1, inf)"),
         (["--data", "none.tsv"], "none.tsv: no such file"),
-        (["--resume", "--run", "none"], "none: no run to resume"),
+        (["--resume", "--run-dir", "none"], "none: no run to resume"),
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
     ],
 )
@@ -160,7 +162,16 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
 
 def test_padding_changes_nothing():
     model = recurrent_classifier(
-        9, 2, cell="gru", units=4, depth=2, embedding_size=4, pooling="attention", dropout=0, embedding_dropout=0, word_dropout=0
+        9,
+        2,
+        cell="gru",
+        units=4,
+        num_layers=2,
+        embedding_size=4,
+        pooling="attention",
+        dropout=0,
+        embedding_dropout=0,
+        word_dropout=0,
     )
     short = model(np.array([[3, 4, 5]]))
     padded = model(np.array([[3, 4, 5, 0, 0]]))
@@ -184,7 +195,16 @@ def test_pretraining_lowers_the_loss_in_the_classifier_itself(capsys):
     from apps.sentiment_classification.pretrain import NextWordLoss, pretrain
 
     model = recurrent_classifier(
-        30, 2, cell="gru", units=8, depth=1, embedding_size=8, pooling="attention", dropout=0, embedding_dropout=0, word_dropout=0
+        30,
+        2,
+        cell="gru",
+        units=8,
+        num_layers=1,
+        embedding_size=8,
+        pooling="attention",
+        dropout=0,
+        embedding_dropout=0,
+        word_dropout=0,
     )
     ids = 2 + (np.arange(12) + np.arange(64)[:, None]) % 28  # every word tells the next
     ids[:, 10:] = 0

@@ -18,7 +18,7 @@ from data_pipelines.vocabulary import END, START
 from tests.apps import helpers
 from tests.serving.operations import check_graph
 
-SMALL = ["--quick", "--units", "16", "--embedding-size", "16", "--vocabulary-size", "200", "--beam-width", "3"]
+SMALL = ["--quick", "--units", "16", "--embedding-size", "16", "--vocabulary-size", "200", "--beam-size", "3"]
 
 
 def command(module, *arguments, **kwargs):
@@ -36,7 +36,7 @@ def files(tmp_path_factory):
 
 
 def flags(files, folder, *arguments):
-    return ["--data", files, "--run", folder / "run", "--export-to", folder / "export", "--epochs", "2", *SMALL, *arguments]
+    return ["--data", files, "--run-dir", folder / "run", "--export-dir", folder / "export", "--epochs", "2", *SMALL, *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,9 @@ def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
 
 
 def test_the_other_parts_train_and_export_too(files, tmp_path):
-    other = ["--encoder", "self-attention", "--attention", "dot", "--vocabulary", "separate", "--tokens", "unigram"]
-    other += ["--scheduled-sampling", "0.2", "--average", "0", "--coverage-penalty", "0.1", "--block-ngrams", "3"]
-    other += ["--max-length-tokens", "25"]
+    other = ["--encoder", "self-attention", "--attention", "dot", "--vocabulary", "separate", "--tokenizer", "unigram"]
+    other += ["--scheduled-sampling", "0.2", "--ema-momentum", "0", "--coverage-penalty", "0.1", "--no-repeat-ngram-size", "3"]
+    other += ["--max-length", "25"]
     result = command("train", *flags(files, tmp_path, *other, "--epochs", "1"))
     assert result.returncode == 0, result.stderr[-3000:]
     assert "training pair(s) beyond 25 tokens" in result.stdout
@@ -141,9 +141,9 @@ def test_wrong_use_is_one_line_and_leaves_nothing(files, tmp_path):
 
 VARIANTS = [
     {},
-    {"encoder": "forward", "attention": "none", "reverse_source": True, "decoder_depth": 2, "encoder_depth": 2, "cell": "lstm"},
+    {"encoder": "forward", "attention": "none", "reverse_source": True, "decoder_layers": 2, "encoder_layers": 2, "cell": "lstm"},
     {"encoder": "self-attention", "joint": False, "attention": "dot"},
-    {"input_feeding": True, "encoder_depth": 2},
+    {"input_feeding": True, "encoder_layers": 2},
 ]
 
 

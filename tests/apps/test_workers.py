@@ -67,7 +67,7 @@ def test_a_lost_worker_is_told_and_a_resumed_run_goes_on_from_the_last_checkpoin
         "text\tlabel\n" + "".join(f"{text} {i}\t{label}\n" for i, (text, label) in enumerate(rows))
     )
     run = tmp_path / "run"
-    flags = ["--data", tmp_path / "rows.tsv", "--run", run, "--export-to", tmp_path / "export", "--quick", "--batch-size", 8]
+    flags = ["--data", tmp_path / "rows.tsv", "--run-dir", run, "--export-dir", tmp_path / "export", "--quick", "--batch-size", 8]
     line = ["apps.sentiment_classification.train", "--strategy", "multiworker", *flags, "--epochs"]
 
     workers = two(*line, 5000, "--learning-rate", "0.001", "--patience", "5000")
@@ -135,8 +135,8 @@ def test_a_wrong_cluster_is_told(config, message, monkeypatch):
 def test_what_workers_cannot_share_is_told():
     workers = Workers()
     workers.count = 3
-    model = TuneModel(20, 8, rows=32, units=8)
-    with pytest.raises(DataError, match="--rows 32: can't be shared by 3 workers"):
+    model = TuneModel(20, 8, batch_size=32, units=8)
+    with pytest.raises(DataError, match="--batch-size 32: can't be shared by 3 workers"):
         model.share_rows(workers)
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:

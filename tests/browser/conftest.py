@@ -26,7 +26,7 @@ TRAININGS = [  # two at a time; as short as a right answer allows
     [
         ["translation", "--epochs", "8"],
         ["sentiment_classification"],
-        ["music_generation", "--data", "tunes.abc", "--samples", "0", "--units", "192", "--epochs", "10"],
+        ["music_generation", "--data", "tunes.abc", "--num-samples", "0", "--units", "192", "--epochs", "10"],
     ],
 ]
 
@@ -41,7 +41,7 @@ def models(tmp_path_factory):
     for n, queue in enumerate(TRAININGS):
         lines = []
         for application, *flags in queue:
-            where = ["--run", f"runs/{application}", "--export-to", f"saved_models/{application}"]
+            where = ["--run-dir", f"runs/{application}", "--export-dir", f"saved_models/{application}"]
             lines.append(
                 " ".join([sys.executable, "-m", f"apps.{application}.train", "--quick", "--force-export", *flags, *where])
             )

@@ -143,7 +143,7 @@ def test_too_little_and_too_much_text_get_a_readable_message(visit, server, text
 def test_a_bad_beginning_of_a_tune_gets_a_tune_or_a_readable_message(visit, server):
     page = visit(server)
     page.get_by_role("tab", name="Music").click()
-    page.locator("#prime textarea").fill("no music at all <b>")
+    page.locator("#prompt textarea").fill("no music at all <b>")
     page.get_by_label("Keep every bar").uncheck()
     page.get_by_role("button", name="Play").click()
     expect(page.locator("#sound audio, #pictures p").first).to_be_visible()

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipelines import steps
+from data_pipelines import batching
 from data_pipelines.embedded.reviews import embedded_reviews, make_reviews
 from data_pipelines.reviews import Review, encode, load_reviews, review_batches
 from data_pipelines.sources import DataError
@@ -45,14 +45,14 @@ def test_a_saved_vocabulary_gives_the_same_ids(kind, tmp_path):
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(2, 12))
 def test_shorten_keeps_both_ends(lengths, limit):
     rows = [list(range(n)) for n in lengths]
-    short = steps.shorten(tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1), limit).to_list()
+    short = batching.shorten(tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1), limit).to_list()
     for row, got in zip(rows, short):
         assert got == (row if len(row) <= limit else row[: limit // 2] + row[len(row) - (limit - limit // 2) :])
 
 
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=50))
 def test_boundaries_are_few_sorted_and_hold_all(lengths):
-    boundaries = steps.bucket_boundaries([*lengths, 64], max_length_tokens=64)
+    boundaries = batching.bucket_boundaries([*lengths, 64], max_length=64)
     assert boundaries == sorted(set(boundaries)) and len(boundaries) <= 5 and boundaries[-1] == 64
 
 
@@ -63,7 +63,7 @@ def batches(shuffle_seed=None, start_step=0, count=50):
         reviews,
         ["no", "yes"],
         vocabulary,
-        max_length_tokens=16,
+        max_length=16,
         boundaries=[8, 16],
         batch_size=4,
         shuffle_seed=shuffle_seed,

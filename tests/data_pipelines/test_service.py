@@ -44,7 +44,7 @@ def batches(address):
     """Of reviews of one to three words; the label tells which it is."""
     reviews = [Review(" ".join(["word"] * (i % 3 + 1)), label) for i, label in enumerate(LABELS)]
     vocabulary = WordVocabulary.learn([review.text for review in reviews], 400)
-    options = {"max_length_tokens": 3, "boundaries": [1, 3], "batch_size": 8, "shuffle_seed": 1, "service": address}
+    options = {"max_length": 3, "boundaries": [1, 3], "batch_size": 8, "shuffle_seed": 1, "service": address}
     return review_batches(reviews, LABELS, vocabulary, **options)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import LANGUAGES, TEMPLATES, embedded_translations
 from data_pipelines.sources import DataError
-from data_pipelines.steps import bucket_boundaries
 from data_pipelines.translations import MODEL_TYPES, Pair, Vocabularies, encode, load_translations, translation_batches
 from data_pipelines.vocabulary import END, PADDING, START
 
@@ -160,7 +160,7 @@ def test_long_pairs_are_left_out_and_counted(encoded):
 
 def test_an_epoch_has_every_pair_once_with_its_target_shifted(encoded):
     boundaries = bucket_boundaries(encoded.lengths, 30, multiple=4)
-    batches = translation_batches(encoded, tokens_per_batch=256, boundaries=boundaries)
+    batches = translation_batches(encoded, max_tokens=256, boundaries=boundaries)
     found = rows(batches.dataset)
     assert len(list(batches.dataset)) == batches.steps_per_epoch
     wanted = list(zip(encoded.source.to_list(), encoded.target.to_list()))
@@ -173,7 +173,7 @@ def test_training_batches_are_full_repeatable_and_can_be_continued(encoded):
     boundaries = bucket_boundaries(encoded.lengths, 30, multiple=4)
 
     def take(seed, start, count):
-        options = {"tokens_per_batch": 256, "boundaries": boundaries, "shuffle_seed": seed, "start_step": start}
+        options = {"max_tokens": 256, "boundaries": boundaries, "shuffle_seed": seed, "start_step": start}
         return [following.numpy() for _, following in translation_batches(encoded, **options).dataset.take(count)]
 
     first = take(1, 0, 40)

@@ -68,9 +68,9 @@ def make_export(application: str, folder: Path) -> Path:
 def _sentiment_classification(run):
     vocabulary = WordVocabulary.learn(SENTENCES, 30)
     vocabulary.save(run)
-    sizes = {"cell": "gru", "units": 8, "depth": 1, "embedding_size": 8, "pooling": "attention"}
+    sizes = {"cell": "gru", "units": 8, "num_layers": 1, "embedding_size": 8, "pooling": "attention"}
     model = recurrent_classifier(vocabulary.size, 2, **sizes, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0)
-    return model, SentimentConfig(max_length_tokens=40), {"labels": ["negative", "positive"]}
+    return model, SentimentConfig(max_length=40), {"labels": ["negative", "positive"]}
 
 
 def _translation(run):
@@ -79,7 +79,7 @@ def _translation(run):
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
     model.build()
     model.compile("adam", TokenLoss())  # stands in the file, too
-    return model, TranslationConfig(max_length_tokens=20, beam_width=3), {}
+    return model, TranslationConfig(max_length=20, beam_size=3), {}
 
 
 def _image_captioning(run):
@@ -88,10 +88,10 @@ def _image_captioning(run):
     size = 32
     model = Captioner(
         vocabulary.size, (size, size, 3), image_encoder("small-cnn", size, "none").tail, False,
-        embedding_size=8, units=8, memory_size=8, depth=1, attention="additive",
+        embedding_size=8, units=8, memory_size=8, num_layers=1, attention="additive",
     )  # fmt: skip
     model.build()
-    return model, CaptioningConfig(image_size=size, beam_width=3, max_length_tokens=12), {}
+    return model, CaptioningConfig(image_size=size, beam_size=3, max_length=12), {}
 
 
 def _music_generation(run):
@@ -99,15 +99,15 @@ def _music_generation(run):
     vocabulary = TuneVocabulary.learn_tokens([tune.text for tune in tunes], "characters")
     vocabulary.save(run)
     (run / "headers.json").write_text(json.dumps(tune_headers(tunes)))
-    model = TuneModel(vocabulary.size, 8, rows=2, units=8, depth=1)
+    model = TuneModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=1)
     model.build()
-    return model, MusicConfig(max_length_tokens=60), {}
+    return model, MusicConfig(max_length=60), {}
 
 
 def _piano_rolls(run):
-    model = RollModel(frame="nade", hidden=8, rows=2, units=8, depth=1)
+    model = RollModel(frame="nade", hidden=8, batch_size=2, units=8, num_layers=1)
     model.build()
-    return model, MusicConfig(music="rolls", max_length_tokens=40), {}
+    return model, MusicConfig(music="rolls", max_length=40), {}
 
 
 MAKERS = {

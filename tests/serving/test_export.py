@@ -143,8 +143,8 @@ def test_what_is_allowed_runs_on_a_processor():
 def test_an_export_has_its_contract_its_warm_up_its_vocabulary_and_its_card(application, exports):
     version = exports[application]
     served = load_export(version)
-    assert {"serving_default", "serving_fast"} <= set(served.signatures)
-    full, fast = (set(served.signatures[name].structured_outputs) for name in ("serving_default", "serving_fast"))
+    assert {"serving_default", "serving_greedy"} <= set(served.signatures)
+    full, fast = (set(served.signatures[name].structured_outputs) for name in ("serving_default", "serving_greedy"))
     assert fast <= full and "attention" not in fast
     for outputs in run_warm_up(version, served):
         assert set(outputs) == full
@@ -154,7 +154,7 @@ def test_an_export_has_its_contract_its_warm_up_its_vocabulary_and_its_card(appl
         f"python -m apps.{application}.train",
         tf.__version__,
         "MB |",
-        "### serving_fast",
+        "### serving_greedy",
     ):
         assert part in card
     names = {"translation": "joint", "piano_rolls": None}.get(application, "vocabulary")
@@ -208,7 +208,7 @@ def test_a_network_that_a_converter_gets_wrong_is_refused(exports, tmp_path, mon
 def test_the_command_exports_again_and_refuses_what_is_no_run(exports, tmp_path):
     run = exports["translation"].parents[2] / "runs" / "translation"
     (run / "metrics.json").write_text(json.dumps({"validation": {"bleu": 40.25}}))
-    result = helpers.command("translation", "export", run, "--export-to", tmp_path / "again")
+    result = helpers.command("translation", "export", run, "--export-dir", tmp_path / "again")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "MB, loads and answers in" in result.stdout
     assert "| bleu | 40.2500 |" in (tmp_path / "again" / "1" / "model_card.md").read_text()
@@ -220,5 +220,5 @@ def test_the_command_exports_again_and_refuses_what_is_no_run(exports, tmp_path)
     np.testing.assert_array_equal(*outputs)
     result = helpers.command("translation", "export", tmp_path)
     assert result.returncode == 2 and "holds no finished run" in result.stderr
-    result = helpers.command("translation", "export", run, "--format", "onnx", "--export-to", tmp_path)
-    assert result.returncode == 2 and "--export-to is for savedmodel" in result.stderr
+    result = helpers.command("translation", "export", run, "--format", "onnx", "--export-dir", tmp_path)
+    assert result.returncode == 2 and "--export-dir is for savedmodel" in result.stderr

@@ -55,7 +55,7 @@ def test_every_signature_takes_an_empty_batch(served):
                 assert value.shape[0] == 0, (application, signature, name)
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "serving_fast"])
+@pytest.mark.parametrize("signature", ["serving_default", "serving_greedy"])
 @pytest.mark.parametrize("application, good", [("sentiment_classification", "the food wasn't good"), ("translation", "two men")])
 def test_bad_texts_get_answers_and_good_ones_beside_them_their_own(served, application, good, signature):
     begun = time.monotonic()
@@ -83,7 +83,7 @@ def test_a_text_is_translated_as_its_sentences_are(served):
         np.testing.assert_allclose(found["attention"][i], attention, atol=1e-6)
         for name in ("target_tokens", "source_tokens"):
             assert [t for t in found[name][i] if t] == [t for part in parts for t in part[name][0] if t]
-    fast = served("translation", "serving_fast", text=list(texts))
+    fast = served("translation", "serving_greedy", text=list(texts))
     assert fast["translation"][0].count(b" ") >= 1 and fast["translation"][1] == b""
 
 
@@ -94,7 +94,7 @@ def test_long_texts_are_bounded(served):
     left_out = served("translation", text=[text, *[""] * 90])  # most of the attention would be zeros
     assert left_out["attention"].shape[2] == 0 and left_out["translation"][0] == long["translation"][0]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* at most 131,072 tokens, padding"):
-        served("translation", "serving_fast", text=[text] * 300)
+        served("translation", "serving_greedy", text=[text] * 300)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def assert_same_row(batch, place, alone):
             np.testing.assert_allclose(part, single, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "serving_fast"])
+@pytest.mark.parametrize("signature", ["serving_default", "serving_greedy"])
 def test_broken_images_get_an_error_each_and_good_ones_beside_them_their_caption(served, signature):
     good = [JPEG, example_image()]
     mixed = served("image_captioning", signature, image_bytes=[good[0], *BAD_IMAGES, good[1]])
@@ -138,16 +138,16 @@ def test_broken_images_get_an_error_each_and_good_ones_beside_them_their_caption
         assert mixed["caption"][place] == b""
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "in_metre"])
+@pytest.mark.parametrize("signature", ["serving_default", "constrained"])
 def test_odd_primes_and_numbers_get_tunes(served, signature):
     good, seeds = "M:6/8\nL:1/8\nK:D\nd2e", range(5, 5 + len(BAD_TEXTS) + 2)
-    alone = served("music_generation", signature, prime=[good], **{**DRAWING, "seed": [seeds[1]]})
+    alone = served("music_generation", signature, prompt=[good], **{**DRAWING, "seed": [seeds[1]]})
     numbers = {
         "length": [30, 30, -5, 0, 2_000_000_000, 30, 30, 30, 30],
         "temperature": [1.0, 0.9, 0.0, -1.0, np.nan, np.inf, 1e30, 1e-30, 1.0],
         "top_p": [0.95, 0.95, 0.0, -1.0, 2.0, np.nan, 0.9, 0.9, 0.9],
     }
-    mixed = served("music_generation", signature, prime=[BAD_TEXTS[0], good, *BAD_TEXTS[1:], good], seed=list(seeds), **numbers)
+    mixed = served("music_generation", signature, prompt=[BAD_TEXTS[0], good, *BAD_TEXTS[1:], good], seed=list(seeds), **numbers)
     assert is_text(mixed["abc"])
     assert mixed["abc"][1] == alone["abc"][0]
     assert mixed["abc"][3].decode() == BAD_TEXTS[2]  # far too long: it comes back
@@ -155,26 +155,26 @@ def test_odd_primes_and_numbers_get_tunes(served, signature):
 
 def test_temperature_0_and_below_write_the_most_probable_tune(served):
     tunes = [
-        served("music_generation", prime=[""], **{**DRAWING, "top_p": 1.0, "temperature": t, "seed": 3})["abc"][0]
+        served("music_generation", prompt=[""], **{**DRAWING, "top_p": 1.0, "temperature": t, "seed": 3})["abc"][0]
         for t in (0.0, -1.0, np.nan)
     ]
-    fast = served("music_generation", "serving_fast", prime=[""], length=30)["abc"][0]
+    fast = served("music_generation", "serving_greedy", prompt=[""], length=30)["abc"][0]
     assert set(tunes) == {fast}
-    assert served("music_generation", prime=[""], **{**DRAWING, "temperature": 3.0})["abc"][0] != fast
+    assert served("music_generation", prompt=[""], **{**DRAWING, "temperature": 3.0})["abc"][0] != fast
 
 
 def test_a_tune_is_as_long_as_the_limit_at_most(served):
     limit = 60  # of the small export
-    longest = served("music_generation", prime=["M:6/8\nL:1/8\nK:D\n"], **{**DRAWING, "length": 10**9, "temperature": 1000.0})
+    longest = served("music_generation", prompt=["M:6/8\nL:1/8\nK:D\n"], **{**DRAWING, "length": 10**9, "temperature": 1000.0})
     assert len(longest["abc"][0]) <= limit + len("X:1\nM:6/8\nL:1/8\nK:Dmaj\n")
 
 
 @pytest.mark.parametrize(
     "application, signature, inputs, named",
     [
-        ("music_generation", "serving_default", {"prime": ["", ""], **DRAWING, "temperature": [1.0, 1.0, 1.0]}, "temperature"),
-        ("music_generation", "in_metre", {"prime": ["", ""], **DRAWING, "seed": []}, "seed"),
-        ("music_generation", "serving_fast", {"prime": [""], "length": [1, 2]}, "length"),
+        ("music_generation", "serving_default", {"prompt": ["", ""], **DRAWING, "temperature": [1.0, 1.0, 1.0]}, "temperature"),
+        ("music_generation", "constrained", {"prompt": ["", ""], **DRAWING, "seed": []}, "seed"),
+        ("music_generation", "serving_greedy", {"prompt": [""], "length": [1, 2]}, "length"),
         ("music_generation", "score", {"text": ["a" * 200_000]}, "text"),
         ("piano_rolls", "score", {"frames": np.zeros((1, 60_000, 88), "uint8"), "lengths": [60_000]}, "frames"),
     ],
@@ -202,7 +202,7 @@ def test_odd_rolls_get_frames(served):
     for change in ({"temperature": 0.0}, {"temperature": -1.0}, {"temperature": np.nan}):
         np.testing.assert_array_equal(
             served("piano_rolls", frames=piece, **{**numbers, **change})["frames"],
-            served("piano_rolls", "serving_fast", frames=piece, length=12)["frames"],
+            served("piano_rolls", "serving_greedy", frames=piece, length=12)["frames"],
         )
     assert served("piano_rolls", frames=piece, **{**numbers, "length": -3})["frames"].shape == (1, 5, 88)
     assert served("piano_rolls", frames=piece[:, :0], **{**numbers, "length": 0})["frames"].shape == (1, 0, 88)
@@ -211,13 +211,13 @@ def test_odd_rolls_get_frames(served):
 
 def test_fast_signatures_say_what_a_greedy_search_finds(served):
     text = ["the food wasn't good at all !", "a small dog"]
-    full, fast = (served("sentiment_classification", name, text=text) for name in ("serving_default", "serving_fast"))
+    full, fast = (served("sentiment_classification", name, text=text) for name in ("serving_default", "serving_greedy"))
     assert set(fast) == {"label", "probability"}
     for name in fast:
         np.testing.assert_array_equal(fast[name], full[name])
-    fast = served("translation", "serving_fast", text=text)
+    fast = served("translation", "serving_greedy", text=text)
     assert set(fast) == {"translation", "score"}
     best = served("translation", text=text)
     assert (best["score"] >= -1e8).all() and all(fast["translation"])
-    fast = served("image_captioning", "serving_fast", image_bytes=[JPEG])
+    fast = served("image_captioning", "serving_greedy", image_bytes=[JPEG])
     assert set(fast) == {"caption", "score", "error"} and fast["caption"][0]

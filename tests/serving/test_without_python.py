@@ -21,7 +21,7 @@ REQUESTS = {
     "sentiment_classification": {"text": [b"The food wasn't good!", b"", b"a dog"]},
     "translation": {"text": [b"two men eat on the grass", b"", "Zwölf Boxkämpfer".encode()]},
     "image_captioning": {"image_bytes": [example_image(), example_image(50), b"no picture"]},
-    "music_generation": {"prime": [b"", b"M:6/8\nL:1/8\nK:D\nd2e f"], **DRAWING},
+    "music_generation": {"prompt": [b"", b"M:6/8\nL:1/8\nK:D\nd2e f"], **DRAWING},
 }
 
 

@@ -17,27 +17,27 @@ class Batches:
     steps_per_epoch: int
 
 
-def shorten(tokens: tf.RaggedTensor, max_length_tokens: int) -> tf.RaggedTensor:
-    """Cut the middle out of rows beyond `max_length_tokens`: what a text opens and ends with says most of it.
+def shorten(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor:
+    """Cut the middle out of rows beyond `max_length`: what a text opens and ends with says most of it.
 
     >>> shorten(tf.ragged.constant([[1, 2, 3, 4, 5], [6]]), 3)
     <tf.RaggedTensor [[1, 4, 5], [6]]>
     """
-    head = max_length_tokens // 2
-    tail = max_length_tokens - head
+    head = max_length // 2
+    tail = max_length - head
     lengths = tf.expand_dims(tokens.row_lengths(), 1)
     position = tf.ragged.range(tokens.row_lengths())
-    keep = (lengths <= max_length_tokens) | (position < head) | (position >= lengths - tail)
+    keep = (lengths <= max_length) | (position < head) | (position >= lengths - tail)
     return tf.ragged.boolean_mask(tokens, keep)
 
 
-def bucket_boundaries(lengths: Sequence[int], max_length_tokens: int, buckets: int = 4, multiple: int = 8) -> list[int]:
+def bucket_boundaries(lengths: Sequence[int], max_length: int, buckets: int = 4, multiple: int = 8) -> list[int]:
     """The few fixed lengths, multiples of `multiple`, that waste the least padding. Longer rows count as cut.
 
-    >>> bucket_boundaries([5, 7, 9, 14, 15, 62, 80], max_length_tokens=64, buckets=3)
+    >>> bucket_boundaries([5, 7, 9, 14, 15, 62, 80], max_length=64, buckets=3)
     [8, 16, 64]
     """
-    shortened = [min(length, max_length_tokens) for length in lengths]
+    shortened = [min(length, max_length) for length in lengths]
     largest = -(-max(shortened, default=1) // multiple) * multiple
     counts = [0] * (largest // multiple + 1)  # rows by the multiple that they fill
     for length in shortened:
@@ -56,7 +56,7 @@ def bucket_boundaries(lengths: Sequence[int], max_length_tokens: int, buckets: i
             )
             for i in range(last + 1)
         ]
-    return [min(i * multiple, max_length_tokens) for i in best[last][1]]
+    return [min(i * multiple, max_length) for i in best[last][1]]
 
 
 def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Sequence[int]) -> tf.data.Dataset:
