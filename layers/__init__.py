@@ -14,13 +14,13 @@ from layers.attention import (
     additive_attention,
     scaled_dot_product_attention,
 )
+from layers.base_cell import RecurrentCell
 from layers.bidirectional import Bidirectional
-from layers.cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.check import check_gradient
 from layers.multi_head_attention import MultiHeadAttention
 from layers.positional import PositionalEncoding
-from layers.recurrent import GRU, LSTM, GatedRNN, SimpleRNN
+from layers.recurrent_layers import GRU, LSTM, GatedRNN, SimpleRNN
 from layers.rnn import RNN
 
 __all__ = [

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from layers.attention_blocks import Masks, attend, softmax_of
+from layers.attention_blocks import Masks, attend, masked_softmax
 
 Tensor = Any
 
@@ -105,7 +105,7 @@ def additive_attention(
 
 def _weigh(scores, value, mask, dropout, seed):
     """The softmax of the scores under a mask, and the mean of the values with these weights."""
-    weights = softmax_of(scores, None if mask is None else ops.cast(mask, "bool"))
+    weights = masked_softmax(scores, None if mask is None else ops.cast(mask, "bool"))
     dropped = keras.random.dropout(weights, dropout, seed=seed) if dropout else weights
     return ops.matmul(dropped, value), weights
 

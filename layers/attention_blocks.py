@@ -67,7 +67,7 @@ def _all(parts: list[Tensor | None]) -> Tensor | None:
     return mask
 
 
-def softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """The softmax along the last axis, in float32 at least; zeros where the mask is False."""
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if mask is not None:
@@ -120,7 +120,7 @@ def _same_rows(tensors: list[Tensor]) -> list[Tensor]:
 def _weights_at_once(query: Tensor, key: Tensor, masks: Masks) -> Tensor:
     mask = masks.whole(ops.shape(query)[2], ops.shape(key)[2])
     scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))
-    return softmax_of(scores, None if mask is None else ops.expand_dims(mask, -3))
+    return masked_softmax(scores, None if mask is None else ops.expand_dims(mask, -3))
 
 
 def _row_sums(d: Tensor, output: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class _Blocks:
     def weights(self, q: Tensor, k: Tensor, i: Tensor) -> Tensor:
         times = ops.minimum(i % self.count * self.size + ops.arange(self.size), self.time - 1)
         mask = self.masks.block(i // (self.count * self.heads), times, self.key_time)
-        return softmax_of(ops.matmul(q, ops.transpose(k)), mask)
+        return masked_softmax(ops.matmul(q, ops.transpose(k)), mask)
 
 
 def _forward_in_blocks(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:

@@ -1,4 +1,4 @@
-"""RNN: `keras.layers.RNN` on the engine of `layers.recurrence`."""
+"""RNN: `keras.layers.RNN` on the engine of `layers.bptt`."""
 
 import contextvars
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers import recurrence
-from layers.cell import RecurrentCell
+from layers import bptt
+from layers.base_cell import RecurrentCell
 
 Tensor = Any
 
@@ -19,7 +19,7 @@ _call = contextvars.ContextVar("of the call", default=(False, False))
 class RNN(keras.layers.RNN):
     """Unfold a cell over a sequence: `s_t = cell(x_t, s_{t-1})`, `outputs_t` = the first state.
 
-    A `keras.layers.RNN` whose loop is that of `layers.recurrence` where the cells are `layers.RecurrentCell`s; other cells
+    A `keras.layers.RNN` whose loop is that of `layers.bptt` where the cells are `layers.RecurrentCell`s; other cells
     run in Keras' own loop.
 
     Args:
@@ -88,7 +88,7 @@ class RNN(keras.layers.RNN):
 
     @property
     def _on_engine(self) -> bool:
-        return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.steps_alone for cell in self._cells)
+        return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.call_is_step for cell in self._cells)
 
     def build(self, sequences_shape: tuple, initial_state_shape: Any = None) -> None:
         self._check_shape(sequences_shape)
@@ -158,7 +158,7 @@ class RNN(keras.layers.RNN):
             states = [flat.pop(0) for _ in range(cell.state_count)]
             outputs = ops.cast(outputs, cell.compute_dtype)
             dropped, recurrent_dropout_mask = cell.dropout_masks(outputs[:, 0], states[0], training)
-            last, outputs, states = recurrence.unfold(
+            last, outputs, states = bptt.unfold(
                 cell,
                 outputs if dropped is None else outputs * ops.expand_dims(dropped, 1),
                 [ops.cast(state, cell.compute_dtype) for state in states],

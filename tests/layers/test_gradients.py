@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from layers import RNN, recurrence
+from layers import RNN, bptt
 from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
 
 needs_float64 = pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")
@@ -67,9 +67,9 @@ def test_fast_path_equals_autodiff_with_recurrent_dropout(name, reverse, outputs
 
         return gradients(loss, [x, *initial], cell.trainable_variables)
 
-    wanted = run(recurrence._unfold_by_autodiff)
-    close(run(recurrence._unfold_by_hand, True, True), wanted)
-    close(run(recurrence._unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
+    wanted = run(bptt._unfold_by_autodiff)
+    close(run(bptt._unfold_by_hand, True, True), wanted)
+    close(run(bptt._unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
 
 
 def test_a_cell_without_gradient_trains():
@@ -115,12 +115,12 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     asked = []
 
     def results(halves):
-        monkeypatch.setattr(recurrence, "_halves_pay", lambda size, concurrency: asked.append(size) or halves)
+        monkeypatch.setattr(bptt, "_halves_pay", lambda size, concurrency: asked.append(size) or halves)
 
         def compute(x, mask, dropout, *states):
             with tf.GradientTape() as tape:
                 tape.watch((x, *states))
-                _, outputs, final = recurrence.unfold(
+                _, outputs, final = bptt.unfold(
                     layer.cell, x, states, mask=mask, recurrent_dropout_mask=dropout, training=True, reverse=True
                 )
                 loss = tf.add_n([tf.reduce_sum(y**2 * (k + 1)) for k, y in enumerate([outputs, *final])])
@@ -136,13 +136,13 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
 def test_halves_only_where_they_pay(monkeypatch):
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
-    assert recurrence._halves_pay(None, 1) and recurrence._halves_pay(8, 2) and not recurrence._halves_pay(7, 1)
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 2)
-    assert recurrence._halves_pay(64, 1) and not recurrence._halves_pay(64, 2)  # the directions of `Bidirectional`
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(recurrence, "_gpus", lambda: ["GPU"])
-    assert not recurrence._halves_pay(64, 1)
+    monkeypatch.setattr(bptt.os, "cpu_count", lambda: 4)
+    assert bptt._halves_pay(None, 1) and bptt._halves_pay(8, 2) and not bptt._halves_pay(7, 1)
+    monkeypatch.setattr(bptt.os, "cpu_count", lambda: 2)
+    assert bptt._halves_pay(64, 1) and not bptt._halves_pay(64, 2)  # the directions of `Bidirectional`
+    monkeypatch.setattr(bptt.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(bptt, "_gpus", lambda: ["GPU"])
+    assert not bptt._halves_pay(64, 1)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="a matter of tf.function")
