@@ -1,4 +1,4 @@
-"""Sequence models for Keras 3: recurrent and attention layers that are fast, obey masks and read like their equations."""
+"""Recurrent and attention layers for Keras 3 that are fast, support arbitrary masks and read like their equations."""
 
 import keras
 

@@ -23,9 +23,9 @@ BLOCK = 2**21  # scores of a block: 8 MB of float32, measured; smaller ones cost
 
 
 class Masks(NamedTuple):
-    """What may be attended to, True = keep: queries (rows, query_time), keys (rows, key_time), pairs ((rows, (heads,))
+    """What is attended to, True = attend: queries (rows, query_time), keys (rows, key_time), pairs ((rows, (heads,))
     query_time, key_time), only what is not later than the query, and only what is less than `window` steps away. A part is
-    None where it forbids nothing."""
+    None where it masks nothing."""
 
     query: Tensor | None = None
     key: Tensor | None = None
@@ -73,7 +73,7 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         scores = ops.where(mask, scores, ops.cast(-6e4 if dtype == "float16" else -1e9, dtype))
     precise = _at_least_float32(scores)
-    alone = precise.shape[-1] == 1  # Keras' softmax warns of it, but a sequence may well have one step
+    alone = precise.shape[-1] == 1  # a memory of one step is legitimate, but Keras' softmax warns of it
     weights = ops.cast(0.0 * precise + 1.0 if alone else ops.softmax(precise, axis=-1), dtype)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
 
@@ -86,15 +86,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
     """The output of scaled dot-product attention, in blocks where times are long; the gradient computes the weights again.
 
     Args:
-        query, key, value: (rows, heads, time, size). A batch of one row goes with any other.
+        query, key, value: (rows, heads, time, size). A batch of one row broadcasts to any other.
         masks: of the rows; pairs without heads.
 
     Returns:
-        (rows, heads, query_time, d_v); zeros where a query may attend to nothing.
+        (rows, heads, query_time, d_v); zeros where all keys of a query are masked out.
     """
     query, key, value = _same_rows([query, key, value])
     scores = ops.shape(query)[2] * ops.shape(key)[2]
-    is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # there what isn't a number only infers shapes
+    is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # on JAX sizes are unknown in shape inference only
 
     def choose(in_blocks: Callable, at_once: Callable, *tensors: Tensor) -> Any:
         if is_known:

@@ -77,7 +77,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
             raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
         for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the share of units to drop.")
+                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the fraction of units to drop.")
         super().__init__(**kwargs)
         self.units = int(units)
         self.activation = activations.get(activation)
@@ -211,7 +211,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     def why_no_gradient(self) -> str:
         """Why the backend differentiates this cell; empty if it does not."""
         if self.gradient is None:
-            return "it has none. Write `gradient` beside `equations`."
+            return "it has none. Write `gradient` next to `equations`."
         for activation in (self.activation, self.recurrent_activation):
             if activation not in DERIVATIVES:
                 name = getattr(activation, "__name__", activation)
@@ -256,9 +256,9 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
 
     def dropout_masks(self, inputs: Tensor, hidden: Tensor, training: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / keep share; None where nothing drops.
+        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / (1 - rate); None where nothing is dropped.
 
-        Drawn anew, unless an RNN has drawn them for the sequence that it walks.
+        Drawn anew, unless an RNN has drawn them for the whole sequence.
         """
         if not training:
             return None, None

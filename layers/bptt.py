@@ -1,11 +1,11 @@
-"""Time: unfold a cell over a sequence, forward and, by hand, backward.
+"""Backpropagation through time: run a cell over a sequence, forward and, with a hand-written gradient, backward.
 
 A recurrent network applies one cell at every step,
 
     s_t = cell(x_t, s_{t-1}),
 
-and backpropagation through time (Werbos 1990, https://doi.org/10.1109/5.58337) walks the same steps in reverse.
-Done naively both walks are slow: every step multiplies small matrices and every step adds to the gradient of every
+and backpropagation through time (Werbos 1990, https://doi.org/10.1109/5.58337) visits the same steps in reverse.
+Done naively both passes are slow: every step multiplies small matrices and every step adds to the gradient of every
 weight. The engine keeps in the loop only what truly depends on the previous step:
 
 * before the loop, ONE product projects the inputs of all steps (`cell.project`);
@@ -55,7 +55,7 @@ def unfold(
         initial_state: one tensor (batch, units) for each state of the cell; the first state is the output.
         mask: booleans (batch, time), True = keep. At a masked step every state is held.
         recurrent_dropout_mask: (batch, units), multiplies the state before the recurrent product at every step.
-        reverse: walk from the last step to the first. Outputs keep the place of their inputs.
+        reverse: run from the last step to the first. Outputs keep the place of their inputs.
         sequences: also return the outputs of all steps.
         training: keep the activations for the backward pass.
         jit_compile: on TensorFlow, in training, compile both loops with XLA, whether or not what calls them is.
@@ -80,7 +80,7 @@ def unfold(
     arguments = (inputs, list(initial_state), mask, recurrent_dropout_mask)
     in_halves = training and by_hand and jit_compile and _halves_pay(inputs.shape[0], concurrency)
     results = _in_halves(run, *arguments) if in_halves else run(*arguments)
-    if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size tells none
+    if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size doesn't know its own
         batch, time = inputs.shape[:2]
         for result in flatten(results):
             result.set_shape((batch, *[time] * (len(result.shape) - 2), result.shape[-1]))
@@ -124,12 +124,8 @@ class Loop(NamedTuple):
     sequences: bool
 
     @property
-    def gates(self) -> int:
-        return self.pointwise.cell.gates
-
-    @property
-    def states(self) -> int:
-        return self.pointwise.cell.state_count
+    def cell(self) -> Any:
+        return self.pointwise.cell  # the class
 
 
 class Constants(NamedTuple):
@@ -139,6 +135,9 @@ class Constants(NamedTuple):
     input_bias: Tensor | None = None  # (gates x units,)
     recurrent_bias: Tensor | None = None  # (gates x units,)
     dropout_mask: Tensor | None = None  # (batch, units)
+
+    def drop(self, hidden: Tensor) -> Tensor:
+        return hidden if self.dropout_mask is None else hidden * self.dropout_mask
 
 
 class Inputs(NamedTuple):
@@ -188,15 +187,14 @@ def _gradient(loop, inputs, saved, upstream, compiled, padded):
     """Backpropagation through time: the gradient of `inputs`, from what the forward loop saved and the upstream gradient."""
     constants, states, (_, mask) = inputs
     d_outputs, d_final = (upstream[0], upstream[1:]) if loop.sequences else (None, upstream)
-    after, residuals = tuple(saved[: loop.states]), tuple(saved[loop.states :])
+    after, residuals = tuple(saved[: loop.cell.state_count]), tuple(saved[loop.cell.state_count :])
     before = tuple(_shift(first, later, loop.reverse) for first, later in zip(states, _cut(after, inputs, padded)))
     sequences = (before, after, residuals, d_outputs, mask)
     d_states, stacked = run_loop(_backward, (loop,), constants, tuple(d_final), sequences, compiled, padded)
     stacked = _cut(stacked, inputs, padded)
-    d_projected, differing = stacked[: loop.gates], stacked[loop.gates :]
-    d_recurrent = [*d_projected[: loop.gates - len(differing)], *differing]
-    hidden = before[0] if constants.dropout_mask is None else before[0] * constants.dropout_mask
-    rows = ops.transpose(_rows(hidden))  # (units, time x batch)
+    d_projected, differing = stacked[: loop.cell.gates], stacked[loop.cell.gates :]
+    d_recurrent = [*d_projected[: loop.cell.gates - len(differing)], *differing]
+    rows = ops.transpose(_rows(constants.drop(before[0])))  # (units, time x batch)
     d_constants = Constants(
         kernel=ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1),
         input_bias=None if constants.input_bias is None else _sums(d_projected),
@@ -207,28 +205,27 @@ def _gradient(loop, inputs, saved, upstream, compiled, padded):
 
 
 def _forward(loop, save, differentiable, count, constants, states, sequences):
-    """Walk the steps; return the final states and, stacked over time, states and residuals if `save`, else the output."""
+    """Run the steps; return the final states and, stacked over time, states and residuals if `save`, else the output."""
 
     def step(states, now):
         x, mask = now
         if constants.input_bias is not None:
-            x = [a + b for a, b in zip(x, ops.split(constants.input_bias, loop.gates))]
-        hidden = states[0] if constants.dropout_mask is None else states[0] * constants.dropout_mask
-        recurrent = ops.matmul(hidden, constants.kernel)  # (batch, gates x units)
+            x = [a + b for a, b in zip(x, ops.split(constants.input_bias, loop.cell.gates))]
+        recurrent = ops.matmul(constants.drop(states[0]), constants.kernel)  # (batch, gates x units)
         if constants.recurrent_bias is not None:
             recurrent = recurrent + constants.recurrent_bias
-        new, residuals = loop.pointwise.equations(x, ops.split(recurrent, loop.gates, axis=-1), states)
+        new, residuals = loop.pointwise.equations(x, ops.split(recurrent, loop.cell.gates, axis=-1), states)
         if mask is not None:
             new = [ops.where(mask > 0, a, b) for a, b in zip(new, states)]
         outputs = [*new, *residuals] if save else [new[0]] if loop.sequences else []
         return list(new), outputs
 
-    widths = [loop.units] * (loop.states + loop.pointwise.residuals if save else int(loop.sequences))
+    widths = [loop.units] * (loop.cell.state_count + loop.cell.residuals if save else int(loop.sequences))
     return scan(step, states, sequences, widths, loop.reverse, differentiable, count)
 
 
 def _backward(loop, count, constants, d_final, sequences):
-    """Walk the steps in the opposite direction; return the gradients of the initial states and, stacked over time, of the
+    """Run the steps in the opposite direction; return the gradients of the initial states and, stacked over time, of the
     projections and of those recurrent products where they differ."""
     kernel_transposed = ops.transpose(constants.kernel)
 
@@ -238,21 +235,19 @@ def _backward(loop, count, constants, d_final, sequences):
             d_states = [d_states[0] + d_output, *d_states[1:]]
         live = d_states if mask is None else [ops.where(mask > 0, d, ops.zeros_like(d)) for d in d_states]
         d_x, d_recurrent, d_before = loop.pointwise.gradient(live, before, after, residuals)
-        d_hidden = ops.matmul(ops.concatenate(d_recurrent, axis=-1), kernel_transposed)
-        if constants.dropout_mask is not None:
-            d_hidden = d_hidden * constants.dropout_mask
+        d_hidden = constants.drop(ops.matmul(ops.concatenate(d_recurrent, axis=-1), kernel_transposed))
         d_before = [d_hidden if d_before[0] is None else d_before[0] + d_hidden, *d_before[1:]]
         if mask is not None:
             d_before = [ops.where(mask > 0, a, b) for a, b in zip(d_before, d_states)]
         differing = [d for d, same in zip(d_recurrent, d_x) if d is not same]
-        if len(differing) != loop.pointwise.products:
+        if len(differing) != loop.cell.products:
             raise ValueError(
-                f"{loop.pointwise.cell.__name__}.gradient returned {len(differing)} tensor(s) in d_r that are not those in d_x; "
-                f"expected {loop.pointwise.products}. Return the same objects in both, or set `products = {len(differing)}`."
+                f"{loop.cell.__name__}.gradient returned {len(differing)} tensor(s) in d_r that are not those in d_x; "
+                f"expected {loop.cell.products}. Return the same objects in both, or set `products = {len(differing)}`."
             )
         return d_before, [*d_x, *differing]
 
-    widths = [loop.units] * (loop.gates + loop.pointwise.products)
+    widths = [loop.units] * (loop.cell.gates + loop.cell.products)
     return scan(step, d_final, sequences, widths, not loop.reverse, count=count)
 
 

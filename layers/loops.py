@@ -1,4 +1,4 @@
-"""Loops whose steps depend on each other, on two backends: `scan` over sequences, `for_loop` over numbers."""
+"""Loops whose steps depend on each other, on two backends: `scan` over sequences, `for_loop` over indices."""
 
 import contextlib
 import contextvars
@@ -93,17 +93,17 @@ def for_loop(
 def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse):
     import tensorflow as tf
 
-    turn = reverse and _in_order.get()
+    flip = reverse and _in_order.get()
 
     def body(k, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
         new, outputs = function(i, list(carry))
         for after, before in zip(new, carry):
             after.set_shape(before.shape)
-        place = k if turn else i
+        place = k if flip else i
         stacks = tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
         return k + 1, i - 1 if reverse else i + 1, tuple(new), stacks
 
     stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
     start = (0, count - 1 if reverse else 0, tuple(carry), stacks)
     _, _, carry, stacks = tf.while_loop(lambda k, *_: k < count, body, start, maximum_iterations=size, parallel_iterations=1)
-    return list(carry), [tf.reverse(stack.stack(), [0]) if turn else stack.stack() for stack in stacks]
+    return list(carry), [tf.reverse(stack.stack(), [0]) if flip else stack.stack() for stack in stacks]

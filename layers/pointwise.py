@@ -39,14 +39,6 @@ class Pointwise(NamedTuple):
     sigma: Any
     settings: tuple = ()
 
-    @property
-    def residuals(self) -> int:
-        return self.cell.residuals
-
-    @property
-    def products(self) -> int:
-        return self.cell.products
-
     def equations(self, x: list, r: list, states: list) -> tuple[list, list]:
         result = self.cell.equations(list(x), list(r), list(states), self.phi, self.sigma)
         return self.cell.checked("equations", result, new_states=self.cell.state_count, residuals=self.cell.residuals)

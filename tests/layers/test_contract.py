@@ -239,13 +239,13 @@ def test_bidirectional_equals_keras(mode, return_sequences):
     x, mask = sequences(), np.array([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [1] * 6], bool)
     kwargs = {"return_sequences": return_sequences, "return_state": True}
     ours = Bidirectional(layers.LSTM(5, **kwargs), merge_mode=mode)
-    twin = keras.layers.Bidirectional(keras.layers.LSTM(5, **kwargs), merge_mode=mode)
-    for layer in (ours, twin):
+    theirs = keras.layers.Bidirectional(keras.layers.LSTM(5, **kwargs), merge_mode=mode)
+    for layer in (ours, theirs):
         layer.build(x.shape)
-    ours.set_weights(random_weights(twin).get_weights())
-    close(ours(x, mask=mask), twin(x, mask=mask))
+    ours.set_weights(random_weights(theirs).get_weights())
+    close(ours(x, mask=mask), theirs(x, mask=mask))
     states = [np.full((3, 5), v, "float32") for v in (0.1, 0.2, 0.3, 0.4)]
-    close(ours(x, initial_state=states), twin(x, initial_state=states))
+    close(ours(x, initial_state=states), theirs(x, initial_state=states))
 
 
 def test_bidirectional_errors():
