@@ -19,8 +19,8 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
 
     A `keras.layers.MultiHeadAttention` with its arguments and weights. What differs, on purpose: memory grows linearly with
     time, under any mask, unless there is dropout in training or the scores are returned; where all keys of a query are masked
-    out, its weights are zeros, not uniform; an explicit `query_mask` counts. With `flash_attention` or more than one attention axis it
-    is Keras' computation.
+    out, its weights are zeros, not uniform; an explicit `query_mask` counts. With `flash_attention` or more than one attention
+    axis it is Keras' computation.
 
     Args: those of `keras.layers.MultiHeadAttention`.
 
