@@ -65,20 +65,17 @@ def unfold(
         `(last_output, outputs, final_states)`: (batch, units); (batch, time, units), or None if not `sequences`; and a list
         of (batch, units).
     """
-    by_hand = cell.has_gradient
+    by_hand = functools.partial(_unfold_by_hand, training=training, jit_compile=jit_compile)
 
     def run(inputs: Tensor, states: list, mask: Tensor | None, dropout_mask: Tensor | None) -> tuple:
         time_mask = None if mask is None else ops.expand_dims(ops.transpose(mask), -1)  # (time, batch, 1)
         time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
-        arguments = (cell, time_major, states, time_mask, dropout_mask, reverse, sequences)
-        if by_hand:
-            last, outputs, final = _unfold_by_hand(*arguments, training, jit_compile)
-        else:
-            last, outputs, final = _unfold_by_autodiff(*arguments)
+        how = by_hand if cell.has_gradient else _unfold_by_autodiff
+        last, outputs, final = how(cell, time_major, states, time_mask, dropout_mask, reverse, sequences)
         return last, (None if outputs is None else ops.transpose(outputs, (1, 0, 2))), final
 
     arguments = (inputs, list(initial_state), mask, recurrent_dropout_mask)
-    in_halves = training and by_hand and jit_compile and _halves_pay(inputs.shape[0], concurrency)
+    in_halves = training and jit_compile and cell.has_gradient and _halves_pay(inputs.shape[0], concurrency)
     results = _in_halves(run, *arguments) if in_halves else run(*arguments)
     if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size doesn't know its own
         batch, time = inputs.shape[:2]
@@ -269,7 +266,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _sums(d: Sequence[Tensor]) -> Tensor:
     """The gradient of a bias: (time, batch, units) for each gate -> (gates x units,)."""
-    return ops.concatenate([ops.sum(_rows(x), axis=0) for x in d], axis=0)
+    return ops.concatenate([ops.sum(x, axis=(0, 1)) for x in d], axis=0)
 
 
 # -- the automatic path ------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ class RNN(keras.layers.RNN):
 
     @property
     def _on_engine(self) -> bool:
+        """Whether the engine runs the cells: it knows the protocol of `RecurrentCell`; all others run in Keras' loop."""
         return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.call_is_step for cell in self._cells)
 
     def build(self, sequences_shape: tuple, initial_state_shape: Any = None) -> None:

@@ -100,7 +100,7 @@ def test_a_keras_cell_runs_on_the_engine():
     close(ours(x, mask=mask), theirs(x, mask=mask))
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run concurrently")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("batch, known", [(9, True), (9, False), (1, False)])
 def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     assert asked == [batch if known else None] * 2
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run concurrently")
 def test_halves_only_where_they_pay(monkeypatch):
     monkeypatch.setattr(bptt.os, "cpu_count", lambda: 4)
     assert bptt._halves_pay(None, 1) and bptt._halves_pay(8, 2) and not bptt._halves_pay(7, 1)
