@@ -18,28 +18,41 @@ from layers.base_cell import RecurrentCell
 from layers.bidirectional import Bidirectional
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.check import check_gradient
+from layers.linear_cells import LinearCell, MinGRUCell, QRNNCell, SSRUCell
+from layers.linear_recurrences import linear_recurrence
 from layers.multi_head_attention import MultiHeadAttention
 from layers.positional import PositionalEncoding
-from layers.recurrent_layers import GRU, LSTM, GatedRNN, SimpleRNN
+from layers.recurrent_layers import GRU, LSTM, QRNN, SRU, SSRU, GatedRNN, MinGRU, SimpleRNN
 from layers.rnn import RNN
+from layers.sru import SRUCell
 
 __all__ = [
     "GRU",
     "LSTM",
+    "QRNN",
     "RNN",
+    "SRU",
+    "SSRU",
     "BahdanauAttention",
     "Bidirectional",
     "GRUCell",
     "GatedRNN",
     "GatedRNNCell",
     "LSTMCell",
+    "LinearCell",
+    "MinGRU",
+    "MinGRUCell",
     "MultiHeadAttention",
     "PositionalEncoding",
+    "QRNNCell",
     "RecurrentCell",
+    "SRUCell",
+    "SSRUCell",
     "ScaledDotProductAttention",
     "SimpleRNN",
     "SimpleRNNCell",
     "additive_attention",
     "check_gradient",
+    "linear_recurrence",
     "scaled_dot_product_attention",
 ]

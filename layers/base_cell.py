@@ -10,6 +10,7 @@ from keras import activations, constraints, initializers, ops, regularizers
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from layers.pointwise import DERIVATIVES, Activation, Pointwise
+from layers.products import Dense
 
 Tensor = Any
 
@@ -49,6 +50,12 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     state_count = 1
     residuals = 0  # tensors that `equations` keeps for `gradient`
     products = 0  # of how many last gates the gradients of x and r differ
+    product: Any = Dense  # how the gates depend on the state
+    recurrent_state = 0  # on which of the states
+    recurrent_gates = 0  # how many do, the first ones; 0: all
+    unfold_steps: Any = (
+        None  # of a cell without a recurrent product: (cell, inputs of all steps, states, …) -> …; see `LinearCell`
+    )
 
     def __init__(
         self,
@@ -112,21 +119,18 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         return (self.gates * self.units,)
 
     def build(self, input_shape: tuple) -> None:
-        width = self.gates * self.units
+        self._add_weights(input_shape[-1], self.gates * self.units)
+        self.built = True
+
+    def _add_weights(self, features: int, width: int) -> None:
         self.kernel = self.add_weight(
-            shape=(input_shape[-1], width),
+            shape=(features, width),
             name="kernel",
             initializer=self.kernel_initializer,
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
-        self.recurrent_kernel = self.add_weight(
-            shape=(self.units, width),
-            name="recurrent_kernel",
-            initializer=self.recurrent_initializer,
-            regularizer=self.recurrent_regularizer,
-            constraint=self.recurrent_constraint,
-        )
+        self._add_recurrent_kernel()
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -136,7 +140,15 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        self.built = True
+
+    def _add_recurrent_kernel(self) -> None:
+        self.recurrent_kernel = self.add_weight(
+            shape=self.product.shape(self.units, self.recurrent_gates or self.gates),
+            name="recurrent_kernel",
+            initializer=self.recurrent_initializer,
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+        )
 
     # -- the two matrix products
 
@@ -153,19 +165,19 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         as cutting up W would cost more than the product.
         """
         kernel = ops.cast(self.kernel, inputs.dtype)
-        bias = self.input_bias() if add_bias else None
+        bias, blocks = self.input_bias() if add_bias else None, kernel.shape[-1] // self.units
         bias = None if bias is None else ops.cast(bias, inputs.dtype)
         if len(inputs.shape) == 2:
             product = ops.matmul(inputs, kernel)
-            return ops.split(product if bias is None else product + bias, self.gates, axis=-1)
-        projected = [ops.matmul(inputs, part) for part in ops.split(kernel, self.gates, axis=-1)]
-        return projected if bias is None else [x + b for x, b in zip(projected, ops.split(bias, self.gates))]
+            return ops.split(product if bias is None else product + bias, blocks, axis=-1)
+        projected = [ops.matmul(inputs, part) for part in ops.split(kernel, blocks, axis=-1)]
+        return projected if bias is None else [x + b for x, b in zip(projected, ops.split(bias, blocks))]
 
     def recur(self, hidden: Tensor) -> list[Tensor]:
         """`s U`, with the recurrent bias where a cell has one: (batch, units) -> for each gate (batch, units)."""
-        product = ops.matmul(hidden, ops.cast(self.recurrent_kernel, hidden.dtype))
-        bias = self.recurrent_bias()
-        return ops.split(product if bias is None else product + ops.cast(bias, product.dtype), self.gates, axis=-1)
+        kernel, bias = ops.cast(self.recurrent_kernel, hidden.dtype), self.recurrent_bias()
+        bias = None if bias is None else ops.cast(bias, hidden.dtype)
+        return self.product.forward(hidden, kernel, bias, self.recurrent_gates or self.gates)
 
     # -- one step
 
@@ -245,7 +257,8 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
 
     def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
         """One step from a projected input: `(output, new states)`."""
-        hidden = states[0] if dropout_mask is None else states[0] * dropout_mask
+        hidden = states[self.recurrent_state]
+        hidden = hidden if dropout_mask is None else hidden * dropout_mask
         result = self.equations(projected, self.recur(hidden), states, self.activation, self.recurrent_activation)
         new, _ = self.checked("equations", result, new_states=self.state_count, residuals=None)
         return new[0], list(new)
@@ -271,7 +284,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         return masks[0], masks[1]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
-        return [ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in range(self.state_count)]
+        return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in keras.tree.flatten(self.state_size)]
 
     def get_config(self) -> dict[str, Any]:
         config = {name: getattr(self, name) for name in ("units", "use_bias", "dropout", "recurrent_dropout", "seed")}

@@ -18,7 +18,6 @@ concurrently, as each loop keeps one core busy. Memory is linear in time. A cell
 differentiated by the backend instead, and so is every second derivative.
 """
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from layers.compiled import has_own_loop, run_loop
+from layers.compiled import has_gpu, has_own_loop, run_loop
 from layers.gradients import with_gradient
 from layers.loops import flatten, pack, scan
 from layers.pointwise import Pointwise
@@ -65,17 +64,17 @@ def unfold(
         `(last_output, outputs, final_states)`: (batch, units); (batch, time, units), or None if not `sequences`; and a list
         of (batch, units).
     """
-    by_hand = functools.partial(_unfold_by_hand, training=training, jit_compile=jit_compile)
 
     def run(inputs: Tensor, states: list, mask: Tensor | None, dropout_mask: Tensor | None) -> tuple:
         time_mask = None if mask is None else ops.expand_dims(ops.transpose(mask), -1)  # (time, batch, 1)
         time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
-        how = by_hand if cell.has_gradient else _unfold_by_autodiff
-        last, outputs, final = how(cell, time_major, states, time_mask, dropout_mask, reverse, sequences)
+        how = type(cell).unfold_steps or (_unfold_by_hand if cell.has_gradient else _unfold_by_autodiff)
+        last, outputs, final = how(cell, time_major, states, time_mask, dropout_mask, reverse, sequences, training, jit_compile)
         return last, (None if outputs is None else ops.transpose(outputs, (1, 0, 2))), final
 
     arguments = (inputs, list(initial_state), mask, recurrent_dropout_mask)
-    in_halves = training and jit_compile and cell.has_gradient and _halves_pay(inputs.shape[0], concurrency)
+    fast = cell.has_gradient or type(cell).unfold_steps is not None
+    in_halves = training and jit_compile and fast and _halves_pay(inputs.shape[0], concurrency)
     results = _in_halves(run, *arguments) if in_halves else run(*arguments)
     if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size doesn't know its own
         batch, time = inputs.shape[:2]
@@ -88,7 +87,7 @@ def _halves_pay(batch: int | None, concurrency: int) -> bool:
     """Whether the two halves of a batch train faster concurrently: each loop keeps one core of a processor busy."""
     if keras.backend.backend() != "tensorflow" or (batch is not None and batch < 8):
         return False
-    return (os.cpu_count() or 1) >= 2 * concurrency and not _gpus()
+    return (os.cpu_count() or 1) >= 2 * concurrency and not has_gpu()
 
 
 def _in_halves(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -100,13 +99,6 @@ def _in_halves(function: Callable[..., Any], *arguments: Any) -> Any:
     halves = zip(*(tf.split(x, [batch // 2, batch - batch // 2]) for x in tensors))  # two slices have a slower gradient
     results = [function(*pack(arguments, half)) for half in halves]
     return pack(results[0], [ops.concatenate(both, axis=0) for both in zip(*map(flatten, results))])
-
-
-@functools.cache
-def _gpus() -> list:
-    import tensorflow as tf
-
-    return tf.config.list_physical_devices("GPU")
 
 
 # -- the hand-written path ---------------------------------------------------------------------------------------------
@@ -123,6 +115,10 @@ class Loop(NamedTuple):
     @property
     def cell(self) -> Any:
         return self.pointwise.cell  # the class
+
+    @property
+    def recurrent_gates(self) -> int:
+        return self.cell.recurrent_gates or self.cell.gates
 
 
 class Constants(NamedTuple):
@@ -190,10 +186,10 @@ def _gradient(loop, inputs, saved, upstream, compiled, padded):
     d_states, stacked = run_loop(_backward, (loop,), constants, tuple(d_final), sequences, compiled, padded)
     stacked = _cut(stacked, inputs, padded)
     d_projected, differing = stacked[: loop.cell.gates], stacked[loop.cell.gates :]
-    d_recurrent = [*d_projected[: loop.cell.gates - len(differing)], *differing]
-    rows = ops.transpose(_rows(constants.drop(before[0])))  # (units, time x batch)
+    d_recurrent = [*d_projected[: loop.recurrent_gates - len(differing)], *differing]
+    hidden = constants.drop(before[loop.cell.recurrent_state])
     d_constants = Constants(
-        kernel=ops.concatenate([ops.matmul(rows, _rows(d)) for d in d_recurrent], axis=-1),
+        kernel=loop.cell.product.kernel_gradient(hidden, d_recurrent),
         input_bias=None if constants.input_bias is None else _sums(d_projected),
         recurrent_bias=None if constants.recurrent_bias is None else _sums(d_recurrent),
         dropout_mask=None if constants.dropout_mask is None else ops.zeros_like(constants.dropout_mask),
@@ -208,10 +204,9 @@ def _forward(loop, save, differentiable, count, constants, states, sequences):
         x, mask = now
         if constants.input_bias is not None:
             x = [a + b for a, b in zip(x, ops.split(constants.input_bias, loop.cell.gates))]
-        recurrent = ops.matmul(constants.drop(states[0]), constants.kernel)  # (batch, gates x units)
-        if constants.recurrent_bias is not None:
-            recurrent = recurrent + constants.recurrent_bias
-        new, residuals = loop.pointwise.equations(x, ops.split(recurrent, loop.cell.gates, axis=-1), states)
+        hidden = constants.drop(states[loop.cell.recurrent_state])
+        recurrent = loop.cell.product.forward(hidden, constants.kernel, constants.recurrent_bias, loop.recurrent_gates)
+        new, residuals = loop.pointwise.equations(x, recurrent, states)
         if mask is not None:
             new = [ops.where(mask > 0, a, b) for a, b in zip(new, states)]
         outputs = [*new, *residuals] if save else [new[0]] if loop.sequences else []
@@ -224,7 +219,7 @@ def _forward(loop, save, differentiable, count, constants, states, sequences):
 def _backward(loop, count, constants, d_final, sequences):
     """Run the steps in the opposite direction; return the gradients of the initial states and, stacked over time, of the
     projections and of those recurrent products where they differ."""
-    kernel_transposed = ops.transpose(constants.kernel)
+    transposed = loop.cell.product.transposed(constants.kernel)
 
     def step(d_states, now):
         before, after, residuals, d_output, mask = now
@@ -232,8 +227,9 @@ def _backward(loop, count, constants, d_final, sequences):
             d_states = [d_states[0] + d_output, *d_states[1:]]
         live = d_states if mask is None else [ops.where(mask > 0, d, ops.zeros_like(d)) for d in d_states]
         d_x, d_recurrent, d_before = loop.pointwise.gradient(live, before, after, residuals)
-        d_hidden = constants.drop(ops.matmul(ops.concatenate(d_recurrent, axis=-1), kernel_transposed))
-        d_before = [d_hidden if d_before[0] is None else d_before[0] + d_hidden, *d_before[1:]]
+        d_hidden = constants.drop(loop.cell.product.state_gradient(d_recurrent, transposed))
+        d_before = [ops.zeros_like(a) if d is None else d for d, a in zip(d_before, before)]
+        d_before[loop.cell.recurrent_state] += d_hidden
         if mask is not None:
             d_before = [ops.where(mask > 0, a, b) for a, b in zip(d_before, d_states)]
         differing = [d for d, same in zip(d_recurrent, d_x) if d is not same]
@@ -260,10 +256,6 @@ def _shift(first: Tensor, later: Tensor, reverse: bool) -> Tensor:
     return ops.concatenate([later[1:], first] if reverse else [first, later[:-1]], axis=0)
 
 
-def _rows(x: Tensor) -> Tensor:
-    return ops.reshape(x, (-1, x.shape[-1]))  # (time x batch, width)
-
-
 def _sums(d: Sequence[Tensor]) -> Tensor:
     """The gradient of a bias: (time, batch, units) for each gate -> (gates x units,)."""
     return ops.concatenate([ops.sum(x, axis=(0, 1)) for x in d], axis=0)
@@ -272,7 +264,7 @@ def _sums(d: Sequence[Tensor]) -> Tensor:
 # -- the automatic path ------------------------------------------------------------------------------------------------
 
 
-def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences):
+def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
     mask = None if mask is None else ops.cast(mask, "bool")
 
     def step(carry, now):

@@ -66,3 +66,15 @@ def has_own_loop(loop: Hashable, time: int | None) -> bool:
     if time is not None and len(lengths) < FEW_LENGTHS:
         lengths.add(time)
     return time in lengths
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Whether the backend finds a GPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))

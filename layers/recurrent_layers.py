@@ -12,7 +12,9 @@ import keras
 
 from layers.base_cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
+from layers.linear_cells import MinGRUCell, QRNNCell, SSRUCell
 from layers.rnn import RNN
+from layers.sru import SRUCell
 
 CELL_ARGUMENTS = [name for name in inspect.signature(RecurrentCell).parameters if name != "kwargs"]
 
@@ -46,7 +48,7 @@ class CellRNN(RNN):
         return cls(**config)
 
 
-for _name in {*CELL_ARGUMENTS, "reset_after", "unit_forget_bias"} - {
+for _name in {*CELL_ARGUMENTS, "reset_after", "unit_forget_bias", "window", "zoneout", "highway_bias", "rescale"} - {
     "seed",
     "implementation",
 }:  # layer.units and so on, as in Keras
@@ -109,3 +111,59 @@ class LSTM(CellRNN, keras.layers.LSTM):
     """
 
     cell_class = LSTMCell
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class SRU(CellRNN):
+    """The simple recurrent unit; see `layers.SRUCell` for the equations. The state is (h, c).
+
+    Args: those of `layers.SRUCell`, then those of `layers.RNN`.
+
+    >>> import numpy as np
+    >>> SRU(4, highway_bias=-2.0, return_sequences=True)(np.ones((2, 5, 3), "float32")).shape == (2, 5, 4)
+    True
+    """
+
+    cell_class = SRUCell
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class QRNN(CellRNN):
+    """The quasi-recurrent network; see `layers.QRNNCell` for the equations. The state is (h, c), and with `window=2` a third.
+
+    Args: those of `layers.QRNNCell`, then those of `layers.RNN`.
+
+    >>> import numpy as np
+    >>> QRNN(4, window=1, zoneout=0.1)(np.ones((2, 5, 3), "float32"), training=True).shape == (2, 4)
+    True
+    """
+
+    cell_class = QRNNCell
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class MinGRU(CellRNN):
+    """The minimal GRU; see `layers.MinGRUCell` for the equations.
+
+    Args: those of `layers.MinGRUCell`, then those of `layers.RNN`.
+
+    >>> import numpy as np
+    >>> MinGRU(4)(np.ones((2, 5, 3), "float32")).shape == (2, 4)
+    True
+    """
+
+    cell_class = MinGRUCell
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class SSRU(CellRNN):
+    """The simpler simple recurrent unit; see `layers.SSRUCell` for the equations. The state is (h, c).
+
+    Args: those of `layers.SSRUCell`, then those of `layers.RNN`.
+
+    >>> import numpy as np
+    >>> SSRU(4)(np.ones((2, 5, 3), "float32")).shape == (2, 4)
+    True
+    """
+
+    cell_class = SSRUCell

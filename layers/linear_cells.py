@@ -1,0 +1,304 @@
+"""Cells whose gates depend on the input alone: MinGRU, SSRU, QRNN.
+
+The products of all steps are one, and what is left of time is `c_t = f_t * c_{t-1} + (1 - f_t) * x~_t`, which `layers.linear_recurrence` solves. They train
+several times as fast as an LSTM of as many units, and a single layer of them is weaker: it can't count, say (Merrill et al.
+2024, https://arxiv.org/abs/2404.08819). Two to four layers are meant.
+
+A new cell is ten lines. This one averages its inputs, each unit over its own time:
+
+>>> import keras, numpy as np
+>>> from layers import RNN, LinearCell
+>>> @keras.saving.register_keras_serializable()
+... class AverageCell(LinearCell):
+...     gates = 2
+...     @staticmethod
+...     def recurrence(x, phi, sigma):
+...         decay = sigma(x[0])
+...         return decay, (1 - decay) * x[1]
+>>> RNN(AverageCell(8))(np.ones((2, 5, 3), "float32")).shape
+TensorShape([2, 8])
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from layers import linear_recurrences
+from layers.base_cell import RecurrentCell, Tensor
+
+NO_PRODUCT = ("recurrent_initializer", "recurrent_regularizer", "recurrent_constraint", "recurrent_dropout")
+
+
+class LinearCell(RecurrentCell):
+    """What the cells share whose state is a linear recurrence,
+
+        c' = decay(x) * c + inputs(x)
+        h' = output(x, c')
+
+    A subclass sets `gates` and writes `recurrence`, the pointwise function of the projected input that gives decay and inputs.
+    One with an `output` sets `state_count = 2`: its states are (h, c). Both are static methods, and the backend differentiates
+    them; the recurrence has a gradient by hand.
+
+    Args: those of `RecurrentCell`, without the four of the recurrent product. `dropout` drops inputs.
+
+    Raises:
+        ValueError: as `RecurrentCell`; an argument of the recurrent product.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Callable | None = "linear",
+        recurrent_activation: str | Callable | None = "sigmoid",
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        **kwargs: Any,
+    ) -> None:
+        for name in NO_PRODUCT:
+            if kwargs.pop(name, None):
+                raise ValueError(f"{type(self).__name__}: {name} is set, but the cell has no recurrent product. Leave it out.")
+        super().__init__(
+            units, activation, recurrent_activation, use_bias, kernel_initializer, bias_initializer=bias_initializer, **kwargs
+        )
+
+    @property
+    def call_is_step(self) -> bool:
+        return type(self).call is LinearCell.call and "call" not in vars(self)
+
+    def _add_recurrent_kernel(self) -> None:
+        pass
+
+    @staticmethod
+    def recurrence(x: list, phi: Callable, sigma: Callable) -> tuple[Tensor, Tensor]:
+        """The decay and the inputs of the recurrence, from the projected inputs of each gate."""
+        raise NotImplementedError(
+            "LinearCell: the class has no recurrence(x, phi, sigma). Write it; see layers/linear_cells.py for ten lines."
+        )
+
+    @staticmethod
+    def output(x: list, c: Tensor, phi: Callable, sigma: Callable) -> Tensor:
+        return c
+
+    def decay_and_inputs(self, projected: list, training: bool) -> tuple[Tensor, Tensor]:
+        return self.recurrence(projected, self.activation, self.recurrent_activation)
+
+    def step(
+        self, projected: list, states: list, dropout_mask: Tensor | None = None, training: bool = False
+    ) -> tuple[Tensor, list]:
+        decay, inputs = self.decay_and_inputs(projected, training)
+        c = decay * states[-1] + inputs
+        h = self.output(projected, c, self.activation, self.recurrent_activation)
+        return h, [h, c][-self.state_count :]
+
+    def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
+        dropped, _ = self.dropout_masks(inputs, inputs, training)
+        projected = self.project(inputs if dropped is None else inputs * dropped)
+        return self.step(projected, keras.tree.flatten(states), training=training)
+
+    def unfold_steps(self, inputs, states, mask, dropout_mask, reverse, sequences, training, jit_compile):
+        """All steps at once: inputs (time, batch, features), mask (time, batch, 1) -> last output, outputs, final states."""
+        return self.solve(self.project(inputs), states, mask, reverse, sequences, training, jit_compile)
+
+    def solve(self, projected, states, mask, reverse, sequences, training, jit_compile):
+        how = (mask, reverse, training, jit_compile)
+        decay, inputs = self.decay_and_inputs(projected, training)
+        c, last_c = linear_recurrences.run(decay, inputs, states[-1], *how)
+        if len(states) == 1:
+            return last_c, (c if sequences else None), [last_c]
+        if not sequences and mask is None:  # one output is asked for
+            at = slice(0, 1) if reverse else slice(-1, None)
+            projected, c = [x[at] for x in projected], c[at]
+        h = self.output(projected, c, self.activation, self.recurrent_activation)
+        if mask is None:
+            last = h[0] if reverse else h[-1]
+        else:
+            h, last = hold(h, states[0], *how)
+        return last, (h if sequences else None), [last, last_c]
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        for name in NO_PRODUCT:
+            del config[name]
+        return config
+
+
+def hold(x: Tensor, first: Tensor, mask: Tensor, reverse: bool, training: bool, jit_compile: bool) -> tuple[Tensor, Tensor]:
+    """At each masked step the value of the last unmasked one before it, `first` before there is any; and the last value."""
+    return linear_recurrences.run(ops.zeros_like(x), x, first, mask, reverse, training, jit_compile)
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class MinGRUCell(LinearCell):
+    """The minimal GRU (Feng et al. 2024, https://arxiv.org/abs/2410.01201), not in log space: its states may be negative.
+
+        z  = sigma(W_z x + b_z)
+        h' = (1 - z) * h + z * phi(W_h x + b_h)       phi = linear, as in the paper
+
+    Weight columns are in the order z, h. Args: those of `LinearCell`.
+
+    >>> import numpy as np
+    >>> output, states = MinGRUCell(4)(np.ones((2, 3), "float32"), [np.zeros((2, 4), "float32")])
+    >>> output.shape == (2, 4) and len(states) == 1
+    True
+    """
+
+    gates = 2
+
+    @staticmethod
+    def recurrence(x, phi, sigma):
+        z = sigma(x[0])
+        return 1 - z, z * phi(x[1])
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class SSRUCell(LinearCell):
+    """The simpler simple recurrent unit (Kim et al. 2019, https://aclanthology.org/D19-5632), made for fast decoders.
+
+        f  = sigma(W_f x + b_f)
+        c' = f * c + (1 - f) * W_c x
+        h' = phi(c')                                  phi = relu
+
+    Weight columns are in the order f, c; the state is (h, c). Args: those of `LinearCell`.
+
+    >>> import numpy as np
+    >>> zeros = np.zeros((2, 4), "float32")
+    >>> output, (h, c) = SSRUCell(4)(np.ones((2, 3), "float32"), [zeros, zeros])
+    >>> bool(np.all(np.asarray(output) >= 0))
+    True
+    """
+
+    gates = 2
+    state_count = 2
+
+    def __init__(self, units: int, activation: str | Callable | None = "relu", *args: Any, **kwargs: Any) -> None:
+        super().__init__(units, activation, *args, **kwargs)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        return (self.units,)
+
+    def input_bias(self) -> Tensor | None:
+        return None if self.bias is None else ops.concatenate([self.bias, ops.zeros_like(self.bias)], axis=0)
+
+    @staticmethod
+    def recurrence(x, phi, sigma):
+        f = sigma(x[0])
+        return f, (1 - f) * x[1]
+
+    @staticmethod
+    def output(x, c, phi, sigma):
+        return phi(c)
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class QRNNCell(LinearCell):
+    """The quasi-recurrent network (Bradbury et al. 2017, https://arxiv.org/abs/1611.01576), pooled with forget and output gate.
+
+        g  = phi(W_g x + V_g x- + b_g)                phi = tanh
+        f  = sigma(W_f x + V_f x- + b_f)              x-: the input of the step before, with `window=2`
+        o  = sigma(W_o x + V_o x- + b_o)
+        c' = f * c + (1 - f) * g
+        h' = o * c'
+
+    "Before" is what the layer has processed: with `go_backwards` the step after, and the last step that was not masked.
+    Weight columns are in the order g, f, o, rows in the order x, x-; the state is (h, c), and with `window=2` the products V x too.
+
+    Args: those of `LinearCell`, and
+        window: 1 or 2.
+        zoneout: rate at which, in training, units of single steps keep their state, f = 1 (Krueger et al. 2017,
+            https://arxiv.org/abs/1606.01305).
+
+    >>> import numpy as np
+    >>> states = QRNNCell(4).get_initial_state(2)
+    >>> output, states = QRNNCell(4)(np.ones((2, 3), "float32"), states)
+    >>> [tuple(s.shape) for s in states]
+    [(2, 4), (2, 4), (2, 12)]
+    """
+
+    gates = 3
+
+    def __init__(
+        self,
+        units: int,
+        activation: str | Callable | None = "tanh",
+        *args: Any,
+        window: int = 2,
+        zoneout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(units, activation, *args, **kwargs)
+        if window not in (1, 2):
+            raise ValueError(f"{type(self).__name__}: window is {window!r}; expected 1 or 2. Pass 2 to use the step before, too.")
+        if isinstance(zoneout, bool) or not 0 <= zoneout < 1:
+            raise ValueError(f"{type(self).__name__}: zoneout is {zoneout!r}; expected a rate in [0, 1). Pass 0 for none.")
+        self.window, self.zoneout = window, zoneout
+
+    @property
+    def state_count(self) -> int:  # type: ignore[override]
+        return 1 + self.window
+
+    @property
+    def state_size(self) -> list[int]:
+        return [self.units, self.units, 3 * self.units][: self.state_count]
+
+    def build(self, input_shape: tuple) -> None:
+        super().build((*input_shape[:-1], self.window * input_shape[-1]))
+
+    def project(self, inputs: Tensor, add_bias: bool = True) -> list[Tensor]:
+        """For each gate W x + b; with `window=2` V x for all gates after them, for the step after this one."""
+        if self.window == 1:
+            return super().project(inputs, add_bias)
+        kernel = ops.cast(self.kernel, inputs.dtype)
+        now, before = ops.split(kernel, 2, axis=0)
+        product = ops.matmul(inputs, now)
+        if add_bias and self.bias is not None:
+            product = product + ops.cast(self.bias, inputs.dtype)
+        return [*ops.split(product, 3, axis=-1), ops.matmul(inputs, before)]
+
+    @staticmethod
+    def recurrence(x, phi, sigma):
+        f = sigma(x[1])
+        return f, (1 - f) * phi(x[0])
+
+    @staticmethod
+    def output(x, c, phi, sigma):
+        return sigma(x[2]) * c
+
+    def decay_and_inputs(self, projected: list, training: bool) -> tuple[Tensor, Tensor]:
+        decay, inputs = super().decay_and_inputs(projected, training)
+        if not (training and self.zoneout):
+            return decay, inputs
+        keeps = keras.random.uniform(ops.shape(decay), seed=self.seed_generator) < self.zoneout
+        return ops.where(keeps, ops.ones_like(decay), decay), ops.where(keeps, ops.zeros_like(inputs), inputs)
+
+    def step(
+        self, projected: list, states: list, dropout_mask: Tensor | None = None, training: bool = False
+    ) -> tuple[Tensor, list]:
+        if self.window == 1:
+            return super().step(projected, states, dropout_mask, training)
+        *projected, after = projected
+        projected = [x + before for x, before in zip(projected, ops.split(states[2], 3, axis=-1))]
+        decay, inputs = self.decay_and_inputs(projected, training)
+        c = decay * states[1] + inputs
+        h = self.output(projected, c, self.activation, self.recurrent_activation)
+        return h, [h, c, after]
+
+    def solve(self, projected, states, mask, reverse, sequences, training, jit_compile):
+        if self.window == 1:
+            return super().solve(projected, states, mask, reverse, sequences, training, jit_compile)
+        *projected, after = projected
+        if mask is None:
+            last_after = after[0] if reverse else after[-1]
+        else:
+            after, last_after = hold(after, states[2], mask, reverse, training, jit_compile)
+        first = ops.expand_dims(states[2], 0)
+        before = ops.concatenate([after[1:], first] if reverse else [first, after[:-1]], axis=0)
+        projected = [x + b for x, b in zip(projected, ops.split(before, 3, axis=-1))]
+        last, outputs, final = super().solve(projected, states[:2], mask, reverse, sequences, training, jit_compile)
+        return last, outputs, [*final, last_after]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "window": self.window, "zoneout": self.zoneout}
