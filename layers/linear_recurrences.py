@@ -24,6 +24,8 @@ from layers.loops import scan
 
 Tensor = Any
 
+UNROLL = int(__import__('os').environ.get('UNR','8'))
+
 
 def linear_recurrence(
     decay: Tensor,
@@ -95,11 +97,12 @@ def run(
     def solve(loop, tensors, state, reverse):
         if has_gpu():
             return _scan_in_rounds(*tensors, state, reverse, shifted=loop is _backward)
-        final, stacked = run_loop(loop, (reverse, False), (), (state,), tensors, compiled, padded)
+        unroll = 1 if compiled else UNROLL
+        final, stacked = run_loop(loop, (reverse, False, unroll), (), (state,), tensors, compiled, padded)
         return stacked[0][: ops.shape(inputs)[0]] if padded else stacked[0], final[0]
 
     def definition(decay, inputs, state):
-        final, stacked = _forward(reverse, True, None, (), (state,), (decay, inputs))
+        final, stacked = _forward(reverse, True, 1, None, (), (state,), (decay, inputs))
         return [*stacked, *final]
 
     def forward(decay, inputs, state):
@@ -117,7 +120,7 @@ def run(
     return ops.cast(outputs, dtype), ops.cast(final, dtype)
 
 
-def _forward(reverse, differentiable, count, constants, states, sequences):
+def _forward(reverse, differentiable, unroll, count, constants, states, sequences):
     """h_t = a_t * h_{t-1} + b_t."""
 
     def step(states, now):
@@ -125,10 +128,10 @@ def _forward(reverse, differentiable, count, constants, states, sequences):
         h = decay * states[0] + inputs
         return [h], [h]
 
-    return scan(step, list(states), sequences, [states[0].shape[-1]], reverse, differentiable, count)
+    return scan(step, list(states), sequences, [states[0].shape[-1]], reverse, differentiable, count, unroll)
 
 
-def _backward(reverse, differentiable, count, constants, carried, sequences):
+def _backward(reverse, differentiable, unroll, count, constants, carried, sequences):
     """d_t = g_t + a_{t+1} * d_{t+1}; from step to step a_t * d_t is carried."""
 
     def step(carried, now):
@@ -136,7 +139,7 @@ def _backward(reverse, differentiable, count, constants, carried, sequences):
         d = upstream + carried[0]
         return [decay * d], [d]
 
-    return scan(step, list(carried), sequences, [carried[0].shape[-1]], reverse, differentiable, count)
+    return scan(step, list(carried), sequences, [carried[0].shape[-1]], reverse, differentiable, count, unroll)
 
 
 def _scan_in_rounds(decay, inputs, state, reverse, shifted):

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -46,13 +47,15 @@ def scan(
     reverse: bool = False,
     differentiable: bool = False,
     count: Tensor | None = None,
+    unroll: int = 1,
 ) -> tuple[list, list]:
     """`carry, outputs_t = step(carry, sequences_t)` for every t; outputs stacked along the first axis.
 
     The sequences are tensors (time, batch, …) in any structure, of which `sequences_t` has the step t. The outputs of a step
     are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With `differentiable` the loop may
     be differentiated by the backend; without, reading a step is cheaper. With `count` the sequences have that many steps and
-    padding after them (TensorFlow only); what is stacked there has no meaning.
+    padding after them (TensorFlow only); what is stacked there has no meaning. `unroll`: steps in one iteration of a loop of
+    TensorFlow's, of which an iteration costs more than a few operations.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -73,7 +76,7 @@ def scan(
 
     carry = [tf.convert_to_tensor(c) for c in carry]
     shapes = [(flat[0].shape[1], width) for width in widths]
-    return _tensorflow_loop(size, size if count is None else count, at, carry, shapes, carry[0].dtype, reverse)
+    return _tensorflow_loop(size, size if count is None else count, at, carry, shapes, carry[0].dtype, reverse, unroll)
 
 
 def for_loop(
@@ -90,20 +93,30 @@ def for_loop(
     return _tensorflow_loop(count, count, function, carry, shapes, dtype, reverse=False)
 
 
-def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse):
+def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse, unroll=1):
     import tensorflow as tf
 
     flip = reverse and _in_order.get()
 
-    def body(k, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
-        new, outputs = function(i, list(carry))
-        for after, before in zip(new, carry):
-            after.set_shape(before.shape)
-        place = k if flip else i
-        stacks = tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
-        return k + 1, i - 1 if reverse else i + 1, tuple(new), stacks
+    def body(steps, k, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
+        for _ in range(steps):
+            new, outputs = function(i, list(carry))
+            for after, before in zip(new, carry):
+                after.set_shape(before.shape)
+            place = k if flip else i
+            stacks = tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
+            k, i, carry = k + 1, i - 1 if reverse else i + 1, tuple(new)
+        return k, i, carry, stacks
 
     stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
-    start = (0, count - 1 if reverse else 0, tuple(carry), stacks)
-    _, _, carry, stacks = tf.while_loop(lambda k, *_: k < count, body, start, maximum_iterations=size, parallel_iterations=1)
+    state = (0, count - 1 if reverse else 0, tuple(carry), stacks)
+    for steps in (unroll, 1) if unroll > 1 else (1,):
+        state = tf.while_loop(
+            lambda k, *_, steps=steps: k <= count - steps,
+            functools.partial(body, steps),
+            state,
+            maximum_iterations=size // steps,
+            parallel_iterations=1,
+        )
+    _, _, carry, stacks = state
     return list(carry), [tf.reverse(stack.stack(), [0]) if flip else stack.stack() for stack in stacks]
