@@ -27,19 +27,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps.common.cli import flags_of
 from apps.common.losses import TokenLoss
+from apps.image_captioning.config import Config as CaptionConfig
+from apps.image_captioning.config import ModelFlags as CaptionFlags
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.train import MODEL_FLAGS as CAPTION_FLAGS
-from apps.image_captioning.train import Config as CaptionConfig
 from apps.music_generation.model import TuneModel
 from apps.music_generation.train import STACK_FLAGS
 from apps.music_generation.train import Config as MusicConfig
+from apps.sentiment_classification.config import Config as SentimentConfig
+from apps.sentiment_classification.config import ModelFlags as SentimentFlags
 from apps.sentiment_classification.model import recurrent_classifier
-from apps.sentiment_classification.train import Config as SentimentConfig
+from apps.translation.config import Config as TranslationConfig
+from apps.translation.config import ModelFlags as TranslationFlags
 from apps.translation.model import Translator
-from apps.translation.train import MODEL_FLAGS as TRANSLATION_FLAGS
-from apps.translation.train import Config as TranslationConfig
 from benchmarks import keras_networks
 from benchmarks.saving import save
 from data_pipelines.batching import bucket_boundaries
@@ -63,10 +65,6 @@ class Side(NamedTuple):
     examples: Callable[[Any], int]
 
 
-def values(config: Any, names: list[str]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in names}
-
-
 def adam(config: Any) -> keras.optimizers.Optimizer:
     average = getattr(config, "ema_momentum", 0.0)
     return keras.optimizers.Adam(1e-4, global_clipnorm=config.clip_norm, use_ema=average > 0, ema_momentum=average or 0.99)
@@ -88,8 +86,7 @@ def sentiment(path: str) -> tuple[Side, Side]:
     lengths = encode_reviews(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
     boundaries = bucket_boundaries([*lengths, config.max_length], config.max_length)
     options = {"max_length": config.max_length, "boundaries": boundaries, "batch_size": config.batch_size}
-    names = ["cell", "units", "num_layers", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout"]
-    model = recurrent_classifier(vocabulary.size, 2, **values(config, names))
+    model = recurrent_classifier(vocabulary.size, 2, **flags_of(config, SentimentFlags))
     ours = keras.Model(model.input, model.output["logits"])
     twin = keras_networks.classifier(vocabulary.size, 2, config)
     for network in (ours, twin):
@@ -111,7 +108,7 @@ def translation(path: str) -> tuple[Side, Side]:
     encoded = encode_pairs(pairs, vocabularies, config.max_length)
     boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
     size = vocabularies.source.size
-    ours = Translator(size, size, **values(config, TRANSLATION_FLAGS))
+    ours = Translator(size, size, **flags_of(config, TranslationFlags))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = translation_batches(encoded, max_tokens=config.max_tokens, boundaries=boundaries, shuffle_seed=0).dataset
 
@@ -150,7 +147,7 @@ def captions(path: str, images: int = 600) -> tuple[Side, Side]:
     vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, markers=True)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
-    ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **values(config, CAPTION_FLAGS))
+    ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **flags_of(config, CaptionFlags))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = caption_batches(
         examples, store, vocabulary, batch_size=config.batch_size, boundaries=boundaries, shuffle_seed=0
@@ -195,7 +192,7 @@ def music(path: str) -> tuple[Side, Side]:
     vocabulary = learn_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
     order = {"rows": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transposed": config.transpose_prob}
     batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
-    ours = TuneModel(vocabulary.size, config.embedding_size, **values(config, STACK_FLAGS))
+    ours = TuneModel(vocabulary.size, config.embedding_size, **{name: getattr(config, name) for name in STACK_FLAGS})
     ours.compile(adam(config), TokenLoss())
 
     twin = keras_networks.tune_writer(vocabulary.size, config)

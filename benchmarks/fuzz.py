@@ -32,9 +32,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from apps.common.checkpoints import Checkpoint, read_checkpoint
 from apps.common.cli import table
 from apps.common.export import load_export
+from apps.common.training.checkpoint_files import read_checkpoint
+from apps.common.training.checkpoints import Checkpoint
 from benchmarks.saving import save
 from data_pipelines.abc import read_tunes
 from data_pipelines.captions import load_captions

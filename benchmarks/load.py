@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.cli import table
-from apps.common.cluster import loopback_ports
+from apps.common.training.cluster import loopback_ports
 from apps.demo.models import Models
 from apps.demo.page import SCENE
 from benchmarks.long_run import resident_mb

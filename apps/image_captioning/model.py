@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from apps.common.attention_decoder import AttentionDecoder, Memory
-from apps.common.workers import Workers
+from apps.common.training.workers import Workers
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 

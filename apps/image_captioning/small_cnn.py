@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from apps.common.workers import Workers
+from apps.common.training.workers import Workers
 
 Tensor = Any
 

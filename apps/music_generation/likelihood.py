@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.checkpoints import averaged_weights
 from apps.common.losses import scaled
+from apps.common.training.checkpoints import averaged_weights
 
 Tensor = Any
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from apps.common.workers import Workers
+from apps.common.training.workers import Workers
 from data_pipelines.sources import DataError
 from layers import GRU, LSTM, GatedRNN, SimpleRNN
 

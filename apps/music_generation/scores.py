@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.common.runs import new_figure, save_figure
+from apps.common.training.plots import new_figure, save_figure
 from apps.music_generation.engraver import engrave
 from apps.music_generation.sound import notes_of, synthesize, to_wav
 from data_pipelines.abc import elements

@@ -15,14 +15,17 @@ from typing import Annotated, Any, Literal
 
 import keras
 
-from apps.common import cli, runs
-from apps.common.checkpoints import Checkpoint
+from apps.common import cli
 from apps.common.evaluation import write_training_rows
 from apps.common.export import load_export, new_version
 from apps.common.losses import TokenLoss, token_cross_entropy
 from apps.common.model_card import write_card
-from apps.common.validation import constant_loss
-from apps.common.workers import Workers, count_tokens
+from apps.common.training import runs
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.progress import Progress
+from apps.common.training.sharding import count_tokens
+from apps.common.training.validation import constant_loss
+from apps.common.training.workers import Workers
 from apps.music_generation.evaluate import report
 from apps.music_generation.export import DESCRIPTION, write
 from apps.music_generation.likelihood import FrameLoss, LikelihoodValidation, constant_frame_loss, count_frames, frame_nats
@@ -159,8 +162,8 @@ def train(config: Config) -> dict[str, float]:
     model.share_rows(workers)
     facts = {"device": f"{device}, {config.precision}", **music.summary(), "parameters": f"{model.count_params():,}"}
     facts |= workers.facts(config.batch_size, "rows")
-    runs.announce({**facts, "run": str(folder)})
-    start_step = workers.begin(model, checkpoint, restored)
+    runs.log_summary({**facts, "run": str(folder)})
+    start_step = workers.broadcast_state(model, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
         model.fit(
             workers.shard(streams(batches=config.epochs * steps, start_batch=first_step)[0], count),
@@ -169,7 +172,7 @@ def train(config: Config) -> dict[str, float]:
             callbacks=workers.callbacks(
                 validation,
                 checkpoint,
-                runs.Progress(folder, checkpoint, ["loss", validation.name]),
+                Progress(folder, checkpoint, ["loss", validation.name]),
                 keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
             ),
             **arguments,
@@ -183,7 +186,7 @@ def train(config: Config) -> dict[str, float]:
     drawing = {name: getattr(config, name) for name in ("num_samples", "temperature", "top_p", "seed")}
     if not config.force_export:
         constant = constant_loss if config.music == "tunes" else constant_frame_loss
-        checkpoint.refuse_worse_than({"val_loss": constant(held_out)})
+        checkpoint.selection.refuse_worse_than({"val_loss": constant(held_out)})
     with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, music.rows("train"))

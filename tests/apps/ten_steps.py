@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.checkpoints import Checkpoint
 from apps.common.losses import TokenLoss
-from apps.common.workers import Workers, count_tokens
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.sharding import count_tokens
+from apps.common.training.workers import Workers
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
 from apps.music_generation.likelihood import FrameLoss, count_frames
@@ -94,7 +95,7 @@ def train(application, workers, out):
     checkpoint = Checkpoint(Path(tempfile.mkdtemp()), monitor="loss")
     if hasattr(model, "share_rows"):
         model.share_rows(workers)
-    workers.begin(model, checkpoint, None)
+    workers.broadcast_state(model, checkpoint, None)
     callbacks = workers.callbacks(checkpoint)
     history = model.fit(workers.shard(dataset, count), shuffle=False, verbose=0, callbacks=callbacks)
     assert any(checkpoint.folder.iterdir()) == workers.is_chief

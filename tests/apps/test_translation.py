@@ -8,10 +8,9 @@ import pytest
 import tensorflow as tf
 
 from apps.common.metrics import translation_metrics
+from apps.translation.config import SUTSKEVER, Config, ModelFlags
 from apps.translation.model import Translator
-from apps.translation.presets import SUTSKEVER
 from apps.translation.serving import search, serving_signatures
-from apps.translation.train import MODEL_FLAGS, Config
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import END, START
@@ -203,7 +202,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
 def test_the_sutskever_preset_builds_and_takes_a_step():
     from apps.common.losses import TokenLoss
 
-    values = {name: SUTSKEVER.get(name, getattr(Config, name)) for name in MODEL_FLAGS}
+    values = {**cli.flags_of(Config(), ModelFlags), **{n: v for n, v in SUTSKEVER.items() if hasattr(ModelFlags, n)}}
     model = Translator(50, 60, joint=False, **values)
     model.compile(keras.optimizers.SGD(0.7, global_clipnorm=5.0), TokenLoss())
     inputs = batch()

@@ -11,21 +11,21 @@ from apps.common.export import new_version
 from apps.common.formats import load_model
 from apps.common.losses import TokenLoss
 from apps.common.model_card import write_card
-from apps.common.runs import versions
+from apps.common.training.runs import versions
 from apps.image_captioning import export as captioning_export
+from apps.image_captioning.config import Config as CaptioningConfig
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.train import Config as CaptioningConfig
 from apps.music_generation import export as music_export
 from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.train import Config as MusicConfig
 from apps.music_generation.tune_serving import tune_headers
 from apps.sentiment_classification import export as sentiment_export
+from apps.sentiment_classification.config import Config as SentimentConfig
 from apps.sentiment_classification.model import recurrent_classifier
-from apps.sentiment_classification.train import Config as SentimentConfig
 from apps.translation import export as translation_export
+from apps.translation.config import Config as TranslationConfig
 from apps.translation.model import Translator
-from apps.translation.train import Config as TranslationConfig
 from data_pipelines.abc import Tune
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.tunes import TuneVocabulary
