@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common import cli
 from apps.common.metrics import translation_metrics
 from apps.translation.config import SUTSKEVER, Config, ModelFlags
 from apps.translation.model import Translator
