@@ -29,6 +29,7 @@ from apps.translation.serving import search_translations
 from data_pipelines.batching import Batches, bucket_boundaries
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
+from data_pipelines.vocabulary import load_or_train
 
 APPLICATION = "translation"
 
@@ -54,7 +55,7 @@ class Config:
     tokenizer: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
     vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
     vocabulary_size: Annotated[int, "tokens of each vocabulary", "[8, inf)"] = 6_000
-    max_length: Annotated[int, "longer pairs are left out of training; longer sources are cut off in use", "[1, inf)"] = 80
+    max_length: Annotated[int, "longer pairs are skipped in training; longer sources are cut off in use", "[1, inf)"] = 80
     # model
     cell: Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"] = "gru"
     units: Annotated[int, "size of encoder and decoder states", "[1, inf)"] = 320
@@ -128,10 +129,10 @@ def train(config: Config) -> dict[str, float | str]:
     data = load_translations(config.data, config.source_lang, config.target_lang)
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
-    vocabularies = Vocabularies.load(folder) or Vocabularies.learn(
-        pairs, config.tokenizer, config.vocabulary_size, config.vocabulary == "joint"
+    joint = config.vocabulary == "joint"
+    vocabularies = load_or_train(
+        folder, Vocabularies.load, lambda: Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
     )
-    vocabularies.save(folder)
     encoded, encoded_held_out = (encode(p, vocabularies, config.max_length) for p in (pairs, held_out))
     boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
 
@@ -162,7 +163,7 @@ def train(config: Config) -> dict[str, float | str]:
     measure = search_translations(model, vocabularies, held_out, config.validation_beam_size, tokenizer)
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(model, validation.dataset) if config.resume else None
-    facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder)
+    facts = _facts(config, data, len(encoded.skipped), vocabularies, model, device, folder)
     runs.announce({**facts, **workers.facts(config.max_tokens, "tokens")})
     start_step = workers.begin(model, checkpoint, restored)
     for first_step, arguments in checkpoint.parts(start_step, steps, config.epochs):
@@ -199,11 +200,12 @@ def train(config: Config) -> dict[str, float | str]:
     return metrics["validation"]
 
 
-def _facts(config, data, left_out, vocabularies, model, device, folder) -> dict[str, str]:
+def _facts(config, data, too_long, vocabularies, model, device, folder) -> dict[str, str]:
     size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
     return {
         "device": f"{device}, {config.precision}",
-        **data.summary(len(left_out), config.max_length),
+        **data.summary(),
+        **({"too long": f"{too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"} if too_long else {}),
         "languages": f"{config.source_lang} to {config.target_lang}",
         "vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}",
         "parameters": f"{model.count_params():,}",
