@@ -177,8 +177,8 @@ def test_wrong_use_is_one_line_and_leaves_no_run(files, tmp_path):
     table.write_text("image\tcaption\nnone.jpg\ta picture\n")
     for arguments, message in (
         (["--data", "none"], "none: no such file"),
-        (["--data", table], "the train split has no image to use (none.jpg: a caption without its image)"),
-        (["--data", files / "table.tsv", *SMALL, "--strict"], "--strict: 1: broken.png: broken"),
+        (["--data", table], "the train split has no images to use (none.jpg in train: a caption without its image)"),
+        (["--data", files / "table.tsv", *SMALL, "--strict"], "--strict: 1: broken.png in train: broken"),
         (["--backbone", "mobilenet", "--backbone-weights", "none.h5"], "there is no such file"),
         (["--backbone", "mobilenet", "--backbone-weights", "none", "--backbone-layer", "x"], "Name one of them"),
     ):

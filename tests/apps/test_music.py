@@ -70,7 +70,7 @@ def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     run, _, printed = trained
     wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "skipped.tsv", "model.keras", "checkpoints"}
     assert wanted | {"example.abc", "example.mid", "example.svg", "example.png"} <= {path.name for path in run.iterdir()}
-    assert "tune 25 of train: no key (K:)" in printed
+    assert "skipped     1: tune 25 in train: no key (K:)\n" in printed
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert log[1]["loss"] < log[0]["loss"] and log[1]["val_bits_per_character"] < log[0]["val_bits_per_character"]
     metrics = json.loads((run / "metrics.json").read_text())
@@ -176,7 +176,7 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     "module, arguments, message",
     [
         ("train", ["--data", "no/such.abc"], "no such file"),
-        ("train", ["--data", "README.md"], "no usable tunes"),
+        ("train", ["--data", "README.md"], "no tunes to use"),
         ("train", ["--irnn"], "--irnn is for --cell simple_rnn"),
         ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
         ("predict", ["nowhere"], "no SavedModel"),
