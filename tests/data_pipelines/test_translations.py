@@ -173,6 +173,9 @@ def test_training_batches_are_full_repeatable_and_can_be_continued(encoded):
         options = {"max_tokens": 256, "boundaries": boundaries, "shuffle_seed": seed, "start_step": start}
         return [targets.numpy() for _, targets in translation_batches(encoded, **options).dataset.take(count)]
 
+    widths = [next(boundary for boundary in boundaries if length <= boundary) for length in encoded.lengths]
+    epoch = translation_batches(encoded, max_tokens=256, boundaries=boundaries, shuffle_seed=1).steps_per_epoch
+    assert epoch == round(sum(1 / (256 // width) for width in widths))  # a row is that share of its batch
     first = take(1, 0, 40)
     assert {batch.shape for batch in first} <= {(256 // b, b) for b in boundaries}
     for a, b in zip(first[25:], take(1, 25, 15), strict=True):
