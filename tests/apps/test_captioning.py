@@ -63,7 +63,7 @@ def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     run, _, printed = trained
     wanted = "config.json metrics.jsonl metrics.json history.png attention_1.png contact_sheet_validation.png model.keras"
     assert {*wanted.split(), "skipped.tsv", "vocabulary.json", "checkpoints"} <= {path.name for path in run.iterdir()}
-    assert "broken.png: broken: its pixels can't be decoded" in printed
+    assert "broken.png in train: broken: its pixels can't be decoded" in printed
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert log[1]["loss"] < log[0]["loss"] and log[1]["val_loss"] < log[0]["val_loss"]
     metrics = json.loads((run / "metrics.json").read_text())["validation"]
