@@ -51,8 +51,8 @@ from data_pipelines.reviews import encode as encode_reviews
 from data_pipelines.reviews import load_reviews, review_batches
 from data_pipelines.translations import Vocabularies, load_translations, translation_batches
 from data_pipelines.translations import encode as encode_pairs
-from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams
-from data_pipelines.vocabulary import START, learn_vocabulary
+from data_pipelines.tunes import load_tunes, train_tune_vocabulary, tune_streams
+from data_pipelines.vocabulary import BOS, train_vocabulary
 
 WARM_UP = 40  # steps in which every length is met and compiled
 
@@ -82,7 +82,7 @@ def sentiment(path: str) -> tuple[Side, Side]:
     reviews = load_reviews(path)
     train = reviews.splits["train"]
     texts = [review.text for review in train]
-    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
+    vocabulary = train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
     lengths = encode_reviews(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
     boundaries = bucket_boundaries([*lengths, config.max_length], config.max_length)
     options = {"max_length": config.max_length, "boundaries": boundaries, "batch_size": config.batch_size}
@@ -104,7 +104,7 @@ def sentiment(path: str) -> tuple[Side, Side]:
 def translation(path: str) -> tuple[Side, Side]:
     config = TranslationConfig()
     pairs = load_translations(path, config.source_lang, config.target_lang).splits["train"]
-    vocabularies = Vocabularies.learn(pairs, config.tokenizer, config.vocabulary_size, joint=True)
+    vocabularies = Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint=True)
     encoded = encode_pairs(pairs, vocabularies, config.max_length)
     boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
     size = vocabularies.source.size
@@ -117,7 +117,7 @@ def translation(path: str) -> tuple[Side, Side]:
     length = int(np.percentile(encoded.lengths, 99))  # longer ones are cut
     source = encoded.source.to_tensor(shape=[None, length]).numpy()
     following = encoded.target.to_tensor(shape=[None, length]).numpy()
-    target = np.concatenate([np.full((len(following), 1), START), following[:, :-1]], axis=1)
+    target = np.concatenate([np.full((len(following), 1), BOS), following[:, :-1]], axis=1)
     plain = (
         tf.data.Dataset.from_tensor_slices(({"source": source, "target": target}, following))
         .shuffle(len(source), seed=0)
@@ -144,7 +144,7 @@ def captions(path: str, images: int = 600) -> tuple[Side, Side]:
     print(f"the store of {len(data.images)} pictures took {time.perf_counter() - begun:.1f} s, once")
     examples = data.splits["train"]
     texts = [caption for example in examples for caption in example.captions]
-    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, markers=True)
+    vocabulary = train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
     ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **flags_of(config, CaptionFlags))
@@ -189,8 +189,8 @@ def some_images(source: Path, count: int, folder: Path) -> Path:
 def music(path: str) -> tuple[Side, Side]:
     config = MusicConfig()
     tunes = load_tunes(path).splits["train"]
-    vocabulary = learn_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
-    order = {"rows": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transposed": config.transpose_prob}
+    vocabulary = train_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
+    order = {"batch_size": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transpose_prob": config.transpose_prob}
     batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
     ours = TuneModel(vocabulary.size, config.embedding_size, **{name: getattr(config, name) for name in STACK_FLAGS})
     ours.compile(adam(config), TokenLoss())
@@ -198,7 +198,7 @@ def music(path: str) -> tuple[Side, Side]:
     twin = keras_networks.tune_writer(vocabulary.size, config)
     twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     text = "\n".join(tune.text for tune in tunes)
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant([text]))).flat_values.numpy()
+    ids = vocabulary.encode(tf.constant([text])).flat_values.numpy()
     length = len(ids) // config.batch_size
     streams = ids[: config.batch_size * length].reshape(config.batch_size, length)
 

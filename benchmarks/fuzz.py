@@ -154,7 +154,7 @@ def image_zip(folder: Path) -> tuple[bytes, Check]:
         except DataError:
             return "refused"
         used = {example.image.name for part in captions.splits.values() for example in part}
-        reported = {image for part in captions.left_out.values() for image, _ in part}
+        reported = {item.name for item in captions.skipped}
         assert used | reported >= set(names), "images were lost"
         for part in captions.splits.values():
             for example in part:
@@ -234,8 +234,8 @@ def midi(folder: Path) -> tuple[bytes, Check]:
     def check(data: bytes) -> str:
         (folder / "train" / "piece.mid").write_bytes(data)
         rolls = load_rolls(str(folder))
-        assert len(rolls.splits["train"]) + len(rolls.left_out) == 2, "a piece was lost"
-        return "refused" if rolls.left_out else "taken"
+        assert len(rolls.splits["train"]) + len(rolls.skipped) == 2, "a piece was lost"
+        return "refused" if rolls.skipped else "taken"
 
     return midi_bytes(frames), check
 

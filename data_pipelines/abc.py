@@ -7,7 +7,7 @@ A tune is read into one plain form, which is what models learn and write:
     K:Ador                the key: tonic and three letters of the mode
     f|eAA fAA|gfg age|    notes, rests, chords, bars, tuplets, broken rhythms, ties and spaces
 
-Titles, words, chord symbols, decorations, slurs and grace notes are left out: they take no time.
+Titles, words, chord symbols, decorations, slurs and grace notes are dropped: they take no time.
 """
 
 import re
@@ -83,7 +83,7 @@ def read_tune(text: str) -> Tune:
     """One tune.
 
     Raises:
-        ABCError: a field is missing or can't be read, several voices, no notes, a sign that isn't ABC.
+        ABCError: a field is missing or can't be read, several voices, no notes, a character that isn't ABC.
     """
     fields: dict[str, str] = {}
     lines: list[str] = []
@@ -128,7 +128,7 @@ def _plain_line(line: str) -> str:
         if i % 2:
             parts[i] = f"[{_field(part[1], part[3:-1])}]"
         else:
-            parts[i] = re.sub(r"\((?![2-9])|\)|[.~H-WYh-wy]", "", part)  # slurs; decorations of one sign
+            parts[i] = re.sub(r"\((?![2-9])|\)|[.~H-WYh-wy]", "", part)  # slurs; decorations of one character
     return re.sub(r"\s+", " ", "".join(parts))
 
 

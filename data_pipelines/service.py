@@ -16,7 +16,7 @@ import tensorflow as tf
 from data_pipelines.sources import DataError
 
 
-def served(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
+def distribute(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
     """The same elements, computed by the workers of the service at `address` (`HOST:PORT`); None: computed here.
 
     The service hands out the elements of the source one by one, to whichever worker asks (dynamic sharding). So each

@@ -27,13 +27,13 @@ class Captioner(keras.Model):
     vocabulary).
 
     Args:
-        vocabulary_size: with padding and markers.
+        vocabulary_size: with padding, BOS and EOS.
         image_shape: of what the model reads: pixels, or the features of a frozen front.
         encoder: what turns it into a grid of features; None: it is one already.
         encoder_in_inference: call the encoder as in use, with its batch statistics fixed.
         embedding_size, units, cell, num_layers, attention, dropout: see `AttentionDecoder`.
         memory_size: of m_j.
-        word_dropout: share of the words read that training hides, START not.
+        word_dropout: share of the words read that training hides, BOS not.
         attention_penalty: weight of the doubly stochastic regularisation, `mean_j (1 - sum_t a_tj)^2` (Xu et al. 2015,
             section 4.2.1): every region should be looked at some time.
     """

@@ -33,7 +33,7 @@ from data_pipelines.batching import bucket_boundaries
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
 from data_pipelines.sources import DataError
-from data_pipelines.vocabulary import learn_vocabulary
+from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
 
 def main() -> None:
@@ -58,15 +58,18 @@ def train(config: Config) -> dict[str, float]:
     with workers.chief_first():
         store = store_images(data.images, Path(config.cache_dir), encoder.key, encoder.see, **options, progress=verbosity() == 1)
     data = data.without(store.problems)
-    if config.strict and any(data.left_out.values()):
-        raise DataError(f"--strict: {data.summary()['left out']}. Mend the images or the table, or leave the flag out.")
+    if config.strict and data.skipped:
+        raise DataError(f"--strict: {data.summary()['skipped']}. Mend the images or the table, or leave the flag out.")
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
-    data.write_left_out(folder / "left_out.tsv")
+    data.write_skipped(folder / "skipped.tsv")
     examples, held_out = data.splits["train"], data.splits["validation"]
     texts = [caption for example in examples for caption in example.captions]
-    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, markers=True)
-    vocabulary.save(folder)
-    lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # END
+    vocabulary = load_or_train(
+        folder,
+        load_vocabulary,
+        lambda: train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True),
+    )
+    lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # EOS
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
     batches = partial(caption_batches, store=store, vocabulary=vocabulary, batch_size=config.batch_size, boundaries=boundaries)
 

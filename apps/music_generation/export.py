@@ -46,7 +46,7 @@ def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
     """The tokens so far to the logits of what follows each; or frames, and the keys below each key of the following frames."""
     if isinstance(model, TuneModel):
         return {"tokens": tf.TensorSpec([None, None], tf.int32, "tokens")}
-    return {name: tf.TensorSpec([None, None, KEYS], tf.float32, name) for name in ("frames", "following")}
+    return {name: tf.TensorSpec([None, None, KEYS], tf.float32, name) for name in ("frames", "targets")}
 
 
 if __name__ == "__main__":

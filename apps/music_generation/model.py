@@ -92,12 +92,14 @@ class _Carrying(keras.Model):
             for level in self.levels
         ]
 
-    def unfold(self, x: Tensor, goes_on: Tensor | None = None, training: bool = False) -> Tensor:
+    def unfold(self, x: Tensor, is_continuation: Tensor | None = None, training: bool = False) -> Tensor:
         """(batch, steps, features) -> (batch, steps, units), from zeros or, in training, from the chunk before."""
         for level, carried in zip(self.levels, self.carried):
             x = self.drop(x, training=training)
-            if training and goes_on is not None:
-                states = [ops.cast(state[self.own_rows], x.dtype) * ops.cast(goes_on, x.dtype)[:, None] for state in carried]
+            if training and is_continuation is not None:
+                states = [
+                    ops.cast(state[self.own_rows], x.dtype) * ops.cast(is_continuation, x.dtype)[:, None] for state in carried
+                ]
                 x, *states = level(x, initial_state=states, training=True)
                 for variable, state in zip(carried, states):
                     variable.assign(self.gather_rows(ops.cast(ops.stop_gradient(state), variable.dtype)))
@@ -123,12 +125,12 @@ class _Carrying(keras.Model):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class TuneModel(_Carrying):
-    """`{"tokens": ids (batch, steps), "goes_on": (batch,)}` -> logits of what follows (batch, steps, vocabulary).
+    """`{"tokens": ids (batch, steps), "is_continuation": (batch,)}` -> logits of what follows (batch, steps, vocabulary).
 
-    `goes_on` is 1 where a row goes on from the chunk before, 0 where a tune begins; without it every row is a whole tune.
+    `is_continuation` is 1 where a row continues the chunk before, 0 where a tune begins; without it every row is a whole tune.
 
     Args:
-        vocabulary_size: with padding and markers.
+        vocabulary_size: with padding, BOS and EOS.
         embedding_size: of a token's vector.
         settings: those of the stack.
     """
@@ -147,7 +149,7 @@ class TuneModel(_Carrying):
             self.dense.build((None, None, self.settings["units"]))
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
-        return self.dense(self.unfold(self.embedding(inputs["tokens"]), inputs.get("goes_on"), training))
+        return self.dense(self.unfold(self.embedding(inputs["tokens"]), inputs.get("is_continuation"), training))
 
     def step(self, tokens: Tensor, states: Any) -> tuple[Tensor, Any]:
         """tokens (batch,) -> logits (batch, vocabulary) and the states."""
@@ -157,8 +159,8 @@ class TuneModel(_Carrying):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class RollModel(_Carrying):
-    """Piano rolls: `{"frames": the frame before each (batch, steps, keys), "following": the frames, "goes_on"}` -> logits of
-    the keys of each frame.
+    """Piano rolls: `{"frames": the frame before each (batch, steps, keys), "targets": the frames, "is_continuation"}` -> logits
+    of the keys of each frame.
 
     With `frame="independent"` the keys of a frame depend on the past only: `p(x_k) = sigmoid(b_k + V_k h)`. With `"nade"` also
     on the lower keys of the frame (RNN-NADE, Boulanger-Lewandowski et al. 2012, https://arxiv.org/abs/1206.6392):
@@ -192,11 +194,11 @@ class RollModel(_Carrying):
             self.above = self.add_weight(shape=(keys, hidden), initializer="glorot_uniform", name="above")  # V
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
-        h = self.unfold(ops.cast(inputs["frames"], self.compute_dtype), inputs.get("goes_on"), training)
+        h = self.unfold(ops.cast(inputs["frames"], self.compute_dtype), inputs.get("is_continuation"), training)
         logits = self.bias(h)
         if self.condition is None:
             return logits
-        x = ops.cast(inputs["following"], "float32")[..., None, :]  # (batch, steps, 1, keys)
+        x = ops.cast(inputs["targets"], "float32")[..., None, :]  # (batch, steps, 1, keys)
         lower = ops.tril(ops.ones((self.settings["keys"],) * 2), -1)
         a = self.condition(h)[..., None, :] + ops.matmul(x * lower, self.below)  # (batch, steps, keys, hidden)
         return logits + ops.sum(ops.sigmoid(a) * self.above, axis=-1)

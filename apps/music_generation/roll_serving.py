@@ -90,7 +90,7 @@ class RollWriter(tf.Module):
         missing = tf.maximum(0, 1 - tf.shape(frames)[1])  # pieces of nothing still have one frame
         following = tf.pad(tf.cast(frames > 0, tf.float32), [[0, 0], [0, missing], [0, 0]])
         past = tf.pad(following, [[0, 0], [1, 0], [0, 0]])[:, :-1]
-        logits = tf.cast(self.model({"frames": past, "following": following}, training=False), tf.float32)
+        logits = tf.cast(self.model({"frames": past, "targets": following}, training=False), tf.float32)
         nats = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(following, logits), axis=2)
         there = tf.sequence_mask(lengths, tf.shape(following)[1])
         return {"nats": tf.reduce_sum(tf.where(there, nats, 0.0), axis=1), "frames": lengths}

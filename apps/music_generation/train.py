@@ -35,7 +35,7 @@ from apps.music_generation.presets import QUICK, ROLLS
 from apps.music_generation.tune_serving import tune_headers
 from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 from data_pipelines.sources import DataError
-from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams, whole_tunes
+from data_pipelines.tunes import load_tunes, train_tune_vocabulary, tune_streams, whole_tunes
 
 APPLICATION = "music_generation"
 
@@ -117,10 +117,10 @@ def train(config: Config) -> dict[str, float]:
     device = runs.prepare_device(config.seed, config.precision)
     stack = {name: getattr(config, name) for name in STACK_FLAGS}
     order: dict[str, Any] = {
-        "rows": config.batch_size,
+        "batch_size": config.batch_size,
         "steps": config.bptt_steps,
         "seed": config.seed,
-        "transposed": config.transpose_prob,
+        "transpose_prob": config.transpose_prob,
     }
 
     # -- data and model
@@ -128,7 +128,7 @@ def train(config: Config) -> dict[str, float]:
     model: Any
     if config.music == "tunes":
         music = load_tunes(config.data, config.validation_tunes)
-        vocabulary = learn_tune_vocabulary(music.splits["train"], config.tokenizer, config.transpose_prob > 0)
+        vocabulary = train_tune_vocabulary(music.splits["train"], config.tokenizer, config.transpose_prob > 0)
         streams = partial(tune_streams, music.splits["train"], vocabulary, **order)
         held_out = whole_tunes(music.splits["validation"], vocabulary)
         model = TuneModel(vocabulary.size, config.embedding_size, **stack)
@@ -147,7 +147,7 @@ def train(config: Config) -> dict[str, float]:
         validation = LikelihoodValidation(held_out, frame_nats, "nats_per_frame", 1.0)
     model.build()
     folder = runs.open_run(APPLICATION, config, {"data": music.describe()}, workers)
-    music.write_left_out(folder / "left_out.tsv")
+    music.write_skipped(folder / "skipped.tsv")
     if config.music == "tunes":
         vocabulary.save(folder)
         (folder / "headers.json").write_text(json.dumps(tune_headers(music.splits["train"])))

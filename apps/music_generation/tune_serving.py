@@ -14,7 +14,7 @@ from apps.music_generation.grammar import TICKS, make_table
 from apps.music_generation.model import TuneModel
 from data_pipelines.abc import MODES, Tune, metre_length
 from data_pipelines.tunes import TuneVocabulary
-from data_pipelines.vocabulary import END, START, UNKNOWN
+from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
 
 
 def tune_headers(tunes: Sequence[Tune]) -> dict[str, int]:
@@ -85,8 +85,8 @@ class TuneWriter(tf.Module):
         whole = tf.strings.unicode_transcode(prompt, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
         too_long = tf.strings.length(whole, "UTF8_CHAR") > PRIME_LIMIT * self.max_length
         heading, text = self._plain(tf.where(too_long, "", whole), tf.cast(seed, tf.int32), constrained)
-        ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
-        ids = tf.concat([tf.fill([count, 1], START), ids], axis=1)
+        ids = self.vocabulary.encode(text)
+        ids = tf.concat([tf.fill([count, 1], BOS), ids], axis=1)
         last = tf.gather(ids.flat_values, ids.row_limits() - 1)
         state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.start(count))[0]}
         if constrained:
@@ -99,22 +99,22 @@ class TuneWriter(tf.Module):
             token, before = tokens[:, 0], tf.nest.map_structure(lambda s: s[:, 0], state)
             logits, stack = self.model.step(token, before["stack"])
             after: dict[str, Any] = {"stack": stack}
-            forbidden = tf.reduce_any(tf.range(logits.shape[-1]) == [[UNKNOWN], [START]], axis=0)[None]
+            forbidden = tf.reduce_any(tf.range(logits.shape[-1]) == [[UNKNOWN], [BOS]], axis=0)[None]
             if constrained:
                 moved = tf.gather_nd(self.after, tf.stack([before["bar"], token], axis=1))
                 bar = tf.maximum(tf.where(before["first"], before["bar"], moved), 0)
                 after |= {"bar": bar, "first": tf.zeros_like(before["first"])}
-                ends = (tf.range(logits.shape[-1]) == END) & tf.gather(self.may_end, bar)[:, None]
+                ends = (tf.range(logits.shape[-1]) == EOS) & tf.gather(self.may_end, bar)[:, None]
                 forbidden |= ~(ends | (tf.gather(self.after, bar) >= 0))
             logits = tf.where(forbidden, NEVER, logits)
             return logits[:, None], tf.nest.map_structure(lambda s: s[:, None], after), None
 
         found = sample(
-            step, state, batch_size=count, start=last, end=END, max_length=limit, seed=seed, temperature=temperature,
+            step, state, batch_size=count, start=last, end=EOS, max_length=limit, seed=seed, temperature=temperature,
             top_k=self.top_k, top_p=top_p,
         )  # fmt: skip
         tokens, lengths = found.tokens[:, 0], found.lengths[:, 0]
-        written = self.vocabulary.join(tf.RaggedTensor.from_tensor(tokens, lengths=lengths))
+        written = self.vocabulary.detokenize(tf.RaggedTensor.from_tensor(tokens, lengths=lengths))
         if constrained:  # a bar that the length cut off
             written = tf.where(lengths < limit - 1, written, tf.strings.regex_replace(written, r"[^|\n]*(?:\[\d?)?$", ""))
         return {"abc": tf.where(too_long, whole, tf.strings.join([heading, text, written]))}
@@ -126,23 +126,23 @@ class TuneWriter(tf.Module):
             _one_or_each(value, name, count) for value, name in ((temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
         )
         _check_length(text, PRIME_LIMIT * self.max_length, "Send it in parts.")
-        ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
+        ids = self.vocabulary.encode(text)
         begins = tf.reduce_all(state == 0, axis=1)
         ids = tf.ragged.boolean_mask(
-            tf.concat([tf.fill([count, 1], START), ids], axis=1),
+            tf.concat([tf.fill([count, 1], BOS), ids], axis=1),
             tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1),
         )
         stack, logits = self._read(ids, self._unpacked(state))
-        logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [START]], axis=0), NEVER, logits)
+        logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [BOS]], axis=0), NEVER, logits)
         token = draw(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
-        return {"next": self.vocabulary.pieces(token), "ends": token == END, "state": self._packed(stack)}
+        return {"next": self.vocabulary.ids_to_tokens(token), "ends": token == EOS, "state": self._packed(stack)}
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The information of whole tunes in their plain form, in bits; and their characters, the end counted as one."""
         _check_length(text, SCORE_LIMIT, "Send one tune a row.")
-        ids = self.vocabulary.ids(self.vocabulary.tokenize(text))
+        ids = self.vocabulary.encode(text)
         rows = tf.shape(text)[0]
-        marked = tf.concat([tf.fill([rows, 1], START), ids, tf.fill([rows, 1], END)], axis=1).to_tensor()
+        marked = tf.concat([tf.fill([rows, 1], BOS), ids, tf.fill([rows, 1], EOS)], axis=1).to_tensor()
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
         marked = within(marked, LARGEST_SCORE)
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
@@ -219,7 +219,7 @@ class TuneWriter(tf.Module):
         """The state of the grammar after a text in the plain form: what it has read of its last bar."""
         start = self.bar_starts.lookup(tf.strings.join([_field(text, "M", "C"), _field(text, "L", "1/8")]))
         tail = tf.strings.regex_replace(_body(text), r"(?s)^.*(?:\||::|\n)(?:[|\]:]|\[?\d)*", "")
-        ids = self.vocabulary.ids(self.vocabulary.tokenize(tail))
+        ids = self.vocabulary.encode(tail)
         padded, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
 
         def body(t: tf.Tensor, bar: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

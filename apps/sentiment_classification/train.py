@@ -28,7 +28,7 @@ from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.reviews import Review, Reviews, encode, load_reviews, load_texts, review_batches
-from data_pipelines.vocabulary import learn_vocabulary, load_vocabulary
+from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
 
 def main() -> None:
@@ -44,11 +44,9 @@ def train(config: Config) -> dict[str, float]:
     reviews = load_reviews(config.data, config.validation_rows)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits["train"]]
-    if (folder / "vocabulary.json").exists():
-        vocabulary = load_vocabulary(folder)
-    else:
-        vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
-        vocabulary.save(folder)
+    vocabulary = load_or_train(
+        folder, load_vocabulary, lambda: train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
+    )
     lengths = encode(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
     options: dict[str, Any] = {
         "labels": reviews.labels,
@@ -129,12 +127,9 @@ def _constant_guess(reviews: Reviews) -> dict[str, float]:
 
 
 def _facts(config, reviews, vocabulary_size, model, device, folder) -> dict[str, str]:
-    counts = ", ".join(f"{len(examples):,} {name}" for name, examples in reviews.splits.items())
-    empty = ", ".join(f"{count:,} in {split}" for split, count in reviews.empty_texts.items() if count)
     return {
         "device": f"{device}, {config.precision}",
-        "examples": f"{counts}; classes {', '.join(reviews.labels)}",
-        **({"empty": f"texts: {empty}; kept, and predicted from no words"} if empty else {}),
+        **reviews.summary(),
         "vocabulary": f"{vocabulary_size:,} {config.tokenizer}",
         "parameters": f"{model.count_params():,}",
         "run": str(folder),

@@ -30,6 +30,7 @@ from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
+from data_pipelines.vocabulary import load_or_train
 
 
 def main() -> None:
@@ -51,10 +52,10 @@ def train(config: Config) -> dict[str, float | str]:
     data = load_translations(config.data, config.source_lang, config.target_lang)
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
-    vocabularies = Vocabularies.load(folder) or Vocabularies.learn(
-        pairs, config.tokenizer, config.vocabulary_size, config.vocabulary == "joint"
+    joint = config.vocabulary == "joint"
+    vocabularies = load_or_train(
+        folder, Vocabularies.load, lambda: Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
     )
-    vocabularies.save(folder)
     encoded, encoded_held_out = (encode(p, vocabularies, config.max_length) for p in (pairs, held_out))
     boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
     batches = partial(
@@ -83,7 +84,7 @@ def train(config: Config) -> dict[str, float | str]:
     measure = Validation(validation, token_cross_entropy, lambda loss: {"perplexity": perplexity(loss), **search()})
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(model, validation) if config.resume else None
-    facts = _facts(config, data, encoded.left_out, vocabularies, model, device, folder)
+    facts = _facts(config, data, len(encoded.skipped), vocabularies, model, device, folder)
     runs.log_summary({**facts, **workers.facts(config.max_tokens, "tokens")})
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
@@ -119,11 +120,12 @@ def train(config: Config) -> dict[str, float | str]:
     return metrics["validation"]
 
 
-def _facts(config, data, left_out, vocabularies, model, device, folder) -> dict[str, str]:
+def _facts(config, data, too_long, vocabularies, model, device, folder) -> dict[str, str]:
     size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
     return {
         "device": f"{device}, {config.precision}",
-        **data.summary(len(left_out), config.max_length),
+        **data.summary(),
+        **({"too long": f"{too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"} if too_long else {}),
         "languages": f"{config.source_lang} to {config.target_lang}",
         "vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}",
         "parameters": f"{model.count_params():,}",

@@ -64,8 +64,13 @@ def image_captioning(generator):
 def music_generation(generator):
     model = TuneModel(20, 8, batch_size=ROWS, units=8, num_layers=2)
     model.build()
-    goes_on = generator.integers(0, 2, (STEPS, ROWS)).astype(np.float32)
-    return model, TokenLoss(), [({"tokens": ids(generator), "goes_on": on}, ids(generator)) for on in goes_on], count_tokens
+    is_continuation = generator.integers(0, 2, (STEPS, ROWS)).astype(np.float32)
+    return (
+        model,
+        TokenLoss(),
+        [({"tokens": ids(generator), "is_continuation": on}, ids(generator)) for on in is_continuation],
+        count_tokens,
+    )
 
 
 def piano_rolls(generator):
@@ -75,7 +80,7 @@ def piano_rolls(generator):
     for _ in range(STEPS):
         following = np.where(ids(generator)[..., None] > 0, generator.integers(0, 2, (ROWS, 7, 5)), -1).astype(np.int8)
         frames = generator.integers(0, 2, (ROWS, 7, 5)).astype(np.int8)
-        inputs = {"frames": frames, "following": np.maximum(following, 0), "goes_on": np.ones(ROWS, np.float32)}
+        inputs = {"frames": frames, "targets": np.maximum(following, 0), "is_continuation": np.ones(ROWS, np.float32)}
         batches.append((inputs, following))
     return model, FrameLoss(), batches, count_frames
 

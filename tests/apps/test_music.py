@@ -68,9 +68,9 @@ def trained(tunes_file, tmp_path_factory):
 
 def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     run, _, printed = trained
-    wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "left_out.tsv", "model.keras", "checkpoints"}
+    wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "skipped.tsv", "model.keras", "checkpoints"}
     assert wanted | {"example.abc", "example.mid", "example.svg", "example.png"} <= {path.name for path in run.iterdir()}
-    assert "tune 25 of train: no key (K:)" in printed
+    assert "skipped     1: tune 25 in train: no key (K:)\n" in printed
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert log[1]["loss"] < log[0]["loss"] and log[1]["val_bits_per_character"] < log[0]["val_bits_per_character"]
     metrics = json.loads((run / "metrics.json").read_text())
@@ -176,7 +176,7 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     "module, arguments, message",
     [
         ("train", ["--data", "no/such.abc"], "no such file"),
-        ("train", ["--data", "README.md"], "no usable tunes"),
+        ("train", ["--data", "README.md"], "no tunes to use"),
         ("train", ["--irnn"], "--irnn is for --cell simple_rnn"),
         ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
         ("predict", ["nowhere"], "no SavedModel"),
@@ -204,7 +204,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
     model = TuneModel(12, 6, batch_size=3, **{"units": 8, "num_layers": 2, **options})
     model.build()
     tokens = np.random.default_rng(0).integers(2, 12, (3, 9)).astype("int32")
-    inputs = {"tokens": tokens[:, :-1], "goes_on": np.array([0 if "irnn" in options else 1, 0, 0], "float32")}
+    inputs = {"tokens": tokens[:, :-1], "is_continuation": np.array([0 if "irnn" in options else 1, 0, 0], "float32")}
     before = model.get_weights()
     model.compile(keras.optimizers.Adam(0.002 if "irnn" in options else 0.02), TokenLoss(), jit_compile=jit_compile)
     data = tf.data.Dataset.from_tensors((inputs, tokens[:, 1:]))
@@ -228,13 +228,13 @@ def test_chunks_are_one_long_sequence_until_it_ends(kind):
     else:
         model = RollModel(6, batch_size=2, units=5, num_layers=2, hidden=3)
         frames = (generator.random((2, 13, 6)) < 0.4).astype("float32")
-        x = {"frames": frames[:, :-1], "following": frames[:, 1:]}
+        x = {"frames": frames[:, :-1], "targets": frames[:, 1:]}
     model.build()
     whole = model(x)
 
-    def chunk(i, goes_on):
+    def chunk(i, is_continuation):
         part = {name: value[:, 4 * i : 4 * i + 4] for name, value in x.items()}
-        return model({**part, "goes_on": np.array(goes_on, "float32")}, training=True)
+        return model({**part, "is_continuation": np.array(is_continuation, "float32")}, training=True)
 
     chunk(1, [1, 1])  # leaves something behind
     parts = [chunk(0, [0, 0]), chunk(1, [1, 1]), chunk(2, [1, 0])]
@@ -262,7 +262,7 @@ def test_the_probabilities_of_all_frames_add_up_to_one(frame):
     model.set_weights([np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(model.get_weights())])
     frames = np.array(list(itertools.product([0, 1], repeat=4)), "float32")[:, None]  # (16, 1, 4)
     past = np.repeat([[[1.0, 0, 1, 1]]], 16, axis=0)
-    logits = model({"frames": past, "following": frames})
+    logits = model({"frames": past, "targets": frames})
     nats = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(frames, logits), axis=[1, 2])
     np.testing.assert_allclose(np.exp(-nats).sum(), 1.0, atol=1e-5)
     np.testing.assert_allclose(np.mean(nats), FrameLoss()(frames, logits), rtol=1e-5)
@@ -275,7 +275,7 @@ def test_frames_are_drawn_as_often_as_they_are_probable():
     model.build()
     model.set_weights([np.random.default_rng(i).normal(size=w.shape) * 0.5 for i, w in enumerate(model.get_weights())])
     drawn = RollWriter(model, 1).write(tf.zeros((4000, 0, 88), tf.uint8), 1, 1.0, 3)["frames"].numpy().astype("float32")
-    logits = model({"frames": np.zeros_like(drawn), "following": drawn})
+    logits = model({"frames": np.zeros_like(drawn), "targets": drawn})
     expected = np.mean(tf.sigmoid(logits), axis=(0, 1))  # of each key, given the lower ones as drawn
     np.testing.assert_allclose(drawn.mean(axis=(0, 1)), expected, atol=0.035)
 
@@ -321,7 +321,7 @@ def test_the_grammar_knows_bars_of_six(text, reads):
 @pytest.mark.parametrize("kind", ["characters", "musical"])
 def test_a_model_that_knows_nothing_writes_full_bars(kind):
     tunes, _ = read_tunes(helpers.some_tunes())
-    vocabulary = TuneVocabulary.learn_tokens([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
+    vocabulary = TuneVocabulary.train_from_iterator([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
     model = TuneModel(vocabulary.size, 4, batch_size=1, units=4, num_layers=1)
     model.build()
     writer = TuneWriter(model, vocabulary, tune_headers(tunes), top_k=0, max_length=120)

@@ -66,7 +66,7 @@ def make_export(application: str, folder: Path) -> Path:
 
 
 def _sentiment_classification(run):
-    vocabulary = WordVocabulary.learn(SENTENCES, 30)
+    vocabulary = WordVocabulary.train(SENTENCES, 30)
     vocabulary.save(run)
     sizes = {"cell": "gru", "units": 8, "num_layers": 1, "embedding_size": 8, "pooling": "attention"}
     model = recurrent_classifier(vocabulary.size, 2, **sizes, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0)
@@ -74,7 +74,7 @@ def _sentiment_classification(run):
 
 
 def _translation(run):
-    vocabularies = Vocabularies.learn([Pair(a, a.upper()) for a in SENTENCES], "bpe", 80, joint=True)
+    vocabularies = Vocabularies.train([Pair(a, a.upper()) for a in SENTENCES], "bpe", 80, joint=True)
     vocabularies.save(run)
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
     model.build()
@@ -83,7 +83,7 @@ def _translation(run):
 
 
 def _image_captioning(run):
-    vocabulary = WordVocabulary.learn(SENTENCES, 40, markers=True)
+    vocabulary = WordVocabulary.train(SENTENCES, 40, has_bos_eos=True)
     vocabulary.save(run)
     size = 32
     model = Captioner(
@@ -96,7 +96,7 @@ def _image_captioning(run):
 
 def _music_generation(run):
     tunes = [Tune("6/8", "1/8", "Dmaj", "d2e fdA|B3 A3|\n"), Tune("C", "1/8", "Gmaj", "G2B2 d4|g>f e/d/c B2 z2|]\n")]
-    vocabulary = TuneVocabulary.learn_tokens([tune.text for tune in tunes], "characters")
+    vocabulary = TuneVocabulary.train_from_iterator([tune.text for tune in tunes], "characters")
     vocabulary.save(run)
     (run / "headers.json").write_text(json.dumps(tune_headers(tunes)))
     model = TuneModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=1)
