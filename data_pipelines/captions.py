@@ -15,6 +15,7 @@ import tensorflow as tf
 from data_pipelines import batching
 from data_pipelines.batching import Batches
 from data_pipelines.embedded.scenes import embedded_scenes
+from data_pipelines.files import replacing
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import vary
 from data_pipelines.service import served
@@ -202,7 +203,8 @@ def _from_tfds(name: str, folder: Path) -> dict[str, list[Example]]:
         path = folder / digest[:2] / digest[2:]
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(row["image"])
+            with replacing(path) as temporary:
+                temporary.write_bytes(row["image"])
         filename = row.get("image/filename", digest.encode()).decode()
         return Example(ImageFile(filename, str(path)), tuple(text.decode("utf-8", "replace") for text in texts))
 

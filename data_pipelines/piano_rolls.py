@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError, check_zip, find_splits, fingerprint, split_off
 from data_pipelines.tunes import Streams
 
@@ -47,7 +48,7 @@ class Rolls:
 
     def write_left_out(self, path: Path) -> None:
         rows = ["\t".join(row) for row in self.left_out]
-        path.write_text("\n".join(["split\tpiece\treason", *rows]) + "\n")
+        write_whole(path, "\n".join(["split\tpiece\treason", *rows]) + "\n")
 
 
 def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> Rolls:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.abc import Tune, read_tunes, transpose
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_text, split_off
 from data_pipelines.vocabulary import END, START, WordVocabulary
 
@@ -79,7 +80,7 @@ class Tunes:
 
     def write_left_out(self, path: Path) -> None:
         rows = [f"{split}\t{number}\t{reason}" for split, number, reason in self.left_out]
-        path.write_text("\n".join(["split\ttune\treason", *rows]) + "\n")
+        write_whole(path, "\n".join(["split\ttune\treason", *rows]) + "\n")
 
 
 def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = False) -> Tunes:

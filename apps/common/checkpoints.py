@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from apps.common.files import write_whole
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 
 SMALLER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats")

@@ -14,6 +14,7 @@ import absl.logging
 import keras
 import tensorflow as tf
 
+from data_pipelines.files import replacing
 from data_pipelines.sources import DataError
 
 Signatures = dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]]
@@ -92,11 +93,9 @@ def _add_to_models_config(root: Path) -> None:
         if any(model.name == name for model in config.model_config_list.config):
             return
         config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
-        handle, temporary = tempfile.mkstemp(prefix=".models.config-", dir=root.parent, text=True)
-        with os.fdopen(handle, "w") as file:
-            file.write(text_format.MessageToString(config))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text_format.MessageToString(config))
+            temporary.chmod(0o644)
 
 
 @contextlib.contextmanager

@@ -20,9 +20,10 @@ import tensorflow as tf
 
 from apps.common.checkpoints import Checkpoint
 from apps.common.cli import check_ranges
-from apps.common.files import lock_run, write_whole
+from apps.common.files import lock_run
 from apps.common.metrics import calibration_bins
 from apps.common.workers import Workers
+from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
 
@@ -116,6 +117,12 @@ def write_metrics(folder: Path, history: Sequence[dict[str, float]]) -> None:
     write_whole(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
 
 
+def save_model(model: keras.Model, path: Path) -> None:
+    """A `.keras` file, whole or absent."""
+    with replacing(path) as temporary:
+        model.save(temporary)
+
+
 def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Rise to `peak` over the first tenth of the steps, then fall along a cosine to a fiftieth of it."""
     warm_up = steps // 10
@@ -202,7 +209,8 @@ def new_figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6)
 def save_figure(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
 
 

@@ -30,6 +30,7 @@ from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.predict import write_example
 from apps.music_generation.presets import QUICK, ROLLS
 from apps.music_generation.tune_serving import tune_headers
+from data_pipelines.files import write_whole
 from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 from data_pipelines.sources import DataError
 from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams, whole_tunes
@@ -147,7 +148,7 @@ def train(config: Config) -> dict[str, float]:
     music.write_left_out(folder / "left_out.tsv")
     if config.music == "tunes":
         vocabulary.save(folder)
-        (folder / "headers.json").write_text(json.dumps(tune_headers(music.splits["train"])))
+        write_whole(folder / "headers.json", json.dumps(tune_headers(music.splits["train"])))
 
     # -- training
     _, steps = streams(batches=1)
@@ -177,7 +178,7 @@ def train(config: Config) -> dict[str, float]:
     if not workers.is_chief:
         return workers.wait_for_chief()
     checkpoint.restore_best()
-    model.save(folder / "model.keras")
+    runs.save_model(model, folder / "model.keras")
 
     # -- export, and the metrics of what was exported
     drawing = {name: getattr(config, name) for name in ("num_samples", "temperature", "top_p", "seed")}

@@ -15,8 +15,8 @@ import tensorflow as tf
 from apps.common import cli, runs
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.common.files import write_whole
 from apps.common.metrics import classification_metrics
+from data_pipelines.files import write_whole
 from data_pipelines.reviews import Review, Reviews, load_reviews
 from data_pipelines.sources import DataError
 

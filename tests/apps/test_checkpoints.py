@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.checkpoints import Checkpoint, Stopped, averaged_weights, moving_average
-from apps.common.files import lock_run, write_whole
+from apps.common.files import lock_run
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 from tests import forked
 
