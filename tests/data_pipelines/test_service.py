@@ -9,8 +9,8 @@ from unittest import mock
 import pytest
 import tensorflow as tf
 
-from data_pipelines.reviews import Review, review_batches
 from data_pipelines import service as servers
+from data_pipelines.reviews import Review, review_batches
 from data_pipelines.service import served
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import WordVocabulary
