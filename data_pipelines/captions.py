@@ -13,6 +13,7 @@ from data_pipelines import batching
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.embedded.scenes import embedded_scenes
+from data_pipelines.files import replacing
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import vary
 from data_pipelines.sources import DataError, check_zip, find_splits, load_tfds, read_table, split_off
@@ -156,7 +157,8 @@ def _from_tfds(name: str, folder: Path, whole: bool) -> dict[str, list[Example]]
         path = folder / digest[:2] / digest[2:]
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(row["image"])
+            with replacing(path) as temporary:
+                temporary.write_bytes(row["image"])
         filename = row.get("image/filename", digest.encode()).decode()
         return Example(ImageFile(filename, str(path)), tuple(text.decode("utf-8", "replace") for text in texts))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from data_pipelines.files import replacing
 from data_pipelines.sources import DataError
 
 T = TypeVar("T", bound=Any)
@@ -67,7 +68,7 @@ class Corpus(Generic[T]):
 
     def write_skipped(self, path: Path) -> None:
         """All that was skipped, as a table."""
-        with path.open("w", newline="") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file, delimiter="\t").writerows([Skipped._fields, *self.skipped])
 
     def check_not_empty(self, source: str, remedy: str) -> Self:

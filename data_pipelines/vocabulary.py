@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 
 PADDING, UNKNOWN, BOS, EOS = 0, 1, 2, 3
@@ -94,7 +95,7 @@ class WordVocabulary(tf.Module):
 
     def save(self, folder: Path, name: str = "vocabulary") -> None:
         saved = {"kind": self.kind, "words": self.words, "has_bos_eos": self.has_bos_eos}
-        (folder / f"{name}.json").write_text(json.dumps(saved, ensure_ascii=False))
+        write_whole(folder / f"{name}.json", json.dumps(saved, ensure_ascii=False))
 
 
 class SubwordVocabulary(tf.Module):
@@ -188,8 +189,10 @@ class SubwordVocabulary(tf.Module):
         return self.lookup.id_to_string(ids)
 
     def save(self, folder: Path, name: str = "vocabulary") -> None:
-        (folder / f"{name}.json").write_text(json.dumps({"kind": self.kind, "drop_tags": self.drop_tags}))
-        (folder / f"{name}.model").write_bytes(self.model)
+        write_whole(folder / f"{name}.model", self.model)
+        write_whole(
+            folder / f"{name}.json", json.dumps({"kind": self.kind, "drop_tags": self.drop_tags})
+        )  # last: it's looked for
 
 
 def _lines(texts: Iterable[str]) -> Iterable[str]:

@@ -5,6 +5,8 @@ import dataclasses
 import errno
 import json
 import math
+import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -219,18 +221,32 @@ def run(main: Callable[[], None]) -> None:
     except DataError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
-        sys.exit(2)
     except tf.errors.UnavailableError:
         print(LOST, file=sys.stderr)
         sys.exit(LOST_WORKER)
+    except (OSError, tf.errors.OpError) as error:
+        where = _full_disk(error)
+        if where is None:
+            raise
+        print(f"error: {visible(where)}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "stopped", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 130))
+
+
+def _full_disk(error: OSError | tf.errors.OpError) -> str | None:
+    """The file that a full disk or quota cut off, with a colon, or "" if it isn't known; None: the error is another.
+
+    >>> _full_disk(tf.errors.ResourceExhaustedError(None, None, "{{function_node SaveV2}} a b/c; No space left on device"))
+    'a b/c: '
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return (f"{error.filename}: " if error.filename else "") if error.errno in full else None
+    texts = "|".join(map(os.strerror, full))  # TensorFlow passes the text on, not the number
+    found = re.search(rf"([^\n{{}}]*); (?:{texts})", error.message)
+    return f"{found[1].strip()}: " if found else None
 
 
 def read_inputs(inputs: Sequence[str]) -> list[str]:

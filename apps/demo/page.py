@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from apps.demo import answers
 from apps.demo.models import Models
+from apps.demo.uploads import LARGEST_TOTAL, UploadLimit
 from data_pipelines.sources import DataError
 
 SCENE = Path(__file__).parents[1] / "image_captioning" / "scene.png"
@@ -99,7 +100,7 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
     """
     hosts = ["127.0.0.1", "localhost", "::1"] if host in ("127.0.0.1", "localhost", "::1") else ["*"]
     return {
-        "app_kwargs": {"middleware": [Middleware(OwnHostOnly, hosts=hosts)]},
+        "app_kwargs": {"middleware": [Middleware(OwnHostOnly, hosts=hosts), Middleware(UploadLimit, limit=LARGEST_TOTAL)]},
         "theme": THEME,
         "css": STYLE,
         "max_file_size": answers.LARGEST_IMAGE,

@@ -119,9 +119,9 @@ def train(config: Config) -> dict[str, float]:
         before = checkpoint
     if not workers.is_chief:
         return workers.wait_for_chief()
-    model.save(folder / "model.keras")
+    runs.save_model(model, folder / "model.keras")
     if encoder.front:
-        encoder.front.save(folder / "front.keras")
+        runs.save_model(encoder.front, folder / "front.keras")
 
     # -- export, and the metrics of what was exported
     if not config.force_export:

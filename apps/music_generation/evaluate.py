@@ -17,10 +17,10 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.common.files import write_whole
 from apps.music_generation.judge import Copies, tune_metrics
 from apps.music_generation.ngram import NgramModel, best_order
 from data_pipelines.abc import Tune
+from data_pipelines.files import write_whole
 from data_pipelines.piano_rolls import Rolls, load_rolls
 from data_pipelines.tunes import Tunes, load_tunes
 

@@ -33,6 +33,7 @@ from apps.music_generation.model import RollModel, TuneModel
 from apps.music_generation.predict import write_example
 from apps.music_generation.presets import QUICK, ROLLS
 from apps.music_generation.tune_serving import tune_headers
+from data_pipelines.files import write_whole
 from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 from data_pipelines.sources import DataError
 from data_pipelines.tunes import load_tunes, train_tune_vocabulary, tune_streams, whole_tunes
@@ -150,7 +151,7 @@ def train(config: Config) -> dict[str, float]:
     music.write_skipped(folder / "skipped.tsv")
     if config.music == "tunes":
         vocabulary.save(folder)
-        (folder / "headers.json").write_text(json.dumps(tune_headers(music.splits["train"])))
+        write_whole(folder / "headers.json", json.dumps(tune_headers(music.splits["train"])))
 
     # -- training
     _, steps = streams(batches=1)
@@ -180,7 +181,7 @@ def train(config: Config) -> dict[str, float]:
     if not workers.is_chief:
         return workers.wait_for_chief()
     checkpoint.restore_best()
-    model.save(folder / "model.keras")
+    runs.save_model(model, folder / "model.keras")
 
     # -- export, and the metrics of what was exported
     drawing = {name: getattr(config, name) for name in ("num_samples", "temperature", "top_p", "seed")}

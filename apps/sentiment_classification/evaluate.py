@@ -15,9 +15,9 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.common.files import write_whole
 from apps.common.metrics import classification_metrics
 from apps.common.training import plots
+from data_pipelines.files import write_whole
 from data_pipelines.reviews import Review, Reviews, load_reviews
 from data_pipelines.sources import DataError
 

@@ -102,7 +102,7 @@ def train(config: Config) -> dict[str, float | str]:
     if not workers.is_chief:
         return workers.wait_for_chief()
     checkpoint.restore_best()
-    model.save(folder / "model.keras")
+    runs.save_model(model, folder / "model.keras")
 
     # -- export, and the metrics of what was exported
     if not config.force_export:

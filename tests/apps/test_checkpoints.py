@@ -15,10 +15,11 @@ import pytest
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.files import lock_run, write_whole
+from apps.common.files import lock_run
 from apps.common.training.averages import averaged_weights, moving_average
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.signals import Stopped
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 from tests import forked
 

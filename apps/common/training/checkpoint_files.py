@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from apps.common.files import write_whole
+from data_pipelines.files import write_whole
 
 Arrays = dict[str, list[np.ndarray]]  # by group
 

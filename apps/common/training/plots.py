@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from apps.common.metrics import calibration_bins
+from data_pipelines.files import replacing
 
 
 def new_figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6) -> Any:
@@ -22,7 +23,8 @@ def new_figure(rows: int, columns: int, width: float = 4.5, height: float = 3.6)
 def save_figure(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import keras
 
-from apps.common.files import write_whole
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.plots import plot_history
+from data_pipelines.files import write_whole
 
 
 def verbosity() -> int:

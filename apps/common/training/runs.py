@@ -17,11 +17,12 @@ import tensorflow as tf
 
 from apps.common.cli import check_ranges
 from apps.common.config import FitFlags
-from apps.common.files import lock_run, write_whole
+from apps.common.files import lock_run
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
 from apps.common.training.workers import Workers
 from data_pipelines.batching import Batches
+from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
 
@@ -103,6 +104,12 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             )
     if old.get("data") != new.get("data"):
         raise DataError(f"{folder}: the data changed since the run was started. Start a new run.")
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """A `.keras` file, whole or absent."""
+    with replacing(path) as temporary:
+        model.save(temporary)
 
 
 def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
