@@ -32,9 +32,8 @@ from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.train import MODEL_FLAGS as CAPTION_FLAGS
 from apps.image_captioning.train import Config as CaptionConfig
-from apps.music_generation.model import TuneModel
-from apps.music_generation.train import STACK_FLAGS
-from apps.music_generation.train import Config as MusicConfig
+from apps.music_generation.config import TuneConfig
+from apps.music_generation.tunes.model import TuneModel
 from apps.sentiment_classification.model import recurrent_classifier
 from apps.sentiment_classification.train import Config as SentimentConfig
 from apps.translation.model import Translator
@@ -190,12 +189,12 @@ def some_images(source: Path, count: int, folder: Path) -> Path:
 
 
 def music(path: str) -> tuple[Side, Side]:
-    config = MusicConfig()
+    config = TuneConfig()
     tunes = load_tunes(path).splits["train"]
     vocabulary = learn_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
     order = {"rows": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transposed": config.transpose_prob}
     batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
-    ours = TuneModel(vocabulary.size, config.embedding_size, **values(config, STACK_FLAGS))
+    ours = TuneModel(vocabulary.size, config.embedding_size, **config.stack())
     ours.compile(adam(config), TokenLoss())
 
     twin = keras_networks.tune_writer(vocabulary.size, config)
@@ -214,10 +213,10 @@ def music(path: str) -> tuple[Side, Side]:
     spec = tf.TensorSpec((config.batch_size, config.bptt_steps), tf.int32)
     plain = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec)).prefetch(4)
 
-    def signs(batch: Any) -> int:
+    def tokens(batch: Any) -> int:
         return int(np.count_nonzero(batch[1]))
 
-    return Side(ours, batches, signs), Side(twin, plain, signs)
+    return Side(ours, batches, tokens), Side(twin, plain, tokens)
 
 
 APPLICATIONS = {"imdb": sentiment, "multi30k": translation, "flickr8k": captions, "tunes": music}

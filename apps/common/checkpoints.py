@@ -23,7 +23,7 @@ import numpy as np
 from apps.common.files import write_whole
 from data_pipelines.sources import DataError
 
-SMALLER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats")
+SMALLER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nll")
 NOISE = {"val_bleu": 1.0, "val_bleu_4": 1.0, "val_cider": 0.05}  # below these a metric says nothing: the loss decides
 
 
@@ -82,7 +82,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: where `step-N.npz` files go; the last `keep` are kept.
         monitor: the validation metric that chooses the epoch to keep, made large, or small if its name says so (a loss, an
-            error, perplexity, bits or nats). Among equal values the smaller `val_loss` is better, so a metric that never moves
+            error, perplexity, bits or nll). Among equal values the smaller `val_loss` is better, so a metric that never moves
             (BLEU stays 0 on the first epochs) neither chooses nor stops. Values below `NOISE` count as 0.
         patience: stop after so many epochs in which neither the metric nor `val_loss` got better; None: never.
         every_seconds: how much work a kill may cost.

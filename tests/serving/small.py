@@ -17,9 +17,10 @@ from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.train import Config as CaptioningConfig
 from apps.music_generation import export as music_export
-from apps.music_generation.model import RollModel, TuneModel
-from apps.music_generation.train import Config as MusicConfig
-from apps.music_generation.tune_serving import tune_headers
+from apps.music_generation.config import RollConfig, TuneConfig
+from apps.music_generation.rolls.model import RollModel
+from apps.music_generation.tunes.model import TuneModel
+from apps.music_generation.tunes.serving import tune_headers
 from apps.sentiment_classification import export as sentiment_export
 from apps.sentiment_classification.model import recurrent_classifier
 from apps.sentiment_classification.train import Config as SentimentConfig
@@ -101,13 +102,13 @@ def _music_generation(run):
     (run / "headers.json").write_text(json.dumps(tune_headers(tunes)))
     model = TuneModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=1)
     model.build()
-    return model, MusicConfig(max_length=60), {}
+    return model, TuneConfig(music="tunes", max_length=60), {}
 
 
 def _piano_rolls(run):
     model = RollModel(frame="nade", hidden=8, batch_size=2, units=8, num_layers=1)
     model.build()
-    return model, MusicConfig(music="rolls", max_length=40), {}
+    return model, RollConfig(music="rolls", max_length=40), {}
 
 
 MAKERS = {

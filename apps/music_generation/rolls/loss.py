@@ -1,4 +1,4 @@
-"""Exact negative log-likelihoods, in nats: the loss that trains, and the validation."""
+"""The exact negative log-likelihood of frames, in nats."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.checkpoints import averaged_weights
 from apps.common.losses import scaled
 
 Tensor = Any
@@ -54,31 +53,3 @@ class FrameLoss(keras.losses.Loss):
     def call(self, following: Tensor, logits: Tensor) -> Tensor:
         nats, frames = frame_nats(following, logits)
         return nats / tf.maximum(frames, 1.0)
-
-
-class LikelihoodValidation(keras.callbacks.Callback):
-    """At each epoch's end, with the averaged weights, log `val_loss` in nats a step, and `val_<name>`, that times `scale`.
-
-    Put it before `Checkpoint`, which reads these logs.
-
-    Args:
-        batches: `(inputs, following)`: whole tunes or pieces.
-        nats: `token_cross_entropy` or `frame_nats`.
-        name, scale: `bits_per_character` and how many of them a nat a token is, say.
-    """
-
-    def __init__(self, batches: tf.data.Dataset, nats: Any, name: str, scale: float) -> None:
-        super().__init__()
-        self.batches, self.nats, self.name, self.scale = batches, nats, name, scale
-        self._graph: Any = None
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if self._graph is None:
-            self._graph = tf.function(
-                lambda x, y: self.nats(y, self.model(x, training=False)), reduce_retracing=True, autograph=False
-            )
-        with averaged_weights(self.model):
-            sums = [self._graph(inputs, following) for inputs, following in self.batches]
-        loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
-        if logs is not None:
-            logs.update({"val_loss": loss, f"val_{self.name}": loss * self.scale})
