@@ -1,7 +1,9 @@
 """Music generation from its command line to a server that knows nothing of this project."""
 
+import dataclasses
 import itertools
 import json
+import re
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common.losses import TokenLoss
+from apps.music_generation.config import MusicConfig, RollConfig, TuneConfig
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.rolls.serving import RollGenerator
@@ -186,6 +189,9 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
         ("train", ["--data", "no/such.abc"], "no such file"),
         ("train", ["--data", "README.md"], "no usable tunes"),
         ("train", ["--irnn"], "--irnn is for --cell simple_rnn"),
+        ("train", ["--music", "rolls", "--tokenizer", "musical"], "unrecognized arguments: --tokenizer musical"),
+        ("train", ["--frame", "nade"], "unrecognized arguments: --frame nade"),
+        ("train", ["--music", "songs"], "invalid choice: 'songs'"),
         ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
         ("predict", ["nowhere"], "no SavedModel"),
     ],
@@ -194,6 +200,31 @@ def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
     result = command(module, *arguments, *(["--run-dir", tmp_path / "run"] if module == "train" else []), alone=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_help_names_the_flags_of_each_model_and_its_defaults():
+    shared, tunes, rolls = ({field.name for field in dataclasses.fields(c)} for c in (MusicConfig, TuneConfig, RollConfig))
+    assert shared < tunes and shared < rolls
+    help_of = {
+        kind: " ".join(command("train", *kind.split(), "--help", alone=False).stdout.split()) for kind in ("", "--music rolls")
+    }
+    flags = re.search(r"Flags of tunes alone: (.*); of rolls alone: (.*?)\.", help_of[""])
+    for listed, own in zip(flags.groups(), (tunes - shared, rolls - shared)):
+        assert set(listed.split(", ")) == {"--" + name.replace("_", "-") for name in own}
+    for kind, config in (("", TuneConfig()), ("--music rolls", RollConfig())):
+        assert f"size of the states (default: {config.units})" in help_of[kind]
+
+
+@pytest.mark.parametrize(
+    "module, arguments, flag",
+    [
+        ("predict", ["--new-frames", "3"], "--new-frames"),
+        ("evaluate", ["--data", "embedded", "--frame-beats", "1"], "--frame-beats"),
+    ],
+)
+def test_flags_of_the_other_model_are_refused(module, arguments, flag, trained):
+    result = command(module, trained[1], *arguments)
+    assert result.returncode == 2 and f"{flag}: has no meaning for this export, which is a model of tunes" in result.stderr
 
 
 # -- the models
@@ -332,13 +363,16 @@ def test_an_untrained_model_generates_full_bars(kind):
     model.build()
     generator = TuneGenerator(model, vocabulary, tune_headers(tunes), top_k=0, max_length=120)
     prompts = tf.constant(["", "X:3\nM:6/8\nL:1/8\nK:D\nABc d", "M:C\nL:1/8\nK:G\nAB|", "M:C\n"] * 5)
+    generated = [0] * 4  # bars after each prompt
     texts = [t.decode() for t in generator.generate(prompts, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
-    for prompt, text in zip(prompts.numpy(), texts):
+    for i, (prompt, text) in enumerate(zip(prompts.numpy(), texts)):
         tune = read_tune(text)
         lengths = [(length, metre) for length, metre, _ in bars(tune) if length][1 if b"AB|" in prompt else 0 :]
         assert all(length == metre for length, metre in lengths), text
+        generated[i % 4] += len(lengths)
         if prompt.startswith(b"M:C"):
             assert tune.metre == "C"
+    assert min(generated) > 5
 
 
 # -- what is measured

@@ -108,6 +108,7 @@ def _music_generation(run):
 def _piano_rolls(run):
     model = RollModel(frame="nade", hidden=8, batch_size=2, units=8, num_layers=1)
     model.build()
+    model.bias.bias.assign(np.zeros(88))  # with the -3 that it begins with a greedy search is silent
     return model, RollConfig(music="rolls", max_length=40), {}
 
 

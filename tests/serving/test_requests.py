@@ -211,6 +211,18 @@ def test_odd_rolls_get_frames(served):
     assert served("piano_rolls", frames=piece, **{**numbers, "new_frames": 10**9})["frames"].shape == (1, 45, 88)
 
 
+def test_a_roll_goes_on_frame_by_frame_as_it_does_at_once(served):
+    piece = np.random.default_rng(0).integers(0, 2, (2, 5, 88)).astype("uint8")
+    at_once = served("piano_rolls", "serving_greedy", frames=piece, new_frames=6)["frames"]
+    assert (at_once[:, 5:] != at_once[:, 5:6]).any()  # they change
+    size = served.function("piano_rolls", "decode_step").structured_input_signature[1]["state"].shape[1]
+    state, frame = np.zeros((2, size), "float32"), np.zeros((2, 88), "uint8")
+    for t in range(11):
+        outputs = served("piano_rolls", "decode_step", frame=frame, state=state, temperature=0.0, seed=1)
+        state, frame = outputs["state"], piece[:, t] if t < 5 else outputs["frame"]
+        np.testing.assert_array_equal(frame, at_once[:, t])
+
+
 def test_fast_signatures_say_what_a_greedy_search_finds(served):
     text = ["the food wasn't good at all !", "a small dog"]
     full, fast = (served("sentiment_classification", name, text=text) for name in ("serving_default", "serving_greedy"))
