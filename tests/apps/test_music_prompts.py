@@ -138,6 +138,13 @@ def test_the_grammar_continues_bars_of_changed_metres_chords_and_unknown_notes(g
         assert all(length == metre for length, metre in lengths[len(given) :]), text
 
 
+def test_the_unit_of_every_metre_is_that_of_read_tune():
+    metres = ["C", "C|", *(f"{beats}/{unit}" for beats in (*range(1, 25), "03") for unit in (1, 2, 4, 8, 16))]
+    found = default_unit(tf.constant([f"M:{metre}\n" for metre in metres])).numpy()
+    wanted = [read_tune("M:" + metre + "\nK:C\nc").unit for metre in metres]
+    assert [unit.decode() for unit in found] == [f"L:{unit}\n" for unit in wanted]
+
+
 def test_the_last_field_counts():
     texts = tf.constant(["M:C\nL:1/8\nK:Dmaj\nab[M:6/8]c|\nM:2/4\nd", "M:C\nL:1/8\nK:Dmaj\nab[M:6/8]c"])
     np.testing.assert_array_equal(last_field(texts, "M").numpy(), [b"M:2/4\n", b"M:6/8\n"])
