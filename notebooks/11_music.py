@@ -100,14 +100,12 @@ p = tf.nn.softmax(model(np.concatenate([[[START]], ids[:, :-1]], axis=1))).numpy
 surprise = -np.log2(p[np.arange(ids.shape[1]), ids[0]])
 characters = list(text)[:110]
 plt.figure(figsize=(14, 2.6), layout="constrained")
-plt.bar(
-    range(len(characters)), surprise[: len(characters)], color=["C1" if character in "|:" else "C0" for character in characters]
-)
-plt.xticks(range(len(characters)), [character if character != "\n" else "¶" for character in characters], fontsize=8)
+plt.bar(range(len(characters)), surprise[: len(characters)], color=["C1" if c in "|:" else "C0" for c in characters])
+plt.xticks(range(len(characters)), [c if c != "\n" else "¶" for c in characters], fontsize=8)
 plt.ylabel("bits")
 plt.title("surprise at each sign (orange: bar lines)")
 plt.show()
-bars = np.array([character in "|" for character in text])
+bars = np.array([c in "|" for c in text])
 print(f"bits a bar line {surprise[bars].mean():.2f}, bits another character {surprise[~bars].mean():.2f}")
 
 # %% [markdown]
@@ -128,15 +126,15 @@ def write(prompt, temperature=0.7, top_p=0.95, longest=400):
             layer.reset_state()
     known = vocabulary.ids(vocabulary.tokenize(tf.constant([prompt]))).to_list()[0]
     out = [START, *known]
-    for character in out:
-        logits = writer(np.array([[character]]))
+    for token in out:
+        logits = writer(np.array([[token]]))
     while out[-1] != END and len(out) < longest:
         p = tf.nn.softmax(logits[0, 0] / temperature).numpy()
         order = np.argsort(-p)
         kept = order[: 1 + int((np.cumsum(p[order]) < top_p).sum())]
         out.append(int(generator.choice(kept, p=p[kept] / p[kept].sum())))
         logits = writer(np.array([[out[-1]]]))
-    ids = [character for character in out[1:] if character != END]
+    ids = [token for token in out[1:] if token != END]
     return vocabulary.join(tf.ragged.constant([ids]))[0].numpy().decode()
 
 
