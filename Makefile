@@ -22,7 +22,7 @@ demo: .venv/installed
 		"The meeting begins on Friday, July 3, 2026 at 3:05 PM." "The town has 12,345 inhabitants."
 	$(BIN)/python -m apps.image_captioning.train --quick
 	$(BIN)/python -m apps.music_generation.train --quick
-	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --in-metre --out runs/tune \
+	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --constrained --out runs/tune \
 		"M:6/8\nL:1/8\nK:D\n"
 	@echo "All four are in saved_models/. See them in a browser: $(BIN)/python -m apps.demo"
 

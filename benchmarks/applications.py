@@ -33,9 +33,8 @@ from apps.image_captioning.config import Config as CaptionConfig
 from apps.image_captioning.config import ModelFlags as CaptionFlags
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.music_generation.model import TuneModel
-from apps.music_generation.train import STACK_FLAGS
-from apps.music_generation.train import Config as MusicConfig
+from apps.music_generation.config import StackFlags, TuneConfig
+from apps.music_generation.tunes.model import TuneModel
 from apps.sentiment_classification.config import Config as SentimentConfig
 from apps.sentiment_classification.config import ModelFlags as SentimentFlags
 from apps.sentiment_classification.model import recurrent_classifier
@@ -116,10 +115,10 @@ def translation(path: str) -> tuple[Side, Side]:
     twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
     length = int(np.percentile(encoded.lengths, 99))  # longer ones are cut
     source = encoded.source.to_tensor(shape=[None, length]).numpy()
-    following = encoded.target.to_tensor(shape=[None, length]).numpy()
-    target = np.concatenate([np.full((len(following), 1), BOS), following[:, :-1]], axis=1)
+    targets = encoded.target.to_tensor(shape=[None, length]).numpy()
+    target = np.concatenate([np.full((len(targets), 1), BOS), targets[:, :-1]], axis=1)
     plain = (
-        tf.data.Dataset.from_tensor_slices(({"source": source, "target": target}, following))
+        tf.data.Dataset.from_tensor_slices(({"source": source, "target": target}, targets))
         .shuffle(len(source), seed=0)
         .repeat()
         .batch(64)
@@ -187,12 +186,12 @@ def some_images(source: Path, count: int, folder: Path) -> Path:
 
 
 def music(path: str) -> tuple[Side, Side]:
-    config = MusicConfig()
+    config = TuneConfig()
     tunes = load_tunes(path).splits["train"]
     vocabulary = train_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
     order = {"batch_size": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transpose_prob": config.transpose_prob}
-    batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
-    ours = TuneModel(vocabulary.size, config.embedding_size, **{name: getattr(config, name) for name in STACK_FLAGS})
+    batches = tune_streams(tunes, vocabulary, **order, epochs=config.epochs).dataset
+    ours = TuneModel(vocabulary.size, config.embedding_size, **flags_of(config, StackFlags))
     ours.compile(adam(config), TokenLoss())
 
     twin = keras_networks.tune_writer(vocabulary.size, config)
@@ -211,10 +210,10 @@ def music(path: str) -> tuple[Side, Side]:
     spec = tf.TensorSpec((config.batch_size, config.bptt_steps), tf.int32)
     plain = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec)).prefetch(4)
 
-    def signs(batch: Any) -> int:
+    def tokens(batch: Any) -> int:
         return int(np.count_nonzero(batch[1]))
 
-    return Side(ours, batches, signs), Side(twin, plain, signs)
+    return Side(ours, batches, tokens), Side(twin, plain, tokens)
 
 
 APPLICATIONS = {"imdb": sentiment, "multi30k": translation, "flickr8k": captions, "tunes": music}

@@ -122,7 +122,7 @@ def measure_training(repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     ids = rng.integers(4, VOCABULARY, TRAINING_SHAPE).astype("int32")
     ids[::3, 15:] = 0
-    inputs, following = {"source": tf.constant(ids), "target": tf.constant(ids)}, tf.constant(ids)
+    inputs, targets = {"source": tf.constant(ids), "target": tf.constant(ids)}, tf.constant(ids)
     keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
     ours = Translator(VOCABULARY, VOCABULARY, embedding_size=SIZE, units=SIZE, dropout=0.3)
     models = {"ours": (ours, TokenLoss(), False)}
@@ -131,7 +131,7 @@ def measure_training(repeats: int) -> dict[str, Any]:
     candidates = {}
     for name, (model, loss, jit) in models.items():
         model.compile(keras.optimizers.Adam(global_clipnorm=1.0), loss, jit_compile=jit)
-        candidates[name] = lambda model=model: [np.float32(model.train_on_batch(inputs, following))]
+        candidates[name] = lambda model=model: [np.float32(model.train_on_batch(inputs, targets))]
     ms = milliseconds(candidates, repeats)
     parameters = {name: model.count_params() for name, (model, _, _) in models.items()}
     tokens = int(np.count_nonzero(ids))

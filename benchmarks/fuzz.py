@@ -272,7 +272,7 @@ INPUTS = {
 def signature(served: Any, name: str) -> tuple[bytes, Check]:
     """An exported signature that reads a string; numbers are left at what the client of the README sends."""
     function = served.signatures["serving_default"]
-    numbers = {"length": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+    numbers = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
     wanted = function.structured_input_signature[1]
     seeds = {"text": b"the food was good , not bad at all .", "prompt": b"M:6/8\nL:1/8\nK:D\nd2e fdA|"}
     if name == "image_bytes":

@@ -143,8 +143,8 @@ def music(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], d
         return write_with_predict(model, {}, "tokens", tokens, length)
 
     def inputs(rows: int) -> dict[str, Any]:
-        drawing = {"temperature": tf.constant(1.0), "top_p": tf.constant(0.95), "seed": tf.constant(range(rows))}
-        return {"prompt": tf.constant([prompt] * rows), "length": tf.constant(length), **drawing}
+        sampling = {"temperature": tf.constant(1.0), "top_p": tf.constant(0.95), "seed": tf.constant(range(rows))}
+        return {"prompt": tf.constant([prompt] * rows), "max_new_tokens": tf.constant(length), **sampling}
 
     return inputs, usual
 
@@ -177,7 +177,7 @@ def measure(saved_models: Path, runs: Path, seconds: float) -> dict[str, Any]:
     results = {}
     for application, prepare in APPLICATIONS.items():
         export, run = saved_models / application, newest_run(runs / application)
-        importlib.import_module(f"apps.{application}.model")  # registers what the file holds
+        importlib.import_module(f"apps.{application}.export")  # registers what the file holds
         served, model = load_export(export), load_model(run)
         inputs, usual = prepare(served, run, model)
         ways = {name: signature(served, name, inputs) for name in ("serving_default", "serving_greedy")}

@@ -87,11 +87,11 @@ def read_tune(text: str) -> Tune:
     """
     fields: dict[str, str] = {}
     lines: list[str] = []
-    for line in text.splitlines():
-        line = re.sub(r"(?<!\\)%.*", "", line).strip()
-        match = re.match(r"([A-Za-z+]):(.*)", line)
+    for line in map(str.strip, text.splitlines()):
         if not line and "K" in fields:
-            break  # an empty line ends a tune
+            break  # an empty line ends a tune; a comment doesn't
+        line = re.sub(r"(?<!\\)%.*", "", line).strip()
+        match = re.match(r"([MLK]|[A-Za-z+](?=:[^|:]|:$)):(.*)", line)  # not the note before :| or ::
         if match is None:
             if line and "K" in fields:
                 lines.append(line)

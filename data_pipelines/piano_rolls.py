@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines import batching
+from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.sources import DataError, check_zip, find_splits, split_off
 from data_pipelines.tunes import Streams
@@ -179,33 +180,33 @@ def roll_streams(
     *,
     batch_size: int,
     steps: int,
-    batches: int,
+    epochs: int,
     seed: int,
-    start_batch: int = 0,
+    start_step: int = 0,
     transpose_prob: float = 0.0,
-) -> tuple[tf.data.Dataset, int]:
+) -> Batches:
     """`({"frames", "targets", "is_continuation"}, targets)`: the frame before each, and the frames; -1 where there is none.
 
     Args:
         batch_size, steps, seed: see `data_pipelines.tunes.Streams`.
-        batches: of the whole training; the first `start_batch` are skipped.
+        epochs: of the whole training; the first `start_step` batches are skipped.
         transpose_prob: share of the pieces that are transposed by up to six keys, as far as the piano goes, anew in each epoch.
     """
     lengths = np.array([len(piece) for piece in pieces])
     streams = Streams(lengths, batch_size, steps, seed)
-    plan = streams.plan(batches)
+    plan = streams.plan(epochs * streams.steps_per_epoch)
     flat = tf.constant(np.concatenate(pieces).astype(np.int8))
     starts = np.cumsum(lengths) - lengths
     generator = np.random.default_rng([seed, 1])
-    epochs = int(plan[..., 2].max()) + 1
+    rounds = int(plan[..., 2].max()) + 1  # of all examples
     used = [np.flatnonzero(piece.any(axis=0)) for piece in pieces]
     lowest = np.array([-min(6, keys[0]) if len(keys) else 0 for keys in used])
     highest = np.array([min(5, KEYS - 1 - keys[-1]) if len(keys) else 0 for keys in used])
-    shift = generator.integers(lowest, highest + 1, (epochs, len(pieces)))
+    shift = generator.integers(lowest, highest + 1, (rounds, len(pieces)))
     shift = np.where(generator.random(shift.shape) < transpose_prob, shift, 0)[plan[..., 2], plan[..., 0]]
     begin = starts[plan[..., 0]] + plan[..., 1].astype(np.int64) * steps
     end = (starts + lengths)[plan[..., 0]]
-    dataset = tf.data.Dataset.from_tensor_slices((begin, end, shift.astype(np.int32), plan[..., 1] > 0)).skip(start_batch)
+    dataset = tf.data.Dataset.from_tensor_slices((begin, end, shift.astype(np.int32), plan[..., 1] > 0)).skip(start_step)
 
     def cut(
         begin: tf.Tensor, end: tf.Tensor, shift: tf.Tensor, is_continuation: tf.Tensor
@@ -223,7 +224,7 @@ def roll_streams(
         }
         return inputs, targets
 
-    return dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch
+    return Batches(dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch)
 
 
 def whole_rolls(pieces: Sequence[np.ndarray], batch_size: int = 16) -> tf.data.Dataset:

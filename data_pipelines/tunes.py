@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.abc import Tune, read_tunes, transpose
+from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.sources import DataError, find_splits, load_tfds, read_text, split_off
 from data_pipelines.vocabulary import BOS, EOS, WordVocabulary
@@ -207,16 +208,16 @@ def tune_streams(
     *,
     batch_size: int,
     steps: int,
-    batches: int,
+    epochs: int,
     seed: int,
-    start_batch: int = 0,
+    start_step: int = 0,
     transpose_prob: float = 0.0,
-) -> tuple[tf.data.Dataset, int]:
-    """`({"tokens": (n, steps), "is_continuation": (n,)}, targets (n, steps))` and how many batches are an epoch.
+) -> Batches:
+    """`({"tokens": (n, steps), "is_continuation": (n,)}, targets (n, steps))`.
 
     Args:
         batch_size, steps, seed: see `Streams`.
-        batches: of the whole training; the first `start_batch` are skipped.
+        epochs: of the whole training; the first `start_step` batches are skipped.
         transpose_prob: share of the tunes that are transposed to another of the twelve keys, anew in each epoch.
     """
     shifts = range(-6, 6) if transpose_prob else range(1)
@@ -227,14 +228,14 @@ def tune_streams(
     # a transposed tune may be a few characters longer: every variant gets the chunks of the longest
     lengths = np.max((ends - starts - 1).reshape(len(shifts), -1), axis=0)
     streams = Streams(lengths, batch_size, steps, seed)
-    plan = streams.plan(batches)
+    plan = streams.plan(epochs * streams.steps_per_epoch)
     generator = np.random.default_rng([seed, 1])
-    epochs = int(plan[..., 2].max()) + 1
-    moved = generator.random((epochs, len(tunes))) < transpose_prob
-    shift = np.where(moved, generator.integers(0, len(shifts), (epochs, len(tunes))), len(shifts) // 2 if transpose_prob else 0)
+    rounds = int(plan[..., 2].max()) + 1  # of all examples
+    moved = generator.random((rounds, len(tunes))) < transpose_prob
+    shift = np.where(moved, generator.integers(0, len(shifts), (rounds, len(tunes))), len(shifts) // 2 if transpose_prob else 0)
     variant = shift[plan[..., 2], plan[..., 0]] * len(tunes) + plan[..., 0]
     begin = starts[variant] + plan[..., 1].astype(np.int64) * steps
-    dataset = tf.data.Dataset.from_tensor_slices((begin, ends[variant], plan[..., 1] > 0)).skip(start_batch)
+    dataset = tf.data.Dataset.from_tensor_slices((begin, ends[variant], plan[..., 1] > 0)).skip(start_step)
 
     def cut(begin: tf.Tensor, end: tf.Tensor, is_continuation: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         places = begin[:, None] + tf.range(steps + 1, dtype=tf.int64)
@@ -242,7 +243,7 @@ def tune_streams(
         tokens = tf.where(there, tf.gather(flat, tf.where(there, places, 0)), 0)
         return {"tokens": tokens[:, :-1], "is_continuation": tf.cast(is_continuation, tf.float32)}, tokens[:, 1:]
 
-    return dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch
+    return Batches(dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch)
 
 
 def whole_tunes(tunes: Sequence[Tune], vocabulary: TuneVocabulary, batch_size: int = 32) -> tf.data.Dataset:

@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from IPython.display import SVG, Audio, display
 
-from apps.music_generation.engraver import engrave
-from apps.music_generation.scores import with_open_repeats
 from apps.music_generation.sound import notes_of, synthesize, to_wav
+from apps.music_generation.tunes.engraver import engrave
+from apps.music_generation.tunes.scores import with_open_repeats
 from data_pipelines.tunes import load_tunes, train_tune_vocabulary, tune_streams, whole_tunes
 from data_pipelines.vocabulary import BOS, EOS
 from layers import GRU
@@ -42,12 +42,11 @@ train, held_out = tunes.splits["train"], tunes.splits["validation"]
 vocabulary = train_tune_vocabulary(train, "characters", transposed=False)
 print(f"{len(train):,} tunes to learn from, {len(held_out):,} held out, {vocabulary.size} tokens\n")
 print(train[0].text)
-_, steps = tune_streams(train, vocabulary, batch_size=ROWS, steps=STEPS, batches=1, seed=0)
-streams, _ = tune_streams(train, vocabulary, batch_size=ROWS, steps=STEPS, batches=EPOCHS * steps, seed=0)
+streams = tune_streams(train, vocabulary, batch_size=ROWS, steps=STEPS, epochs=EPOCHS, seed=0)
 
 
 def weighted(inputs, following):
-    """Padding weighs nothing."""
+    """Padding is masked out."""
     return inputs["tokens"], following, tf.cast(following != 0, tf.float32)
 
 
@@ -71,13 +70,15 @@ def network(rows=None, steps=None, stateful=False):
 
 
 model = network()
-schedule = keras.optimizers.schedules.CosineDecay(5e-3, EPOCHS * steps, alpha=0.02)
+schedule = keras.optimizers.schedules.CosineDecay(5e-3, EPOCHS * streams.steps_per_epoch, alpha=0.02)
 model.compile(
     keras.optimizers.Adam(schedule, global_clipnorm=1.0),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     weighted_metrics=["accuracy"],
 )
-history = model.fit(streams.map(weighted), steps_per_epoch=steps, epochs=EPOCHS, shuffle=False, verbose=0).history
+history = model.fit(
+    streams.dataset.map(weighted), steps_per_epoch=streams.steps_per_epoch, epochs=EPOCHS, shuffle=False, verbose=0
+).history
 accuracy = model.evaluate(whole_tunes(held_out, vocabulary).map(weighted), verbose=0)[1]
 plt.figure(figsize=(5, 2.6), layout="constrained")
 plt.plot(range(1, EPOCHS + 1), history["accuracy"], marker="o", label="training")
@@ -109,7 +110,7 @@ bars = np.array([character in "|" for character in text])
 print(f"bits a bar line {surprise[bars].mean():.2f}, bits another character {surprise[~bars].mean():.2f}")
 
 # %% [markdown]
-# ## Write
+# ## Generate
 #
 # The network reads its own tokens. A temperature below 1 and the most probable tokens that make up 95% keep it from
 # nonsense.
@@ -180,9 +181,11 @@ archive.write_out(str(folder / "1"), verbose=False)
 served = tf.saved_model.load(str(folder / "1")).signatures["serving_default"]
 shuffled = "".join(generator.permutation(list(text)))
 bits = served(text=tf.constant([text, abc, shuffled]))["bits"].numpy()
-print("bits per character: a real tune {:.2f}, the written one {:.2f}, the real one's characters at random {:.2f}".format(*bits))
+print(
+    "bits per character: a real tune {:.2f}, the generated one {:.2f}, the real one's characters at random {:.2f}".format(*bits)
+)
 
 # %% [markdown]
 # **Seen:** to predict characters, the network learned the key, the beat and where bars end. The application adds whole
-# states through time, a grammar that keeps each bar full, piano rolls, and an export that writes tunes: `python -m
+# states through time, a grammar that keeps each bar full, piano rolls, and an export that generates tunes: `python -m
 # apps.music_generation.train`.

@@ -196,8 +196,8 @@ def _music(model: Callable[[], Any]) -> None:
 def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:
     """The steps of a generator, its errors made readable."""
     steps = function(*inputs)
-    following = _readable(lambda: next(steps, None))
-    while (step := following()) is not None:
+    targets = _readable(lambda: next(steps, None))
+    while (step := targets()) is not None:
         yield step
 
 

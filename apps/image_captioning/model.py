@@ -104,10 +104,10 @@ class Captioner(keras.Model):
         )
         self.bias = self.add_weight(shape=(self.settings["vocabulary_size"],), initializer="zeros", name="bias")
 
-    def share_rows(self, workers: Workers) -> None:
+    def set_workers(self, workers: Workers) -> None:
         """Each worker sees some of the rows of a batch."""
         if isinstance(self.encoder, SmallCNN):
-            self.encoder.share_rows(workers)
+            self.encoder.set_workers(workers)
 
     # -- its parts
 

@@ -77,7 +77,7 @@ def train(config: Config) -> dict[str, float]:
     flags = cli.flags_of(config, ModelFlags)
     model = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **flags)
     model.build()
-    model.share_rows(workers)
+    model.set_workers(workers)
     facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
     facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", "parameters": f"{model.count_params():,}"}
     facts |= workers.facts(config.batch_size, "captions")

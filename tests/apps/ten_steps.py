@@ -17,8 +17,9 @@ from apps.common.training.sharding import count_tokens
 from apps.common.training.workers import Workers
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.music_generation.likelihood import FrameLoss, count_frames
-from apps.music_generation.model import RollModel, TuneModel
+from apps.music_generation.rolls.loss import FrameLoss, count_frames
+from apps.music_generation.rolls.model import RollModel
+from apps.music_generation.tunes.model import TuneModel
 from apps.sentiment_classification.model import recurrent_classifier
 from apps.translation.model import Translator
 
@@ -98,8 +99,8 @@ def train(application, workers, out):
     optimizer = workers.optimizer(keras.optimizers.Adam)(1e-3, global_clipnorm=1.0, use_ema=True, ema_momentum=0.9)
     model.compile(optimizer, loss, jit_compile=workers.jit_compile)
     checkpoint = Checkpoint(Path(tempfile.mkdtemp()), monitor="loss")
-    if hasattr(model, "share_rows"):
-        model.share_rows(workers)
+    if hasattr(model, "set_workers"):
+        model.set_workers(workers)
     workers.broadcast_state(model, checkpoint, None)
     callbacks = workers.callbacks(checkpoint)
     history = model.fit(workers.shard(dataset, count), shuffle=False, verbose=0, callbacks=callbacks)

@@ -283,7 +283,7 @@ def test_a_falling_loss_is_waited_for_and_noise_is_no_metric(tmp_path, capsys):
     assert "stopped     neither bleu nor loss improved for 2 epochs (--patience)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nats_per_frame"])
+@pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nll_per_frame"])
 def test_some_metrics_are_better_small(tmp_path, name):
     assert epochs(Checkpoint(tmp_path, name), *({"val_loss": 1.0, name: value} for value in (3.0, 2.0, 4.0))) == 2
 

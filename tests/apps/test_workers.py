@@ -19,7 +19,7 @@ from apps.common.training.cluster import loopback_cluster
 from apps.common.training.pipes import LostWorkerError, Pipes
 from apps.common.training.sharding import count_tokens
 from apps.common.training.workers import Workers
-from apps.music_generation.model import TuneModel
+from apps.music_generation.tunes.model import TuneModel
 from data_pipelines.sources import DataError
 from tests import forked
 from tests.apps.helpers import ENVIRONMENT, ROOT
@@ -138,7 +138,7 @@ def test_what_workers_cannot_share_is_told():
     workers.count = 3
     model = TuneModel(20, 8, batch_size=32, units=8)
     with pytest.raises(DataError, match="--batch-size 32: can't be shared by 3 workers"):
-        model.share_rows(workers)
+        model.set_workers(workers)
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(DataError, match="mixed_bfloat16"):

@@ -41,6 +41,11 @@ def test_what_takes_no_time_is_dropped():
     assert read.text == "M:C\nL:1/8\nK:Dmaj\nd2 [A2f2] e>d | (3abc d2\n[K:Gmaj] g2 z2 ab c2- |\nC4\nd4:|\n"
 
 
+def test_comments_and_notes_before_a_repeat_sign_lose_no_music():
+    read = read_tune(HEADER + "abcd|\n% a comment\n  %%staffsep 50\nefga|\nd:|\nB: a book\nG::\nd8|\n \nno more")
+    assert read.body == "abcd|\nefga|\nd:|\nG::\nd8|\n"
+
+
 @pytest.mark.parametrize(
     "text, reason",
     [

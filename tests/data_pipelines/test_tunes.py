@@ -47,8 +47,10 @@ def test_streams_hold_each_sequence_once_an_epoch_and_in_order():
 def test_tune_streams_spell_the_tunes():
     tunes, _ = read_tunes(TUNES)
     vocabulary = train_tune_vocabulary(tunes, "characters", transposed=True)
-    dataset, steps = tune_streams(tunes, vocabulary, batch_size=2, steps=16, batches=120, seed=0, transpose_prob=0.5)
-    assert steps > 10
+    order = {"batch_size": 2, "steps": 16, "epochs": 4, "seed": 0, "transpose_prob": 0.5}
+    batches = tune_streams(tunes, vocabulary, **order)
+    dataset = batches.dataset
+    assert 10 < batches.steps_per_epoch == len(list(dataset)) / 4
     texts, open_text = [], ["", ""]
     for inputs, targets in dataset:
         for row in range(2):
@@ -63,7 +65,7 @@ def test_tune_streams_spell_the_tunes():
                 texts.append(open_text[row])
     originals = {tune.text for tune in tunes}
     assert len(texts) > 20 and 0.2 < np.mean([text in originals for text in texts]) < 0.8
-    skipped, _ = tune_streams(tunes, vocabulary, batch_size=2, steps=16, batches=120, seed=0, transpose_prob=0.5, start_batch=7)
+    skipped = tune_streams(tunes, vocabulary, **order, start_step=7).dataset
     for (a, b), (c, d) in zip(dataset.skip(7), skipped):
         np.testing.assert_array_equal(a["tokens"], c["tokens"])
         np.testing.assert_array_equal(b, d)
@@ -125,7 +127,7 @@ def pieces(count=12):
 
 def test_roll_streams_give_past_and_following_frames():
     rolls = pieces()
-    dataset, _ = roll_streams(rolls, batch_size=2, steps=4, batches=80, seed=0)
+    dataset = roll_streams(rolls, batch_size=2, steps=4, epochs=4, seed=0).dataset
     found, now = [], [[], []]
     for inputs, targets in dataset:
         for row in range(2):
@@ -158,7 +160,7 @@ def test_whole_rolls_are_all_rolls_and_their_inputs_the_frames_before():
 def test_rolls_are_moved_within_the_piano():
     low = np.zeros((8, KEYS), np.uint8)
     low[:, 1] = low[:, 50] = 1
-    dataset, _ = roll_streams([low], batch_size=1, steps=8, batches=60, seed=0, transpose_prob=1.0)
+    dataset = roll_streams([low], batch_size=1, steps=8, epochs=60, seed=0, transpose_prob=1.0).dataset
     keys = {tuple(np.flatnonzero(targets[0, 0])) for _, targets in dataset}
     assert keys == {(1 + shift, 50 + shift) for shift in range(-1, 6)}
 

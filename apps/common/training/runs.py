@@ -154,9 +154,10 @@ def fit(
         callbacks: before the checkpoint, which needs what they log.
         arguments: more of `fit`.
     """
-    for first_step, part in checkpoint.parts(start_step, batches(start_step=0).steps_per_epoch, epochs):
+    first = batches(start_step=start_step)
+    for step, part in checkpoint.parts(start_step, first.steps_per_epoch, epochs):
         model.fit(
-            workers.shard(batches(start_step=first_step).dataset, size),
+            workers.shard((first if step == start_step else batches(start_step=step)).dataset, size),
             shuffle=False,
             verbose=0,
             callbacks=workers.callbacks(

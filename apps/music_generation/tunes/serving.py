@@ -10,11 +10,47 @@ import tensorflow as tf
 
 from apps.common.decoding import NEVER, draw, random_numbers, sample
 from apps.common.sequences import within
-from apps.music_generation.grammar import TICKS, make_table
-from apps.music_generation.model import TuneModel
-from data_pipelines.abc import MODES, Tune, metre_length
+from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
+from apps.music_generation.tunes.model import TuneModel
+from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
+from data_pipelines.abc import Tune, metre_length
 from data_pipelines.tunes import TuneVocabulary
 from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
+
+PROMPT_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
+SCORE_LIMIT = 100_000  # bytes
+LARGEST_SCORE = 2**17  # tokens of a request, padding counted
+
+
+def tune_signatures(generator: "TuneGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
+    """What the export can do; each number may be one for all rows or one for each. `serving_greedy` takes the most probable token
+    each time."""
+    prompt = tf.TensorSpec([None], tf.string, "prompt")
+    max_new_tokens = tf.TensorSpec(None, tf.int32, "max_new_tokens")
+    sampling = [
+        tf.TensorSpec(None, tf.float32, "temperature"),
+        tf.TensorSpec(None, tf.float32, "top_p"),
+        tf.TensorSpec(None, tf.int32, "seed"),
+    ]
+    state = tf.TensorSpec([None, generator.model.state_size], tf.float32, "state")
+    text = tf.TensorSpec([None], tf.string, "text")
+
+    def serving_default(prompt, max_new_tokens, temperature, top_p, seed):
+        return generator.generate(prompt, max_new_tokens, temperature, top_p, seed, constrained=False)
+
+    def serving_greedy(prompt, max_new_tokens):
+        return generator.generate(prompt, max_new_tokens, 0.0, 1.0, 0, constrained=False)
+
+    def constrained(prompt, max_new_tokens, temperature, top_p, seed):
+        return generator.generate(prompt, max_new_tokens, temperature, top_p, seed, constrained=True)
+
+    return {
+        "serving_default": (serving_default, [prompt, max_new_tokens, *sampling]),
+        "serving_greedy": (serving_greedy, [prompt, max_new_tokens]),
+        "constrained": (constrained, [prompt, max_new_tokens, *sampling]),
+        "decode_step": (generator.decode_step, [text, state, *sampling]),
+        "score": (generator.score, [text]),
+    }
 
 
 def tune_headers(tunes: Sequence[Tune]) -> dict[str, int]:
@@ -27,19 +63,14 @@ def tune_headers(tunes: Sequence[Tune]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-PRIME_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
-SCORE_LIMIT = 100_000  # bytes
-LARGEST_SCORE = 2**17  # tokens of a request, padding counted
-
-
-class TuneWriter(tf.Module):
+class TuneGenerator(tf.Module):
     """Continues tunes.
 
     Args:
         model, vocabulary: what was trained.
         headers: what `tune_headers` counted; a tune without a header gets one of them.
-        top_k: draw from so many tokens only; 0: from all.
-        max_length: tokens of a tune, at most.
+        top_k: sample from so many tokens only; 0: from all.
+        max_length: tokens that are generated, at most.
     """
 
     def __init__(
@@ -47,17 +78,18 @@ class TuneWriter(tf.Module):
     ) -> None:
         super().__init__()
         self.model, self.vocabulary, self.top_k, self.max_length = model, vocabulary, top_k, max_length
-        self.headers = tf.constant(list(headers))
+        lines = [header.splitlines(keepends=True) for header in headers]
+        self.metres, self.units, self.keys = (tf.constant(column) for column in zip(*lines))
         self.header_weights = tf.constant(np.log(list(headers.values())), tf.float32)
         bars: Counter[int] = Counter()
         metres = {}
-        for header, count in headers.items():
-            metre, unit, _ = (line[2:] for line in header.splitlines())
-            ticks = metre_length(metre) / Fraction(unit) * TICKS
+        for (metre, unit, _), count in zip(lines, headers.values()):
+            ticks = metre_length(metre[2:-1]) / Fraction(unit[2:-1]) * TICKS
             if ticks.denominator == 1 and ticks <= 16 * TICKS:
-                metres[f"M:{metre}\nL:{unit}\n"] = int(ticks)
+                metres[metre + unit] = int(ticks)
                 bars[int(ticks)] += count
         table = make_table(["", "", "", "", *vocabulary.words], bars)
+        self.pitch = next((word for word in vocabulary.words if word in PITCHES), "")
         self.after = tf.constant(table.after)
         self.may_end = tf.constant(table.may_end)
         self.usual = table.starts[bars.most_common(1)[0][0]]
@@ -68,36 +100,39 @@ class TuneWriter(tf.Module):
             self.usual,
         )
 
-    # -- the signatures
-
-    def write(
-        self, prompt: tf.Tensor, length: Any, temperature: Any, top_p: Any, seed: Any, constrained: bool
+    def generate(
+        self, prompt: tf.Tensor, max_new_tokens: Any, temperature: Any, top_p: Any, seed: Any, constrained: bool
     ) -> dict[str, tf.Tensor]:
         """Continue each prompt until its tune ends; with `constrained`, every bar is as long as the metre says.
 
         A prompt that is far longer than a tune may become comes back as it is.
         """
         count = tf.shape(prompt)[0]
-        length, temperature, top_p, seed = (
+        max_new_tokens, temperature, top_p, seed = (
             _one_or_each(value, name, count)
-            for value, name in ((length, "length"), (temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
+            for value, name in (
+                (max_new_tokens, "max_new_tokens"),
+                (temperature, "temperature"),
+                (top_p, "top_p"),
+                (seed, "seed"),
+            )
         )
         whole = tf.strings.unicode_transcode(prompt, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
-        too_long = tf.strings.length(whole, "UTF8_CHAR") > PRIME_LIMIT * self.max_length
-        heading, text = self._plain(tf.where(too_long, "", whole), tf.cast(seed, tf.int32), constrained)
+        too_long = tf.strings.length(whole, "UTF8_CHAR") > PROMPT_LIMIT * self.max_length
+        heading, text = self._with_header(tf.where(too_long, "", whole), tf.cast(seed, tf.int32), constrained)
         ids = self.vocabulary.encode(text)
         ids = tf.concat([tf.fill([count, 1], BOS), ids], axis=1)
         last = tf.gather(ids.flat_values, ids.row_limits() - 1)
-        state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.start(count))[0]}
+        state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.get_initial_state(count))[0]}
         if constrained:
             state["bar"] = self._bar(text)
             state["first"] = tf.ones([count], tf.bool)
-        limit = tf.broadcast_to(tf.clip_by_value(tf.cast(length, tf.int32), 1, self.max_length), [count])
-        limit = tf.where(too_long, 1, limit)
+        limit = tf.broadcast_to(tf.clip_by_value(tf.cast(max_new_tokens, tf.int32), 0, self.max_length), [count])
+        limit = tf.where(too_long, 0, limit)
 
         def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, None]:
             token, before = tokens[:, 0], tf.nest.map_structure(lambda s: s[:, 0], state)
-            logits, stack = self.model.step(token, before["stack"])
+            logits, stack = self.model.decode_step(token, before["stack"])
             after: dict[str, Any] = {"stack": stack}
             forbidden = tf.reduce_any(tf.range(logits.shape[-1]) == [[UNKNOWN], [BOS]], axis=0)[None]
             if constrained:
@@ -110,32 +145,33 @@ class TuneWriter(tf.Module):
             return logits[:, None], tf.nest.map_structure(lambda s: s[:, None], after), None
 
         found = sample(
-            step, state, batch_size=count, start=last, end=EOS, max_length=limit, seed=seed, temperature=temperature,
+            step, state, batch_size=count, start=last, end=EOS, max_length=limit + 1, seed=seed, temperature=temperature,
             top_k=self.top_k, top_p=top_p,
         )  # fmt: skip
         tokens, lengths = found.tokens[:, 0], found.lengths[:, 0]
-        written = self.vocabulary.detokenize(tf.RaggedTensor.from_tensor(tokens, lengths=lengths))
-        if constrained:  # a bar that the length cut off
-            written = tf.where(lengths < limit - 1, written, tf.strings.regex_replace(written, r"[^|\n]*(?:\[\d?)?$", ""))
-        return {"abc": tf.where(too_long, whole, tf.strings.join([heading, text, written]))}
+        generated = self.vocabulary.detokenize(tf.RaggedTensor.from_tensor(tokens, lengths=lengths))
+        if constrained:  # a bar that the limit cut off
+            whole_bars = tf.strings.regex_replace(generated, r"[^|\n]*(?:\[\d?)?$", "")
+            generated = tf.where(lengths < limit, generated, whole_bars)
+        return {"abc": tf.where(too_long, whole, tf.strings.join([heading, text, generated]))}
 
     def decode_step(self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, seed: Any) -> dict[str, tf.Tensor]:
-        """Read more of each tune and draw the sign that comes next; `state` of zeros is the beginning of a tune."""
+        """Read more of each tune and sample the token that comes next; `state` of zeros is the beginning of a tune."""
         count = tf.shape(text)[0]
         temperature, top_p, seed = (
             _one_or_each(value, name, count) for value, name in ((temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
         )
-        _check_length(text, PRIME_LIMIT * self.max_length, "Send it in parts.")
+        _check_length(text, PROMPT_LIMIT * self.max_length, "Send it in parts.")
         ids = self.vocabulary.encode(text)
         begins = tf.reduce_all(state == 0, axis=1)
         ids = tf.ragged.boolean_mask(
             tf.concat([tf.fill([count, 1], BOS), ids], axis=1),
             tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1),
         )
-        stack, logits = self._read(ids, self._unpacked(state))
+        stack, logits = self._read(ids, self.model.unpack(state))
         logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [BOS]], axis=0), NEVER, logits)
         token = draw(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
-        return {"next": self.vocabulary.ids_to_tokens(token), "ends": token == EOS, "state": self._packed(stack)}
+        return {"token": self.vocabulary.ids_to_tokens(token), "finished": token == EOS, "state": self.model.pack(stack)}
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The information of whole tunes in their plain form, in bits; and their characters, the end counted as one."""
@@ -146,24 +182,10 @@ class TuneWriter(tf.Module):
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
         marked = within(marked, LARGEST_SCORE)
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
-        following = marked[:, 1:]
-        crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(following, logits)
-        bits = tf.reduce_sum(tf.where(following != 0, crossed, 0.0), axis=1) / tf.math.log(2.0)
+        targets = marked[:, 1:]
+        crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+        bits = tf.reduce_sum(tf.where(targets != 0, crossed, 0.0), axis=1) / tf.math.log(2.0)
         return {"bits": bits, "characters": tf.strings.length(text, "UTF8_CHAR") + 1}
-
-    # -- its parts
-
-    @property
-    def state_size(self) -> int:
-        return sum(sum(level.state_sizes) for level in self.model.levels)
-
-    def _packed(self, states: list[list[tf.Tensor]]) -> tf.Tensor:
-        return tf.cast(tf.concat([s for level in states for s in level], axis=1), tf.float32)
-
-    def _unpacked(self, packed: tf.Tensor) -> list[list[tf.Tensor]]:
-        sizes = [size for level in self.model.levels for size in level.state_sizes]
-        parts = iter(tf.split(tf.cast(packed, self.model.compute_dtype), sizes, axis=1))
-        return [[next(parts) for _ in level.state_sizes] for level in self.model.levels]
 
     def _read(self, ids: tf.RaggedTensor, states: Any) -> tuple[Any, tf.Tensor]:
         """The states after the tokens of each row, and the logits of what follows the last one."""
@@ -172,7 +194,7 @@ class TuneWriter(tf.Module):
         logits = tf.zeros([tf.shape(padded)[0], self.vocabulary.size])
 
         def body(t: tf.Tensor, states: Any, logits: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
-            new_logits, new = self.model.step(padded[:, t], states)
+            new_logits, new = self.model.decode_step(padded[:, t], states)
             there = (t < lengths)[:, None]
             kept = tf.nest.map_structure(lambda a, b: tf.where(there, a, b), new, states)
             return t + 1, kept, tf.where(there, new_logits, logits)
@@ -185,50 +207,58 @@ class TuneWriter(tf.Module):
         )
         return states, logits
 
-    def _plain(self, prompt: tf.Tensor, seed: tf.Tensor, constrained: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """What stands before a tune's music, and the prompt in the plain form, with a header if it needs one."""
-        prompt = tf.strings.regex_replace(prompt, r"\r|%[^\n]*|(?m:[ \t]+$)", "")
-        heading = tf.strings.regex_replace(prompt, r"(?m)^(?:[MLK]:|[^A-Za-z]|[A-Za-z][^:]).*$\n?", "")
-        heading = tf.where(tf.strings.regex_full_match(heading, r"X:(?s:.*)"), heading, tf.strings.join(["X:1\n", heading]))
-        text = tf.strings.regex_replace(prompt, r"(?m)^[A-JN-Za-z]:.*$\n?", "")
-        text = tf.strings.regex_replace(text, r"(?m)^([MLK]):[ \t]+", r"\1:")
-        text = tf.strings.regex_replace(tf.strings.regex_replace(text, r"M:4/4", "M:C"), r"M:2/2", "M:C|")
-        text = tf.strings.regex_replace(text, r"(?m)^K:([A-G][#b]?)$", r"K:\1maj")
-        text = tf.strings.regex_replace(text, r"(?m)^K:([A-G][#b]?)m$", r"K:\1min")
-        for mode in MODES:
-            text = tf.strings.regex_replace(text, rf"(?m)^K:([A-G][#b]?) *(?i:{mode})\w*.*$", rf"K:\1{mode}")
-        has_key = tf.strings.regex_full_match(text, r"(?s)(?:.*\n)?K:.*")
-        opens = tf.strings.regex_full_match(text, r"(?s)[ML]:.*")
-        needs = ~has_key & (constrained | ((text != "") & ~opens))
-        wanted = tf.where(opens, text, "")
-        weights = tf.where(self._begin_with(wanted), self.header_weights, NEVER)
-        header = tf.gather(self.headers, draw(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0]))
-        whole = tf.strings.join([_field(text, "M", "C"), _field(text, "L", "1/8"), _field(text, "K", "Cmaj"), _body(text)])
-        text = tf.where(needs, tf.strings.join([header, tf.where(opens, "", text)]), tf.where(has_key, whole, text))
-        return heading, text
+    def _with_header(self, prompt: tf.Tensor, seed: tf.Tensor, constrained: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """What stands before a tune's music, and the prompt in the plain form, with a header if it needs one.
 
-    def _begin_with(self, wanted: tf.Tensor) -> tf.Tensor:
-        """Which headers begin with each text (n, headers); all of them if none does."""
-        lengths = tf.strings.length(wanted)[:, None]
-        headers = tf.broadcast_to(self.headers, [tf.shape(wanted)[0], self.headers.shape[0]])
-        shorter = tf.minimum(tf.broadcast_to(lengths, tf.shape(headers)), tf.strings.length(headers))
-        fits = tf.strings.substr(headers, tf.zeros_like(shorter), shorter) == wanted[:, None]
-        return fits | ~tf.reduce_any(fits, axis=1, keepdims=True)
+        The model completes a header that is only begun; under the grammar, and before music, one is sampled.
+        """
+        heading, metre, unit, key, body = plain_form(prompt)
+        heading = tf.where(tf.strings.regex_full_match(heading, r"X:(?s:.*)"), heading, tf.strings.join(["X:1\n", heading]))
+        whole_metre = tf.where(metre == "", "M:C\n", _line(metre))
+        whole = tf.strings.join([whole_metre, tf.where(unit == "", default_unit(whole_metre), _line(unit)), _line(key), body])
+
+        fits = _start_with(self.metres, metre) & _start_with(self.units, unit)
+        fit = tf.reduce_any(fits, axis=1)
+        weights = tf.where(fits | ~fit[:, None], self.header_weights, NEVER)
+        place = draw(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0])
+        new_metre, new_unit = (
+            tf.where(fit | (given == ""), tf.gather(lines, place), _line(given))
+            for given, lines in ((metre, self.metres), (unit, self.units))
+        )
+        headed = tf.strings.join([new_metre, new_unit, tf.gather(self.keys, place), body])
+        begun = (body == "") & ((metre != "") | (unit == "")) & (not constrained)
+        text = tf.where(begun, tf.strings.join([tf.where(unit == "", metre, _line(metre)), unit]), headed)
+        return heading, tf.where(tf.strings.regex_full_match(key, r"K:\n?") | (key == ""), text, whole)
 
     def _bar(self, text: tf.Tensor) -> tf.Tensor:
         """The state of the grammar after a text in the plain form: what it has read of its last bar."""
-        start = self.bar_starts.lookup(tf.strings.join([_field(text, "M", "C"), _field(text, "L", "1/8")]))
-        tail = tf.strings.regex_replace(_body(text), r"(?s)^.*(?:\||::|\n)(?:[|\]:]|\[?\d)*", "")
+        start = self.bar_starts.lookup(tf.strings.join([last_field(text, "M"), last_field(text, "L")]))
+        body = tf.strings.regex_replace(text, r"(?s)^(?:[MLK]:[^\n]*(?:\n|$))+|\[[MLK]:[^\]\n]*\]", "")
+        body = tf.strings.regex_replace(body, r"\[([_^=]*[A-Ga-g][,']*)[^\]|\n]*\]", r"\1")  # a chord takes the time of a note
+        tail = tf.strings.regex_replace(body, r"(?s)^.*(?:\||::|\n)(?:[|\]:]|\[?\d)*", "")
+        tail = tf.strings.regex_replace(tail, r"[_^=]*[A-Ga-g][,']*", self.pitch)  # all are alike, the unknown ones, too
         ids = self.vocabulary.encode(tail)
         padded, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
 
-        def body(t: tf.Tensor, bar: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def body_of_loop(t: tf.Tensor, bar: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             moved = tf.gather_nd(self.after, tf.stack([bar, padded[:, t]], axis=1))
             return t + 1, tf.where((t < lengths) & (moved >= 0), moved, bar)
 
         longest = tf.shape(padded)[1]
         shapes = (tf.TensorShape([]), tf.TensorShape([None]))
-        return tf.while_loop(lambda t, _: t < longest, body, (0, start), shape_invariants=shapes)[1]
+        return tf.while_loop(lambda t, _: t < longest, body_of_loop, (0, start), shape_invariants=shapes)[1]
+
+
+def _line(field: tf.Tensor) -> tf.Tensor:
+    """A field with an end of line."""
+    return tf.strings.regex_replace(tf.strings.join([field, "\n"]), r"\n+$", "\n")
+
+
+def _start_with(lines: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Which of the lines start with each text (n, lines)."""
+    lines = tf.broadcast_to(lines, [tf.shape(wanted)[0], lines.shape[0]])
+    size = tf.minimum(tf.broadcast_to(tf.strings.length(wanted)[:, None], tf.shape(lines)), tf.strings.length(lines))
+    return tf.strings.substr(lines, tf.zeros_like(size), size) == wanted[:, None]
 
 
 def _one_or_each(value: Any, name: str, count: tf.Tensor) -> tf.Tensor:
@@ -244,45 +274,3 @@ def _check_length(text: tf.Tensor, limit: int, remedy: str) -> None:
     longest = tf.reduce_max(tf.concat([[0], tf.strings.length(text)], axis=0))
     message = tf.strings.format("text has {} bytes; expected at most " + f"{limit:,}. {remedy}", longest)
     tf.debugging.Assert(longest <= limit, [message])
-
-
-def _field(text: tf.Tensor, name: str, default: str) -> tf.Tensor:
-    """The line of a field, or `default`."""
-    line = tf.strings.regex_replace(text, rf"(?s)^(?:.*?\n)??({name}:[^\n]*)(?:\n.*)?$", "\\1\n")
-    there = tf.strings.regex_full_match(text, rf"(?s)(?:.*\n)?{name}:.*")
-    return tf.where(there, line, f"{name}:{default}\n")
-
-
-def _body(text: tf.Tensor) -> tf.Tensor:
-    return tf.strings.regex_replace(text, r"(?s)^(?:[MLK]:[^\n]*(?:\n|$))+", "")
-
-
-def tune_signatures(writer: TuneWriter) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do; each number may be one for all rows or one for each. `serving_greedy` takes the most probable token
-    each time."""
-    prompt = tf.TensorSpec([None], tf.string, "prompt")
-    drawing = [
-        tf.TensorSpec(None, tf.float32, "temperature"),
-        tf.TensorSpec(None, tf.float32, "top_p"),
-        tf.TensorSpec(None, tf.int32, "seed"),
-    ]
-    length = tf.TensorSpec(None, tf.int32, "length")
-    state = tf.TensorSpec([None, writer.state_size], tf.float32, "state")
-    text = tf.TensorSpec([None], tf.string, "text")
-
-    def serving_default(prompt, length, temperature, top_p, seed):
-        return writer.write(prompt, length, temperature, top_p, seed, constrained=False)
-
-    def serving_greedy(prompt, length):
-        return writer.write(prompt, length, 0.0, 1.0, 0, constrained=False)
-
-    def constrained(prompt, length, temperature, top_p, seed):
-        return writer.write(prompt, length, temperature, top_p, seed, constrained=True)
-
-    return {
-        "serving_default": (serving_default, [prompt, length, *drawing]),
-        "serving_greedy": (serving_greedy, [prompt, length]),
-        "constrained": (constrained, [prompt, length, *drawing]),
-        "decode_step": (writer.decode_step, [text, state, *drawing]),
-        "score": (writer.score, [text]),
-    }
