@@ -30,14 +30,14 @@ def measure_here(name: str, who: str, xla: bool, shape: tuple[int, ...]) -> dict
     import tensorflow as tf
 
     import layers
-    from benchmarks.layers import keras_twin, tensorflow_candidate
+    from benchmarks.layers import keras_counterpart, tensorflow_candidate
 
     batch, time_steps, features, units = shape
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(batch, time_steps, features)), tf.float32)
     d_y = tf.constant(rng.normal(size=(batch, time_steps, units)), tf.float32)
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512))).numpy()
-    layer = getattr(layers, name)(units, return_sequences=True) if who == "ours" else keras_twin(name, units)
+    layer = getattr(layers, name)(units, return_sequences=True) if who == "ours" else keras_counterpart(name, units)
     layer.build(x.shape)
     before = memory.begin()
     begun = time.perf_counter()
@@ -64,11 +64,11 @@ def report(rows: list[dict[str, Any]]) -> str:
             who: {k: min(row[f"{who} {xla}"][k] for xla in (False, True)) for k in ("first_s", "megabytes")}
             for who in ("ours", "keras")
         }
-        ours, twin = best["ours"], best["keras"]
+        ours, theirs = best["ours"], best["keras"]
         lines.append(
-            f"| {row['layer']} | {', '.join(map(str, row['shape']))} | {ours['first_s']:.2f} | {twin['first_s']:.2f} | "
-            f"{twin['first_s'] / ours['first_s']:.2f} | {ours['megabytes']:.0f} | {twin['megabytes']:.0f} | "
-            f"{ours['megabytes'] / max(1.0, twin['megabytes']):.2f} |"
+            f"| {row['layer']} | {', '.join(map(str, row['shape']))} | {ours['first_s']:.2f} | {theirs['first_s']:.2f} | "
+            f"{theirs['first_s'] / ours['first_s']:.2f} | {ours['megabytes']:.0f} | {theirs['megabytes']:.0f} | "
+            f"{ours['megabytes'] / max(1.0, theirs['megabytes']):.2f} |"
         )
     return "\n".join(lines)
 

@@ -56,10 +56,10 @@ def ours(name: str, units: int) -> keras.layers.Layer:
     return layers.Bidirectional(layer) if name.startswith("Bidirectional") else layer
 
 
-def keras_twin(name: str, units: int) -> keras.layers.Layer:
+def keras_counterpart(name: str, units: int) -> keras.layers.Layer:
     """What Keras offers: its own layer, or the cell in `keras.layers.RNN` (for SimpleRNN too, as a cell)."""
     if name.startswith("Bidirectional"):
-        return keras.layers.Bidirectional(keras_twin(name.split()[-1], units))
+        return keras.layers.Bidirectional(keras_counterpart(name.split()[-1], units))
     cells = {"SimpleRNN": keras.layers.SimpleRNNCell, "GatedRNN": KerasGatedRNNCell}
     if name in cells:
         return keras.layers.RNN(cells[name](units), return_sequences=True)
@@ -111,7 +111,7 @@ def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) 
     if masked:
         lengths = np.where(np.arange(batch) % 2, time_steps // 2, time_steps)
         mask = tf.constant(np.arange(time_steps) < lengths[:, None])
-    both = {"ours": ours(name, units), "keras": keras_twin(name, units)}
+    both = {"ours": ours(name, units), "keras": keras_counterpart(name, units)}
     rows = []
     for training in (False,) if shape == ONE_ROW else (True, False):
         candidates = {

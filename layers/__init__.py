@@ -1,4 +1,4 @@
-"""Sequence models for Keras 3: recurrent and attention layers that are fast, obey masks and read like their equations."""
+"""Recurrent and attention layers for Keras 3 that are fast, support arbitrary masks and read like their equations."""
 
 import keras
 
@@ -14,13 +14,13 @@ from layers.attention import (
     additive_attention,
     scaled_dot_product_attention,
 )
+from layers.base_cell import RecurrentCell
 from layers.bidirectional import Bidirectional
-from layers.cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.check import check_gradient
 from layers.multi_head_attention import MultiHeadAttention
 from layers.positional import PositionalEncoding
-from layers.recurrent import GRU, LSTM, GatedRNN, SimpleRNN
+from layers.recurrent_layers import GRU, LSTM, GatedRNN, SimpleRNN
 from layers.rnn import RNN
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Attention: a weighted mean of values, with weights that depend on what is asked."""
+"""Attention: a weighted mean of values, with weights from the similarity of queries and keys."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from layers.attention_blocks import Masks, attend, softmax_of
+from layers.attention_blocks import Masks, attend, masked_softmax
 
 Tensor = Any
 
@@ -28,8 +28,8 @@ def scaled_dot_product_attention(
         query: (…, query_time, d_k).
         key: (…, key_time, d_k).
         value: (…, key_time, d_v).
-        mask: booleans that broadcast to (…, query_time, key_time), True = may be attended to. Where a query may attend
-            to nothing, its weights and its output are zeros.
+        mask: booleans that broadcast to (…, query_time, key_time), True = attend. Where all keys of a query are masked
+            out, its weights and its output are zeros.
         dropout: rate at which weights are dropped.
         seed: for the dropout.
 
@@ -105,7 +105,7 @@ def additive_attention(
 
 def _weigh(scores, value, mask, dropout, seed):
     """The softmax of the scores under a mask, and the mean of the values with these weights."""
-    weights = softmax_of(scores, None if mask is None else ops.cast(mask, "bool"))
+    weights = masked_softmax(scores, None if mask is None else ops.cast(mask, "bool"))
     dropped = keras.random.dropout(weights, dropout, seed=seed) if dropout else weights
     return ops.matmul(dropped, value), weights
 
@@ -116,7 +116,7 @@ class AttentionLayer(keras.layers.Layer):
     def __init__(self, dropout: float = 0.0, seed: int | None = None, **kwargs: Any) -> None:
         if not 0 <= dropout < 1:
             raise ValueError(
-                f"{type(self).__name__}: dropout is {dropout!r}; expected a rate in [0, 1). Pass the share of weights to drop."
+                f"{type(self).__name__}: dropout is {dropout!r}; expected a rate in [0, 1). Pass the fraction of weights to drop."
             )
         super().__init__(**kwargs)
         self.dropout = dropout
@@ -184,7 +184,7 @@ class AttentionLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class ScaledDotProductAttention(AttentionLayer):
-    """`scaled_dot_product_attention` as a layer that obeys Keras masks. It has no weights.
+    """`scaled_dot_product_attention` as a layer that supports Keras masks. It has no weights.
 
     Args:
         dropout: rate at which attention weights are dropped in training.
@@ -194,8 +194,8 @@ class ScaledDotProductAttention(AttentionLayer):
         query: (batch, …, query_time, d_k).
         value: (batch, …, key_time, d_v).
         key: (batch, …, key_time, d_k); default `value`.
-        query_mask: booleans (batch, …, query_time); a masked query attends to nothing. Set by Keras.
-        value_mask, key_mask: booleans (batch, …, key_time), True = may be attended to. Set by Keras.
+        query_mask: booleans (batch, …, query_time); a masked query gets zeros. Set by Keras.
+        value_mask, key_mask: booleans (batch, …, key_time), True = attend. Set by Keras.
         attention_mask: booleans (batch, …, query_time, key_time) or (query_time, key_time).
         use_causal_mask: let each query attend to its own step and those before.
         return_attention_scores: also return the weights.

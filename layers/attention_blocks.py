@@ -23,9 +23,9 @@ BLOCK = 2**21  # scores of a block: 8 MB of float32, measured; smaller ones cost
 
 
 class Masks(NamedTuple):
-    """What may be attended to, True = keep: queries (rows, query_time), keys (rows, key_time), pairs ((rows, (heads,))
+    """What is attended to, True = attend: queries (rows, query_time), keys (rows, key_time), pairs ((rows, (heads,))
     query_time, key_time), only what is not later than the query, and only what is less than `window` steps away. A part is
-    None where it forbids nothing."""
+    None where it masks nothing."""
 
     query: Tensor | None = None
     key: Tensor | None = None
@@ -67,13 +67,13 @@ def _all(parts: list[Tensor | None]) -> Tensor | None:
     return mask
 
 
-def softmax_of(scores: Tensor, mask: Tensor | None) -> Tensor:
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """The softmax along the last axis, in float32 at least; zeros where the mask is False."""
     dtype = keras.backend.standardize_dtype(scores.dtype)
     if mask is not None:
         scores = ops.where(mask, scores, ops.cast(-6e4 if dtype == "float16" else -1e9, dtype))
     precise = _at_least_float32(scores)
-    alone = precise.shape[-1] == 1  # Keras' softmax warns of it, but a sequence may well have one step
+    alone = precise.shape[-1] == 1  # a memory of one step is legitimate, but Keras' softmax warns of it
     weights = ops.cast(0.0 * precise + 1.0 if alone else ops.softmax(precise, axis=-1), dtype)
     return weights if mask is None else ops.where(mask, weights, ops.zeros_like(weights))
 
@@ -86,15 +86,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:
     """The output of scaled dot-product attention, in blocks where times are long; the gradient computes the weights again.
 
     Args:
-        query, key, value: (rows, heads, time, size). A batch of one row goes with any other.
+        query, key, value: (rows, heads, time, size). A batch of one row broadcasts to any other.
         masks: of the rows; pairs without heads.
 
     Returns:
-        (rows, heads, query_time, d_v); zeros where a query may attend to nothing.
+        (rows, heads, query_time, d_v); zeros where all keys of a query are masked out.
     """
     query, key, value = _same_rows([query, key, value])
     scores = ops.shape(query)[2] * ops.shape(key)[2]
-    is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # there what isn't a number only infers shapes
+    is_known = isinstance(scores, int) or keras.backend.backend() == "jax"  # on JAX sizes are unknown in shape inference only
 
     def choose(in_blocks: Callable, at_once: Callable, *tensors: Tensor) -> Any:
         if is_known:
@@ -120,7 +120,7 @@ def _same_rows(tensors: list[Tensor]) -> list[Tensor]:
 def _weights_at_once(query: Tensor, key: Tensor, masks: Masks) -> Tensor:
     mask = masks.whole(ops.shape(query)[2], ops.shape(key)[2])
     scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.swapaxes(key, -1, -2))
-    return softmax_of(scores, None if mask is None else ops.expand_dims(mask, -3))
+    return masked_softmax(scores, None if mask is None else ops.expand_dims(mask, -3))
 
 
 def _row_sums(d: Tensor, output: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class _Blocks:
     def weights(self, q: Tensor, k: Tensor, i: Tensor) -> Tensor:
         times = ops.minimum(i % self.count * self.size + ops.arange(self.size), self.time - 1)
         mask = self.masks.block(i // (self.count * self.heads), times, self.key_time)
-        return softmax_of(ops.matmul(q, ops.transpose(k)), mask)
+        return masked_softmax(ops.matmul(q, ops.transpose(k)), mask)
 
 
 def _forward_in_blocks(query: Tensor, key: Tensor, value: Tensor, masks: Masks) -> Tensor:

@@ -1,4 +1,4 @@
-"""Read a sequence in both directions."""
+"""Run over a sequence in both directions."""
 
 import inspect
 from typing import Any
@@ -18,7 +18,7 @@ class Bidirectional(keras.layers.Bidirectional):
         outputs_t  = merge(forward_t, backward_t)
 
     Both have read x_t at step t. Under a mask each direction holds its state over padding, wherever it lies, so padding
-    never reaches a kept step; with `return_sequences` masked steps give zeros, as in Keras.
+    never reaches an unmasked step; with `return_sequences` masked steps give zeros, as in Keras.
 
     Args:
         layer: a recurrent layer, ours or Keras'. It becomes the forward direction under its own configuration.

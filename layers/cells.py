@@ -3,7 +3,7 @@
 Every cell computes, from the input x, the state s before it and a small set of weights, the state after it. With
 `x = x W + b` for the projected input and `r = s U` for the recurrent product, a cell is one pointwise function of x, r
 and s: its `equations`. The derivative of that function is its `gradient`. Matrix products, dropout, masks and time
-belong to `layers.recurrence`.
+belong to `layers.bptt`.
 
 A new cell is ten lines. This one is a leaky integrator, which moves a tenth of the way to the candidate at every step:
 
@@ -26,7 +26,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers.cell import RecurrentCell, Tensor
+from layers.base_cell import RecurrentCell, Tensor
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -58,8 +58,8 @@ class SimpleRNNCell(RecurrentCell):
         return [phi(x[0] + r[0])], []
 
     @staticmethod
-    def gradient(d_states, before, after, kept, phi, sigma):
-        d_z = [d_states[0] * phi.slope(after[0])]
+    def gradient(d_states, before, after, residuals, phi, sigma):
+        d_z = [d_states[0] * phi.derivative(after[0])]
         return d_z, d_z, [None]
 
     def get_config(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class GatedRNNCell(RecurrentCell):
     """
 
     gates = 2
-    kept = 2
+    residuals = 2
 
     @staticmethod
     def equations(x, r, states, phi, sigma):
@@ -95,9 +95,9 @@ class GatedRNNCell(RecurrentCell):
         return [s + g * (candidate - s)], [g, candidate]
 
     @staticmethod
-    def gradient(d_states, before, after, kept, phi, sigma):
-        d, s, (g, candidate) = d_states[0], before[0], kept
-        d_z = [d * (candidate - s) * sigma.slope(g), d * g * phi.slope(candidate)]
+    def gradient(d_states, before, after, residuals, phi, sigma):
+        d, s, (g, candidate) = d_states[0], before[0], residuals
+        d_z = [d * (candidate - s) * sigma.derivative(g), d * g * phi.derivative(candidate)]
         return d_z, d_z, [d * (1 - g)]
 
 
@@ -123,7 +123,7 @@ class GRUCell(RecurrentCell):
     """
 
     gates = 3
-    kept = 4
+    residuals = 4
     products = 1
 
     def __init__(self, units: int, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
@@ -148,11 +148,11 @@ class GRUCell(RecurrentCell):
         return [z * h + (1 - z) * candidate], [z, reset, candidate, r[2]]
 
     @staticmethod
-    def gradient(d_states, before, after, kept, phi, sigma):
-        d, h, (z, reset, candidate, r_h) = d_states[0], before[0], kept
-        d_z = d * (h - candidate) * sigma.slope(z)
-        d_candidate = d * (1 - z) * phi.slope(candidate)
-        d_reset = d_candidate * r_h * sigma.slope(reset)
+    def gradient(d_states, before, after, residuals, phi, sigma):
+        d, h, (z, reset, candidate, r_h) = d_states[0], before[0], residuals
+        d_z = d * (h - candidate) * sigma.derivative(z)
+        d_candidate = d * (1 - z) * phi.derivative(candidate)
+        d_reset = d_candidate * r_h * sigma.derivative(reset)
         return [d_z, d_reset, d_candidate], [d_z, d_reset, d_candidate * reset], [d * z]
 
     def why_no_gradient(self) -> str:
@@ -202,7 +202,7 @@ class LSTMCell(RecurrentCell):
 
     gates = 4
     state_count = 2
-    kept = 4
+    residuals = 4
 
     def __init__(self, units: int, *args: Any, unit_forget_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(units, *args, **kwargs)
@@ -229,15 +229,15 @@ class LSTMCell(RecurrentCell):
         return [o * phi(c), c], [i, f, g, o]
 
     @staticmethod
-    def gradient(d_states, before, after, kept, phi, sigma):
-        (d_h, d_c), (_, c_before), (_, c), (i, f, g, o) = d_states, before, after, kept
+    def gradient(d_states, before, after, residuals, phi, sigma):
+        (d_h, d_c), (_, c_before), (_, c), (i, f, g, o) = d_states, before, after, residuals
         phi_c = phi(c)
-        d_c = d_c + d_h * o * phi.slope(phi_c)
+        d_c = d_c + d_h * o * phi.derivative(phi_c)
         d_z = [
-            d_c * g * sigma.slope(i),
-            d_c * c_before * sigma.slope(f),
-            d_c * i * phi.slope(g),
-            d_h * phi_c * sigma.slope(o),
+            d_c * g * sigma.derivative(i),
+            d_c * c_before * sigma.derivative(f),
+            d_c * i * phi.derivative(g),
+            d_h * phi_c * sigma.derivative(o),
         ]
         return d_z, d_z, [None, d_c * f]
 

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from layers.cell import RecurrentCell
+from layers.base_cell import RecurrentCell
+from layers.bptt import Constants, Inputs, Loop, passes
 from layers.gradients import vector_jacobian_product, with_gradient
-from layers.recurrence import Walk, walks
 
 
 def check_gradient(cell: Any, tolerance: float = 1e-4, seed: int = 0) -> float:
@@ -49,11 +49,13 @@ def check_gradient(cell: Any, tolerance: float = 1e-4, seed: int = 0) -> float:
     shapes += [(f"state {k}", (batch, units)) for k in range(cell.state_count)]
     shapes += [*[(f"x[{k}]", (time, batch, units)) for k in range(gates)], ("mask", (time, batch, 1))]
     arrays = [rng.random(shape) > 0.3 if "mask" in label else rng.normal(size=shape) * 0.5 for label, shape in shapes]
-    tensors = [ops.convert_to_tensor(array, "float32") for array in arrays]
+    kernel, bias, dropout_mask, *rest = tensors = [ops.convert_to_tensor(array, "float32") for array in arrays]
+    constants = Constants(kernel, recurrent_bias=bias, dropout_mask=dropout_mask)
+    given = Inputs(constants, tuple(rest[: cell.state_count]), (tuple(rest[cell.state_count : -1]), rest[-1]))
     worst = 0.0
     for reverse in (False, True):
-        walk = Walk(cell.pointwise, units, ("bias", "dropout_mask"), True, reverse, True)
-        function, forward, backward = walks(walk, training=True, jit_compile=False)
+        loop = Loop(cell.pointwise, units, reverse, sequences=True)
+        function, forward, backward = passes(loop, given, training=True, jit_compile=False)
         upstream = [rng.normal(size=shape) for shape in [(time, batch, units), *[(batch, units)] * cell.state_count]]
         upstream = [ops.convert_to_tensor(u, "float32") for u in upstream]
         by_hand = vector_jacobian_product(lambda *x: with_gradient(function, forward, backward, x), tensors, upstream)  # noqa: B023

@@ -2,44 +2,41 @@
 
 import functools
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import keras
+
+from layers.loops import flatten, pack
 
 FEW_LENGTHS = 4  # each of so many known lengths has a loop compiled for it; all others share loops
 CAPACITIES = [*range(16, 64, 8), *(2**k * n // 4 for k in range(6, 21) for n in range(4, 8))]  # steps that these have room for
 
 
 def run_loop(
-    loop: Callable,
-    settings: tuple,
-    constants: list,
-    carry: list,
-    sequences: list,
-    compiled: bool = False,
-    padded: bool = False,
+    loop: Callable, settings: tuple, constants: Any, carry: Any, sequences: Any, compiled: bool = False, padded: bool = False
 ) -> tuple[list, list]:
     """`loop(*settings, count, constants, carry, sequences)`: the final carry and the stacked outputs.
 
     On TensorFlow a `compiled` loop is compiled by XLA whatever calls it. Other loops stay plain graph operations, so that
     an export runs on a server without XLA; called eagerly they run as a graph of their own. With `padded` the compiled
     loop has room for more steps than there are, so that few loops serve any length; outputs have padding after them.
+    Constants, carry and sequences are nested tuples of tensors and None.
     """
+    given = (constants, carry, sequences)
     if keras.backend.backend() != "tensorflow":
-        return loop(*settings, None, constants, carry, sequences)
+        return loop(*settings, None, *given)
     import tensorflow as tf
 
     if not compiled and not tf.executing_eagerly():
-        return loop(*settings, None, constants, carry, sequences)
-    specs = tuple(
-        tuple(tf.TensorSpec([*[None] * (len(x.shape) - 1), x.shape[-1]], x.dtype) for x in part)
-        for part in (constants, carry, sequences)
-    )
-    tensors = [*constants, *carry, *sequences]
+        return loop(*settings, None, *given)
+    specs = pack(given, [tf.TensorSpec([*[None] * (len(x.shape) - 1), x.shape[-1]], x.dtype) for x in flatten(given)])
+    tensors = flatten(given)
     if padded:
-        time = tf.reduce_min([tf.shape(x)[0] for x in sequences])
+        steps = flatten(sequences)
+        time = tf.reduce_min([tf.shape(x)[0] for x in steps])
         room = tf.reduce_min(tf.where(tf.constant(CAPACITIES) >= time, CAPACITIES, CAPACITIES[-1]))
-        sequences = [tf.pad(x, [[0, room - tf.shape(x)[0]], [0, 0], [0, 0]]) for x in sequences]
-        tensors = [time, *constants, *carry, *sequences]
+        steps = [tf.pad(x, [[0, room - tf.shape(x)[0]], [0, 0], [0, 0]]) for x in steps]
+        tensors = [time, *flatten((constants, carry)), *steps]
     if not tf.executing_eagerly():  # TensorFlow loses tensors that a branch of `tf.cond` hands to a compiled function
         tensors = [tf.identity(x) for x in tensors]
     return _concrete(loop, settings, compiled, padded, specs)(*tensors)
@@ -52,14 +49,12 @@ def _concrete(loop: Callable, settings: tuple, compiled: bool, padded: bool, spe
 
     def run(*tensors):
         count, *rest = tensors if padded else (None, *tensors)
-        parts = [[rest.pop(0) for _ in part] for part in specs]
-        return loop(*settings, count, *parts)
+        return loop(*settings, count, *pack(specs, rest))
 
     count = [tf.TensorSpec([], tf.int32)] if padded else []
     with tf.init_scope():
-        return tf.function(run, jit_compile=compiled, autograph=False).get_concrete_function(
-            *count, *(spec for part in specs for spec in part)
-        )
+        function = tf.function(run, jit_compile=compiled, autograph=False)
+        return function.get_concrete_function(*count, *flatten(specs))
 
 
 _lengths: dict[Hashable, set[int]] = {}

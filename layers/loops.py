@@ -1,8 +1,8 @@
-"""Loops whose steps depend on each other, on two backends: `scan` over sequences, `for_loop` over numbers."""
+"""Loops whose steps depend on each other, on two backends: `scan` over sequences, `for_loop` over indices."""
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,17 @@ Tensor = Any
 STEPS_ON_A_GPU = 8  # of a sequence in one iteration of JAX's loop: there the iteration costs more than the step
 
 _in_order = contextvars.ContextVar("writes_in_order", default=False)
+
+
+def flatten(structure: Any) -> list[Tensor]:
+    """The tensors of nested tuples and lists; None is where there is none."""
+    return [x for x in keras.tree.flatten(structure) if x is not None]
+
+
+def pack(structure: Any, tensors: Iterable[Tensor]) -> Any:
+    """The inverse of `flatten`: the structure with these tensors in place of its own."""
+    rest = iter(tensors)
+    return keras.tree.map_structure(lambda x: None if x is None else next(rest), structure)
 
 
 @contextlib.contextmanager
@@ -28,38 +39,40 @@ def writes_in_order() -> Iterator[None]:
 
 
 def scan(
-    step: Callable[[list, list], tuple[list, list]],
+    step: Callable[[list, Any], tuple[list, list]],
     carry: list,
-    sequences: list,
+    sequences: Any,
     widths: Sequence[int],
     reverse: bool = False,
     differentiable: bool = False,
     count: Tensor | None = None,
 ) -> tuple[list, list]:
-    """`carry, outputs_t = step(carry, [s[t] for s in sequences])` for every t; outputs stacked along the first axis.
+    """`carry, outputs_t = step(carry, sequences_t)` for every t; outputs stacked along the first axis.
 
-    The outputs of a step are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With
-    `differentiable` the loop may be differentiated by the backend; without, reading a step is cheaper. With `count` the
-    sequences have that many steps and padding after them (TensorFlow only); what is stacked there has no meaning.
+    The sequences are tensors (time, batch, …) in any structure, of which `sequences_t` has the step t. The outputs of a step
+    are tensors (batch, width), one for each of `widths`, in the dtype of the first carry. With `differentiable` the loop may
+    be differentiated by the backend; without, reading a step is cheaper. With `count` the sequences have that many steps and
+    padding after them (TensorFlow only); what is stacked there has no meaning.
     """
     if keras.backend.backend() == "jax":
         import jax
 
         unroll = STEPS_ON_A_GPU if jax.default_backend() == "gpu" else 1
-        return jax.lax.scan(lambda c, e: step(list(c), list(e)), carry, sequences, reverse=reverse, unroll=unroll)
+        return jax.lax.scan(lambda c, e: step(list(c), e), list(carry), sequences, reverse=reverse, unroll=unroll)
     import tensorflow as tf
 
-    size = sequences[0].shape[0]
+    flat = flatten(sequences)
+    size = flat[0].shape[0]
     if size is None:
-        size = tf.shape(sequences[0])[0]
+        size = tf.shape(flat[0])[0]
     if differentiable:  # the gradient of an array's read is a write; that of a slice would be a whole sequence
-        sources = [tf.TensorArray(s.dtype, size, element_shape=s.shape[1:]).unstack(s) for s in sequences]
+        sources = [tf.TensorArray(s.dtype, size, element_shape=s.shape[1:]).unstack(s) for s in flat]
 
     def at(t: Tensor, carry: list) -> tuple[list, list]:
-        return step(carry, [s.read(t) for s in sources] if differentiable else [s[t] for s in sequences])
+        return step(carry, pack(sequences, [s.read(t) for s in sources] if differentiable else [s[t] for s in flat]))
 
     carry = [tf.convert_to_tensor(c) for c in carry]
-    shapes = [(sequences[0].shape[1], width) for width in widths]
+    shapes = [(flat[0].shape[1], width) for width in widths]
     return _tensorflow_loop(size, size if count is None else count, at, carry, shapes, carry[0].dtype, reverse)
 
 
@@ -80,17 +93,17 @@ def for_loop(
 def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse):
     import tensorflow as tf
 
-    turn = reverse and _in_order.get()
+    flip = reverse and _in_order.get()
 
     def body(k, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
         new, outputs = function(i, list(carry))
         for after, before in zip(new, carry):
             after.set_shape(before.shape)
-        place = k if turn else i
+        place = k if flip else i
         stacks = tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
         return k + 1, i - 1 if reverse else i + 1, tuple(new), stacks
 
     stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
     start = (0, count - 1 if reverse else 0, tuple(carry), stacks)
     _, _, carry, stacks = tf.while_loop(lambda k, *_: k < count, body, start, maximum_iterations=size, parallel_iterations=1)
-    return list(carry), [tf.reverse(stack.stack(), [0]) if turn else stack.stack() for stack in stacks]
+    return list(carry), [tf.reverse(stack.stack(), [0]) if flip else stack.stack() for stack in stacks]

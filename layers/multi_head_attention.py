@@ -1,4 +1,4 @@
-"""Several attentions concurrently, each in its own subspace."""
+"""Multi-head attention: several attentions concurrently, each in its own subspace."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         output = [head_1; …; head_h] W^O + b^O
 
     A `keras.layers.MultiHeadAttention` with its arguments and weights. What differs, on purpose: memory grows linearly with
-    time, under any mask, unless there is dropout in training or the scores are returned; where a query may attend to nothing,
-    its weights are zeros, not uniform; an explicit `query_mask` counts. With `flash_attention` or more than one attention axis it
-    is Keras' computation.
+    time, under any mask, unless there is dropout in training or the scores are returned; where all keys of a query are masked
+    out, its weights are zeros, not uniform; an explicit `query_mask` counts. With `flash_attention` or more than one attention
+    axis it is Keras' computation.
 
     Args: those of `keras.layers.MultiHeadAttention`.
 

@@ -8,7 +8,7 @@ from keras import activations, ops
 Tensor = Any
 
 # The derivative of an activation, from its output.
-SLOPES: dict[Callable, Callable] = {
+DERIVATIVES: dict[Callable, Callable] = {
     activations.tanh: lambda y: 1 - y * y,
     activations.sigmoid: lambda y: y * (1 - y),
     activations.relu: lambda y: ops.cast(y > 0, y.dtype),
@@ -17,15 +17,15 @@ SLOPES: dict[Callable, Callable] = {
 
 
 class Activation(NamedTuple):
-    """`phi(z)` is the activation; `phi.slope(y)` its derivative where the output is y."""
+    """`phi(z)` is the activation; `phi.derivative(y)` its derivative where the output is y."""
 
     function: Callable
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.function(z)
 
-    def slope(self, y: Tensor) -> Tensor:
-        return SLOPES[self.function](y)
+    def derivative(self, y: Tensor) -> Tensor:
+        return DERIVATIVES[self.function](y)
 
 
 class Pointwise(NamedTuple):
@@ -39,19 +39,11 @@ class Pointwise(NamedTuple):
     sigma: Any
     settings: tuple = ()
 
-    @property
-    def kept(self) -> int:
-        return self.cell.kept
-
-    @property
-    def products(self) -> int:
-        return self.cell.products
-
     def equations(self, x: list, r: list, states: list) -> tuple[list, list]:
-        result = self.cell.equations(x, r, states, self.phi, self.sigma)
-        return self.cell.checked("equations", result, new_states=self.cell.state_count, kept=self.cell.kept)
+        result = self.cell.equations(list(x), list(r), list(states), self.phi, self.sigma)
+        return self.cell.checked("equations", result, new_states=self.cell.state_count, residuals=self.cell.residuals)
 
-    def gradient(self, d_states: list, before: list, after: list, kept: list) -> tuple[list, list, list]:
-        result = self.cell.gradient(d_states, before, after, kept, self.phi, self.sigma)
+    def gradient(self, d_states: list, before: list, after: list, residuals: list) -> tuple[list, list, list]:
+        result = self.cell.gradient(list(d_states), list(before), list(after), list(residuals), self.phi, self.sigma)
         counts = {"d_x": self.cell.gates, "d_r": self.cell.gates, "d_before": self.cell.state_count}
         return self.cell.checked("gradient", result, **counts)

@@ -1,4 +1,4 @@
-"""Where in the sequence: what attention, which knows no order, must be told."""
+"""Positional encoding: attention itself is invariant to the order of its inputs."""
 
 from typing import Any
 

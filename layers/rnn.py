@@ -1,4 +1,4 @@
-"""RNN: `keras.layers.RNN` on the engine of `layers.recurrence`."""
+"""RNN: `keras.layers.RNN` on the engine of `layers.bptt`."""
 
 import contextvars
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from layers import recurrence
-from layers.cell import RecurrentCell
+from layers import bptt
+from layers.base_cell import RecurrentCell
 
 Tensor = Any
 
@@ -19,14 +19,14 @@ _call = contextvars.ContextVar("of the call", default=(False, False))
 class RNN(keras.layers.RNN):
     """Unfold a cell over a sequence: `s_t = cell(x_t, s_{t-1})`, `outputs_t` = the first state.
 
-    A `keras.layers.RNN` whose loop is that of `layers.recurrence` where the cells are `layers.RecurrentCell`s; other cells
+    A `keras.layers.RNN` whose loop is that of `layers.bptt` where the cells are `layers.RecurrentCell`s; other cells
     run in Keras' own loop.
 
     Args:
-        cell: a `layers.RecurrentCell`, a Keras cell, or a list of such cells, each of which reads the one before.
+        cell: a `layers.RecurrentCell`, a Keras cell, or a list of such cells, each of which takes the outputs of the one before.
         return_sequences: return the outputs of all steps instead of the last one.
         return_state: also return the final states.
-        go_backwards: walk from the last step to the first; outputs are in the order of the walk, as in Keras.
+        go_backwards: run from the last step to the first; outputs are in that order, as in Keras.
         stateful: start each batch from the final states of the batch before; `reset_state()` returns to zeros. Needs a
             fixed batch size. The states are not weights, so `set_weights` leaves them alone.
         unroll: let Keras unroll the loop. Useful only for very short sequences.
@@ -37,10 +37,10 @@ class RNN(keras.layers.RNN):
     Call arguments:
         sequences: (batch, time, features).
         initial_state: one tensor (batch, size) for each state of the cell, in a list; default `cell.get_initial_state`.
-        mask: booleans (batch, time), True = keep. Left, right, holes and empty rows are all supported: at a masked step the
-            state is held.
+        mask: booleans (batch, time), True = keep. Arbitrary masks are supported: padding on either side, holes, empty
+            rows. At a masked step the state is held.
         training: whether dropout is active.
-        sequences_mask: the mask beside an `initial_state`. Set by Keras; do not pass it.
+        sequences_mask: the mask of the sequences where there is an `initial_state`. Set by Keras; do not pass it.
         in_order: outputs keep the place of their inputs, whatever the direction.
 
     Returns:
@@ -88,7 +88,8 @@ class RNN(keras.layers.RNN):
 
     @property
     def _on_engine(self) -> bool:
-        return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.steps_alone for cell in self._cells)
+        """Whether the engine runs the cells: it knows the protocol of `RecurrentCell`; all others run in Keras' loop."""
+        return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.call_is_step for cell in self._cells)
 
     def build(self, sequences_shape: tuple, initial_state_shape: Any = None) -> None:
         self._check_shape(sequences_shape)
@@ -158,7 +159,7 @@ class RNN(keras.layers.RNN):
             states = [flat.pop(0) for _ in range(cell.state_count)]
             outputs = ops.cast(outputs, cell.compute_dtype)
             dropped, recurrent_dropout_mask = cell.dropout_masks(outputs[:, 0], states[0], training)
-            last, outputs, states = recurrence.unfold(
+            last, outputs, states = bptt.unfold(
                 cell,
                 outputs if dropped is None else outputs * ops.expand_dims(dropped, 1),
                 [ops.cast(state, cell.compute_dtype) for state in states],
@@ -184,7 +185,7 @@ class RNN(keras.layers.RNN):
 
     @property
     def _has_zero_start(self):
-        """Whether the states are zeros before the first step, so that the output is where no step was kept yet."""
+        """Whether the states are zeros before the first step, so that the output is before the first unmasked step."""
         return not self.stateful and all(
             getattr(type(cell), "get_initial_state", None) is RecurrentCell.get_initial_state for cell in self._cells
         )
@@ -240,7 +241,7 @@ class RNN(keras.layers.RNN):
         shape = tuple(mask.shape)
         if len(shape) != 2 or any(None not in pair and pair[0] != pair[1] for pair in zip(shape, expected)):
             raise ValueError(
-                f"{self._title}: mask has shape {shape}; expected (batch, time) = {expected}, True where a step is kept. "
+                f"{self._title}: mask has shape {shape}; expected (batch, time) = {expected}, True = keep. "
                 "Pass one boolean for each step."
             )
 

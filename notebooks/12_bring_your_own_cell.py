@@ -114,7 +114,7 @@ print("plain loop, padding, two scans, gradient, saved and loaded: all equal")
 # %%
 @keras.saving.register_keras_serializable(package="mine")
 class FastCoupledCell(CoupledCell):
-    kept = 3
+    residuals = 3
 
     @staticmethod
     def equations(x, r, states, phi, sigma):
@@ -122,11 +122,11 @@ class FastCoupledCell(CoupledCell):
         return [f * states[0] + (1 - f) * g * o], [f, o, g]
 
     @staticmethod
-    def gradient(d_states, before, after, kept, phi, sigma):
-        (d,), (s,), (f, o, g) = d_states, before, kept
-        d_f = d * (s - g * o) * sigma.slope(f)
-        d_o = d * (1 - f) * g * sigma.slope(o)
-        d_g = d * (1 - f) * o * phi.slope(g)
+    def gradient(d_states, before, after, residuals, phi, sigma):
+        (d,), (s,), (f, o, g) = d_states, before, residuals
+        d_f = d * (s - g * o) * sigma.derivative(f)
+        d_o = d * (1 - f) * g * sigma.derivative(o)
+        d_g = d * (1 - f) * o * phi.derivative(g)
         return [d_f, d_o, d_g], [d_f, d_o, d_g], [d * f]
 
 

@@ -50,8 +50,8 @@ def test_a_fully_masked_row_gives_zeros_and_a_finite_gradient():
 
 def test_equals_keras():
     q, v = sequences(2, 3, 4), sequences(2, 5, 4, seed=1)
-    twin = keras.layers.Attention()
-    close(ScaledDotProductAttention()(q, v), twin([q / 2, v]))  # Keras leaves out the division by sqrt(4)
+    theirs = keras.layers.Attention()
+    close(ScaledDotProductAttention()(q, v), theirs([q / 2, v]))  # Keras leaves out the division by sqrt(4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

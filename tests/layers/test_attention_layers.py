@@ -1,4 +1,4 @@
-"""The contract of all attention layers, and each against its equation, Keras' twin and float64 differences."""
+"""The contract of all attention layers, and each against its equation, its Keras counterpart and float64 differences."""
 
 import os
 import subprocess
@@ -82,42 +82,42 @@ def test_positional_encoding_equals_its_equation(size):
     close(layers.PositionalEncoding(max_wavelength=100.0)(x), wanted)
 
 
-# -- the twins
+# -- the Keras counterparts
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_multi_head_attention_equals_keras_in_outputs_and_gradients(use_bias, jit_compile):
     query, value = sequences(2, 3, 4), sequences(2, 5, 6, seed=1)
-    twin = keras.layers.MultiHeadAttention(2, 3, use_bias=use_bias)  # on JAX Keras can't have another value_dim
+    theirs = keras.layers.MultiHeadAttention(2, 3, use_bias=use_bias)  # on JAX Keras can't have another value_dim
     ours = layers.MultiHeadAttention(2, 3, use_bias=use_bias)
-    for layer in (ours, twin):
+    for layer in (ours, theirs):
         layer.build((2, 3, 4), (2, 5, 6))
-    ours.set_weights(random_weights(twin).get_weights())
+    ours.set_weights(random_weights(theirs).get_weights())
     mask = MASKS["value_mask"]
 
     def outputs(layer):
         output, weights = layer(query, value, value_mask=mask, return_attention_scores=True)
         return [output, weights]
 
-    close(outputs(ours), outputs(twin))
+    close(outputs(ours), outputs(theirs))
 
     def loss(layer):
         return lambda q, v: weighted_sum(layer(q, v, value_mask=mask))
 
-    got, wanted = (gradients(loss(x), [query, value], x.trainable_variables, jit_compile) for x in (ours, twin))
+    got, wanted = (gradients(loss(x), [query, value], x.trainable_variables, jit_compile) for x in (ours, theirs))
     close(got, wanted)
 
 
 def test_additive_attention_equals_keras():
     query, value = sequences(2, 3, 4), sequences(2, 5, 4, seed=1)
-    ours, twin = layers.BahdanauAttention(4), keras.layers.AdditiveAttention()
-    twin.build([(2, 3, 4), (2, 5, 4)])
+    ours, theirs = layers.BahdanauAttention(4), keras.layers.AdditiveAttention()
+    theirs.build([(2, 3, 4), (2, 5, 4)])
     ours.build((2, 3, 4), (2, 5, 4))
-    scale = random_weights(twin).get_weights()[0]
+    scale = random_weights(theirs).get_weights()[0]
     ours.set_weights([np.eye(4), np.eye(4), np.zeros(4), scale])  # Keras projects neither query nor key
     mask = MASKS["value_mask"]
-    close(ours(query, value, value_mask=mask), twin([query, value], mask=[None, mask]))
+    close(ours(query, value, value_mask=mask), theirs([query, value], mask=[None, mask]))
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")

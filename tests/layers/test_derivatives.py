@@ -218,10 +218,10 @@ def test_a_gradient_counts_only_for_the_equations_it_was_written_with():
         pass
 
     class Own(Leaky):
-        kept = 0
+        residuals = 0
 
         @staticmethod
-        def gradient(d_states, before, after, kept, phi, sigma):
+        def gradient(d_states, before, after, residuals, phi, sigma):
             raise AssertionError
 
     assert Same(3).has_gradient and Own(3).has_gradient
@@ -245,7 +245,7 @@ def test_check_gradient_accepts_ours_and_names_what_is_wrong(cell_class):
 
 def test_check_gradient_refuses_a_cell_without_and_wrong_counts():
     class Two(layers.LSTMCell):
-        kept = 2
+        residuals = 2
 
     class Apart(layers.LSTMCell):
         @staticmethod
@@ -254,7 +254,7 @@ def test_check_gradient_refuses_a_cell_without_and_wrong_counts():
             return d_x, [1.0 * d for d in d_r], d_before
 
     with pytest.raises(
-        ValueError, match=r"Two.equations returned 4 tensor\(s\) as kept; expected 2. Set `kept = 4` in the class"
+        ValueError, match=r"Two.equations returned 4 tensor\(s\) as residuals; expected 2. Set `residuals = 4` in the class"
     ):
         check_gradient(Two(3))
     with pytest.raises(ValueError, match=r"Apart.gradient returned 4 tensor\(s\) in d_r that are not those in d_x; expected 0"):
@@ -333,9 +333,9 @@ def test_a_cell_that_reads_an_attribute_of_its_class_is_compiled_anew_when_that_
             return [states[0] + Tunable.leak * (phi(x[0] + r[0]) - states[0])], []
 
         @staticmethod
-        def gradient(d_states, before, after, kept, phi, sigma):
+        def gradient(d_states, before, after, residuals, phi, sigma):
             candidate = (after[0] - (1 - Tunable.leak) * before[0]) / Tunable.leak
-            d_z = [Tunable.leak * d_states[0] * phi.slope(candidate)]
+            d_z = [Tunable.leak * d_states[0] * phi.derivative(candidate)]
             return d_z, d_z, [(1 - Tunable.leak) * d_states[0]]
 
     layer, x = RNN(Tunable(3)), sequences()
@@ -349,7 +349,7 @@ def test_a_cell_that_reads_an_attribute_of_its_class_is_compiled_anew_when_that_
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ("states", r"returned a list; expected \(new_states, kept\), each a list. Return a tuple"),
+        ("states", r"returned a list; expected \(new_states, residuals\), each a list. Return a tuple"),
         ("too many", r"returned 2 tensor\(s\) as new_states; expected 1. Check `gates` and `state_count`"),
     ],
 )
@@ -379,7 +379,20 @@ def test_equations_with_self_work_without_a_gradient():
 
     x = sequences()
     for make in (Bound, Both):
-        layer = RNN(make(3))
-        assert np.isfinite(gradients(lambda x: weighted_sum(layer(x, training=True)), [x])[0]).all()  # noqa: B023
+        cell = make(3)
+        layer = RNN(cell)
+        layer.build(x.shape)
+        random_weights(layer)
+
+        def by_steps(x):
+            state = ops.zeros((3, 3))
+            for t in range(6):
+                state = 0.5 * state + ops.tanh(x[:, t] @ cell.kernel + cell.bias + state @ cell.recurrent_kernel)  # noqa: B023
+            return state
+
+        close(
+            gradients(lambda x: weighted_sum(layer(x, training=True)), [x], layer.trainable_variables),  # noqa: B023
+            gradients(lambda x: weighted_sum(by_steps(x)), [x], layer.trainable_variables),
+        )
     with pytest.raises(ValueError, match=r"`equations` is not a static method. Write @staticmethod above it"):
         check_gradient(Both(3))

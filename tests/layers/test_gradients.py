@@ -1,10 +1,11 @@
 """The hand-written gradients against central differences in float64, and the fast path against autodiff."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from layers import RNN, recurrence
+from layers import RNN, bptt
 from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
 
 needs_float64 = pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")
@@ -67,9 +68,9 @@ def test_fast_path_equals_autodiff_with_recurrent_dropout(name, reverse, outputs
 
         return gradients(loss, [x, *initial], cell.trainable_variables)
 
-    wanted = run(recurrence._unfold_by_autodiff)
-    close(run(recurrence._unfold_by_hand, True, True), wanted)
-    close(run(recurrence._unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
+    wanted = run(bptt._unfold_by_autodiff)
+    close(run(bptt._unfold_by_hand, True, True), wanted)
+    close(run(bptt._unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
 
 
 def test_a_cell_without_gradient_trains():
@@ -99,7 +100,7 @@ def test_a_keras_cell_runs_on_the_engine():
     close(ours(x, mask=mask), theirs(x, mask=mask))
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run concurrently")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("batch, known", [(9, True), (9, False), (1, False)])
 def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatch):
@@ -115,12 +116,12 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     asked = []
 
     def results(halves):
-        monkeypatch.setattr(recurrence, "_halves_pay", lambda size, concurrency: asked.append(size) or halves)
+        monkeypatch.setattr(bptt, "_halves_pay", lambda size, concurrency: asked.append(size) or halves)
 
         def compute(x, mask, dropout, *states):
             with tf.GradientTape() as tape:
                 tape.watch((x, *states))
-                _, outputs, final = recurrence.unfold(
+                _, outputs, final = bptt.unfold(
                     layer.cell, x, states, mask=mask, recurrent_dropout_mask=dropout, training=True, reverse=True
                 )
                 loss = tf.add_n([tf.reduce_sum(y**2 * (k + 1)) for k, y in enumerate([outputs, *final])])
@@ -134,30 +135,33 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     assert asked == [batch if known else None] * 2
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run beside each other")
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="only TensorFlow's loops run concurrently")
 def test_halves_only_where_they_pay(monkeypatch):
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
-    assert recurrence._halves_pay(None, 1) and recurrence._halves_pay(8, 2) and not recurrence._halves_pay(7, 1)
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 2)
-    assert recurrence._halves_pay(64, 1) and not recurrence._halves_pay(64, 2)  # the directions of `Bidirectional`
-    monkeypatch.setattr(recurrence.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(recurrence, "_gpus", lambda: ["GPU"])
-    assert not recurrence._halves_pay(64, 1)
+    monkeypatch.setattr(bptt.os, "cpu_count", lambda: 4)
+    assert bptt._halves_pay(None, 1) and bptt._halves_pay(8, 2) and not bptt._halves_pay(7, 1)
+    monkeypatch.setattr(bptt.os, "cpu_count", lambda: 2)
+    assert bptt._halves_pay(64, 1) and not bptt._halves_pay(64, 2)  # the directions of `Bidirectional`
+    monkeypatch.setattr(bptt.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(bptt, "_gpus", lambda: ["GPU"])
+    assert not bptt._halves_pay(64, 1)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="a matter of tf.function")
 @pytest.mark.parametrize("return_sequences", [False, True])
 def test_layers_of_several_sizes_have_eager_gradients_one_after_the_other(return_sequences):
     """Each new size must not make TensorFlow forget the sizes of the one before."""
-    import tensorflow as tf
-
     for units, features, batch, time in ((3, 2, 4, 5), (5, 3, 2, 7), (4, 2, 3, 6), (3, 4, 5, 5)):
-        for layer in (LAYERS[name](units, return_sequences=return_sequences) for name in ("SimpleRNN", "LSTM")):
-            x = tf.constant(np.random.default_rng(0).normal(size=(batch, time, features)).astype("float32"))
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                loss = tf.reduce_sum(layer(x) ** 2)
-            assert np.isfinite(tape.gradient(loss, x).numpy()).all()
+        for name in ("SimpleRNN", "LSTM"):
+            x = sequences(batch, time, features)
+            ours = LAYERS[name](units, return_sequences=return_sequences)
+            theirs = getattr(keras.layers, name)(units, return_sequences=return_sequences)
+            theirs(x), ours(x)
+            ours.set_weights(random_weights(theirs).get_weights())
+            got, expected = (
+                gradients(lambda x: ops.sum(layer(x) ** 2), [x], layer.trainable_variables)  # noqa: B023
+                for layer in (ours, theirs)
+            )
+            close(got, expected)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="a matter of tf.function")

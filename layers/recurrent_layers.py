@@ -1,7 +1,7 @@
 """The recurrent layers by name: SimpleRNN, GatedRNN, GRU, LSTM.
 
 They take the arguments of their Keras counterparts, have the same weights in the same order, support arbitrary masks, and
-run on the engine of `layers.recurrence`. They are instances of their counterparts, too.
+run on the engine of `layers.bptt`. They are instances of their counterparts, too.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from layers.cell import RecurrentCell
+from layers.base_cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.rnn import RNN
 
@@ -28,7 +28,7 @@ class CellRNN(RNN):
         if use_cudnn not in ("auto", True, False):
             raise ValueError(
                 f"{type(self).__name__}: use_cudnn is {use_cudnn!r}; expected one of 'auto', True, False. Leave it out: "
-                "the engine of layers.recurrence runs on every device."
+                "the engine of layers.bptt runs on every device."
             )
         names = [*CELL_ARGUMENTS, *inspect.signature(self.cell_class).parameters]
         cell_kwargs = {name: kwargs.pop(name) for name in names if name in kwargs and name != "kwargs"}

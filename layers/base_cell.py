@@ -9,7 +9,7 @@ import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
-from layers.pointwise import SLOPES, Activation, Pointwise
+from layers.pointwise import DERIVATIVES, Activation, Pointwise
 
 Tensor = Any
 
@@ -17,7 +17,7 @@ Tensor = Any
 class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     """What the cells share: the weights, the two matrix products and the arguments of Keras' own cells.
 
-    A subclass sets `gates` and `state_count` and writes `equations`. With `gradient` (and `kept`, `products`) its layer
+    A subclass sets `gates` and `state_count` and writes `equations`. With `gradient` (and `residuals`, `products`) its layer
     trains on the fast path; without, the backend differentiates the equations. Both are static methods then; `gradient`
     returns three lists: d_x and d_r, a tensor for each gate, and d_before, one for each state. The loop is compiled once:
     `equations` may read attributes of the class, but not globals that change. `layers.check_gradient(cell)` compares the
@@ -47,7 +47,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
 
     gates = 1  # blocks of `units` columns in the kernels
     state_count = 1
-    kept = 0  # tensors that `equations` keeps for `gradient`
+    residuals = 0  # tensors that `equations` keeps for `gradient`
     products = 0  # of how many last gates the gradients of x and r differ
 
     def __init__(
@@ -77,7 +77,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
             raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
         for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the share of units to drop.")
+                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the fraction of units to drop.")
         super().__init__(**kwargs)
         self.units = int(units)
         self.activation = activations.get(activation)
@@ -193,25 +193,27 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
             )
         for (name, count), part in zip(counts.items(), result):
             if count is not None and len(part) != count:
-                remedy = f"Set `kept = {len(part)}` in the class." if name == "kept" else "Check `gates` and `state_count`."
+                remedy = (
+                    f"Set `residuals = {len(part)}` in the class." if name == "residuals" else "Check `gates` and `state_count`."
+                )
                 raise ValueError(
                     f"{cls.__name__}.{function} returned {len(part)} tensor(s) as {name}; expected {count}. {remedy}"
                 )
         return result
 
-    gradient: Any = None  # (d_states, before, after, kept, phi, sigma) -> (d_x, d_r, d_before)
+    gradient: Any = None  # (d_states, before, after, residuals, phi, sigma) -> (d_x, d_r, d_before)
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the engine may use `gradient`: it is that of the equations in force, and the activations have a slope."""
+        """Whether the engine may use `gradient`: it is that of the equations in force, and the activations have a derivative."""
         return not self.why_no_gradient()
 
     def why_no_gradient(self) -> str:
         """Why the backend differentiates this cell; empty if it does not."""
         if self.gradient is None:
-            return "it has none. Write `gradient` beside `equations`."
+            return "it has none. Write `gradient` next to `equations`."
         for activation in (self.activation, self.recurrent_activation):
-            if activation not in SLOPES:
+            if activation not in DERIVATIVES:
                 name = getattr(activation, "__name__", activation)
                 return f"the derivative of {name} is not known. Use tanh, sigmoid, relu or linear."
         author = self._author("gradient")
@@ -224,7 +226,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         return ""
 
     @property
-    def steps_alone(self) -> bool:
+    def call_is_step(self) -> bool:
         """Whether a step is `step` of the projected input, so that the inputs of all steps can be projected at once."""
         return type(self).call is RecurrentCell.call and "call" not in vars(self)
 
@@ -245,7 +247,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         """One step from a projected input: `(output, new states)`."""
         hidden = states[0] if dropout_mask is None else states[0] * dropout_mask
         result = self.equations(projected, self.recur(hidden), states, self.activation, self.recurrent_activation)
-        new, _ = self.checked("equations", result, new_states=self.state_count, kept=None)
+        new, _ = self.checked("equations", result, new_states=self.state_count, residuals=None)
         return new[0], list(new)
 
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
@@ -254,9 +256,9 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
 
     def dropout_masks(self, inputs: Tensor, hidden: Tensor, training: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / keep share; None where nothing drops.
+        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / (1 - rate); None where nothing is dropped.
 
-        Drawn anew, unless an RNN has drawn them for the sequence that it walks.
+        Drawn anew, unless an RNN has drawn them for the whole sequence.
         """
         if not training:
             return None, None
