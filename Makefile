@@ -3,6 +3,7 @@
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
+# make constraints   pin the newest versions that requirements.txt and pyproject.toml allow, with hashes; then make test-all
 # make audit   known advisories of what is installed
 # make test-browser   the page of apps.demo in Chromium, over models trained for it
 
@@ -10,9 +11,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: audit demo test test-all test-keras test-browser test-notebooks lint types clean
+.PHONY: audit constraints demo test test-all test-keras test-browser test-notebooks lint types clean
 
-demo: .venv/demo
+demo: .venv/installed
 	$(BIN)/python -m apps.sentiment_classification.train --quick
 	$(BIN)/python -m apps.sentiment_classification.predict saved_models/sentiment_classification \
 		"I love it" "The story is dull, but the acting is superb." "the food was bad , not good at all ."
@@ -21,9 +22,9 @@ demo: .venv/demo
 		"The meeting begins on Friday, July 3, 2026 at 3:05 PM." "The town has 12,345 inhabitants."
 	$(BIN)/python -m apps.image_captioning.train --quick
 	$(BIN)/python -m apps.music_generation.train --quick
-	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --in-metre --out runs/tune \
+	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --constrained --out runs/tune \
 		"M:6/8\nL:1/8\nK:D\n"
-	@echo "All four are in saved_models/. See them in a browser: $(BIN)/pip install -e '.[demo]' && $(BIN)/python -m apps.demo"
+	@echo "All four are in saved_models/. See them in a browser: $(BIN)/python -m apps.demo"
 
 # What takes longest comes first, so that both processes end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -36,36 +37,40 @@ test-all: lint types test-keras
 	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps tests layers data_pipelines apps
 	$(ON_JAX) tests/layers
 
-test-keras: .venv/dev
+test-keras: .venv/installed
 	$(BIN)/python -m tests.keras_suite -n 2
 	$(BIN)/python -m tests.keras_suite --next
 
-test-notebooks: .venv/dev
+test-notebooks: .venv/installed
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 --durations=0 notebooks/*.ipynb
 
-test-browser: .venv/dev
+test-browser: .venv/installed
 	$(BIN)/python -m pytest tests/browser
 
 # Needs the network: the advisories are asked for.
-audit: .venv/dev
+audit: .venv/installed
 	$(BIN)/pip install --quiet 'pip-audit>=2.9,<3'
 	$(BIN)/pip-audit --progress-spinner off --skip-editable --strict || \
 		{ echo 'make audit: an advisory above, or what could not be asked for: is there a network?'; exit 1; }
 
-lint: .venv/dev
+# Needs the network, too. On success the new file takes the place of the old one.
+constraints: .venv/installed
+	$(BIN)/pip install --quiet 'uv>=0.9,<1'
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+		--upgrade --output-file constraints.txt --custom-compile-command \
+		'make constraints (without torch, of the extra "benchmarks": its build depends on the machine)'
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/dev
+types: .venv/installed
 	$(BIN)/mypy
 
-# Each is made once, and again when the requirements change.
-.venv/demo: requirements.txt pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable .
-	touch $@
-
-.venv/dev: requirements.txt pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[dev]'
+# Made once, and again when the requirements change. What a hash doesn't name is not installed.
+.venv/installed: constraints.txt requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/bin/python:

@@ -23,8 +23,8 @@ from apps.common import cli
 from apps.common.cli import table
 from apps.common.export import load_export
 from apps.common.formats import load_model, read_config
-from apps.image_captioning.train import APPLICATION as CAPTIONING
-from apps.translation.train import APPLICATION as TRANSLATION
+from apps.image_captioning.config import APPLICATION as CAPTIONING
+from apps.translation.config import APPLICATION as TRANSLATION
 from benchmarks.saving import save
 from benchmarks.timing import milliseconds, sgemm_gflops
 from data_pipelines.sources import DataError

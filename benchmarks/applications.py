@@ -27,19 +27,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from apps.common.cli import flags_of
 from apps.common.losses import TokenLoss
+from apps.image_captioning.config import Config as CaptionConfig
+from apps.image_captioning.config import ModelFlags as CaptionFlags
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.train import MODEL_FLAGS as CAPTION_FLAGS
-from apps.image_captioning.train import Config as CaptionConfig
-from apps.music_generation.model import TuneModel
-from apps.music_generation.train import STACK_FLAGS
-from apps.music_generation.train import Config as MusicConfig
+from apps.music_generation.config import StackFlags, TuneConfig
+from apps.music_generation.tunes.model import TuneModel
+from apps.sentiment_classification.config import Config as SentimentConfig
+from apps.sentiment_classification.config import ModelFlags as SentimentFlags
 from apps.sentiment_classification.model import recurrent_classifier
-from apps.sentiment_classification.train import Config as SentimentConfig
+from apps.translation.config import Config as TranslationConfig
+from apps.translation.config import ModelFlags as TranslationFlags
 from apps.translation.model import Translator
-from apps.translation.train import MODEL_FLAGS as TRANSLATION_FLAGS
-from apps.translation.train import Config as TranslationConfig
 from benchmarks import keras_networks
 from benchmarks.saving import save
 from data_pipelines.batching import bucket_boundaries
@@ -49,8 +50,8 @@ from data_pipelines.reviews import encode as encode_reviews
 from data_pipelines.reviews import load_reviews, review_batches
 from data_pipelines.translations import Vocabularies, load_translations, translation_batches
 from data_pipelines.translations import encode as encode_pairs
-from data_pipelines.tunes import learn_tune_vocabulary, load_tunes, tune_streams
-from data_pipelines.vocabulary import START, learn_vocabulary
+from data_pipelines.tunes import load_tunes, train_tune_vocabulary, tune_streams
+from data_pipelines.vocabulary import BOS, train_vocabulary
 
 WARM_UP = 40  # steps in which every length is met and compiled
 
@@ -61,10 +62,6 @@ class Side(NamedTuple):
     model: keras.Model
     batches: tf.data.Dataset
     examples: Callable[[Any], int]
-
-
-def values(config: Any, names: list[str]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in names}
 
 
 def adam(config: Any) -> keras.optimizers.Optimizer:
@@ -84,12 +81,11 @@ def sentiment(path: str) -> tuple[Side, Side]:
     reviews = load_reviews(path)
     train = reviews.splits["train"]
     texts = [review.text for review in train]
-    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
+    vocabulary = train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
     lengths = encode_reviews(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
     boundaries = bucket_boundaries([*lengths, config.max_length], config.max_length)
     options = {"max_length": config.max_length, "boundaries": boundaries, "batch_size": config.batch_size}
-    names = ["cell", "units", "num_layers", "embedding_size", "pooling", "dropout", "embedding_dropout", "word_dropout"]
-    model = recurrent_classifier(vocabulary.size, 2, **values(config, names))
+    model = recurrent_classifier(vocabulary.size, 2, **flags_of(config, SentimentFlags))
     ours = keras.Model(model.input, model.output["logits"])
     twin = keras_networks.classifier(vocabulary.size, 2, config)
     for network in (ours, twin):
@@ -107,11 +103,11 @@ def sentiment(path: str) -> tuple[Side, Side]:
 def translation(path: str) -> tuple[Side, Side]:
     config = TranslationConfig()
     pairs = load_translations(path, config.source_lang, config.target_lang).splits["train"]
-    vocabularies = Vocabularies.learn(pairs, config.tokenizer, config.vocabulary_size, joint=True)
+    vocabularies = Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint=True)
     encoded = encode_pairs(pairs, vocabularies, config.max_length)
     boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
     size = vocabularies.source.size
-    ours = Translator(size, size, **values(config, TRANSLATION_FLAGS))
+    ours = Translator(size, size, **flags_of(config, TranslationFlags))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = translation_batches(encoded, max_tokens=config.max_tokens, boundaries=boundaries, shuffle_seed=0).dataset
 
@@ -119,10 +115,10 @@ def translation(path: str) -> tuple[Side, Side]:
     twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
     length = int(np.percentile(encoded.lengths, 99))  # longer ones are cut
     source = encoded.source.to_tensor(shape=[None, length]).numpy()
-    following = encoded.target.to_tensor(shape=[None, length]).numpy()
-    target = np.concatenate([np.full((len(following), 1), START), following[:, :-1]], axis=1)
+    targets = encoded.target.to_tensor(shape=[None, length]).numpy()
+    target = np.concatenate([np.full((len(targets), 1), BOS), targets[:, :-1]], axis=1)
     plain = (
-        tf.data.Dataset.from_tensor_slices(({"source": source, "target": target}, following))
+        tf.data.Dataset.from_tensor_slices(({"source": source, "target": target}, targets))
         .shuffle(len(source), seed=0)
         .repeat()
         .batch(64)
@@ -147,10 +143,10 @@ def captions(path: str, images: int = 600) -> tuple[Side, Side]:
     print(f"the store of {len(data.images)} pictures took {time.perf_counter() - begun:.1f} s, once")
     examples = data.splits["train"]
     texts = [caption for example in examples for caption in example.captions]
-    vocabulary = learn_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, markers=True)
+    vocabulary = train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
-    ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **values(config, CAPTION_FLAGS))
+    ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **flags_of(config, CaptionFlags))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = caption_batches(
         examples, store, vocabulary, batch_size=config.batch_size, boundaries=boundaries, shuffle_seed=0
@@ -190,18 +186,18 @@ def some_images(source: Path, count: int, folder: Path) -> Path:
 
 
 def music(path: str) -> tuple[Side, Side]:
-    config = MusicConfig()
+    config = TuneConfig()
     tunes = load_tunes(path).splits["train"]
-    vocabulary = learn_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
-    order = {"rows": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transposed": config.transpose_prob}
-    batches, _ = tune_streams(tunes, vocabulary, **order, batches=2_000)
-    ours = TuneModel(vocabulary.size, config.embedding_size, **values(config, STACK_FLAGS))
+    vocabulary = train_tune_vocabulary(tunes, config.tokenizer, config.transpose_prob > 0)
+    order = {"batch_size": config.batch_size, "steps": config.bptt_steps, "seed": 0, "transpose_prob": config.transpose_prob}
+    batches = tune_streams(tunes, vocabulary, **order, epochs=config.epochs).dataset
+    ours = TuneModel(vocabulary.size, config.embedding_size, **flags_of(config, StackFlags))
     ours.compile(adam(config), TokenLoss())
 
     twin = keras_networks.tune_writer(vocabulary.size, config)
     twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     text = "\n".join(tune.text for tune in tunes)
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant([text]))).flat_values.numpy()
+    ids = vocabulary.encode(tf.constant([text])).flat_values.numpy()
     length = len(ids) // config.batch_size
     streams = ids[: config.batch_size * length].reshape(config.batch_size, length)
 
@@ -214,10 +210,10 @@ def music(path: str) -> tuple[Side, Side]:
     spec = tf.TensorSpec((config.batch_size, config.bptt_steps), tf.int32)
     plain = tf.data.Dataset.from_generator(windows, output_signature=(spec, spec)).prefetch(4)
 
-    def signs(batch: Any) -> int:
+    def tokens(batch: Any) -> int:
         return int(np.count_nonzero(batch[1]))
 
-    return Side(ours, batches, signs), Side(twin, plain, signs)
+    return Side(ours, batches, tokens), Side(twin, plain, tokens)
 
 
 APPLICATIONS = {"imdb": sentiment, "multi30k": translation, "flickr8k": captions, "tunes": music}

@@ -28,7 +28,7 @@ from apps.translation.serving import search
 from benchmarks import keras_networks
 from benchmarks.saving import save
 from benchmarks.timing import milliseconds
-from data_pipelines.vocabulary import END, START
+from data_pipelines.vocabulary import BOS, EOS
 
 BATCH, WIDTH, VOCABULARY, STEPS, SOURCE = 32, 4, 8_000, 30, 10  # 2 x 10 source tokens + 10 = 30 steps
 SIZE = 256
@@ -39,7 +39,7 @@ def translator() -> Translator:
     model = Translator(VOCABULARY, VOCABULARY, embedding_size=SIZE, units=SIZE, dropout=0.3)
     model.build()
     bias = np.zeros(VOCABULARY)
-    bias[END] = bias[0] = -1e4
+    bias[EOS] = bias[0] = -1e4
     model.bias.assign(bias)
     model.target_embedding.embeddings.assign(10 * model.target_embedding.embeddings)  # clear choices: no beam hangs on rounding
     return model
@@ -76,7 +76,7 @@ def python_loop(model: Translator, how: str) -> Callable[[np.ndarray], np.ndarra
         values, keys = np.repeat(values, WIDTH, axis=0), np.repeat(keys, WIDTH, axis=0)
         states = [np.repeat(s, WIDTH, axis=0)[:, None] for s in states]
         scores = np.tile([0.0] + [-1e9] * (WIDTH - 1), (BATCH, 1))
-        tokens = np.full((BATCH, WIDTH, 1), START, "int32")
+        tokens = np.full((BATCH, WIDTH, 1), BOS, "int32")
         for _ in range(STEPS - 1):
             logits, *states = ask(decoder, [tokens[:, :, -1].reshape(-1, 1), values, keys, *states])
             logits = logits.reshape(BATCH, WIDTH, -1)
@@ -110,7 +110,7 @@ def measure_search(repeats: int) -> dict[str, Any]:
 
 def log_probability(model: Translator, source: np.ndarray, tokens: np.ndarray) -> float:
     """The mean over the sentences, of all tokens at once."""
-    so_far = np.concatenate([np.full((BATCH, 1), START), tokens[:, :-1]], axis=1)
+    so_far = np.concatenate([np.full((BATCH, 1), BOS), tokens[:, :-1]], axis=1)
     scores = tf.nn.log_softmax(model({"source": tf.constant(source), "target": tf.constant(so_far)}))
     return float(tf.reduce_mean(tf.reduce_sum(tf.gather(scores, tokens, axis=2, batch_dims=2), axis=1)))
 
@@ -122,7 +122,7 @@ def measure_training(repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     ids = rng.integers(4, VOCABULARY, TRAINING_SHAPE).astype("int32")
     ids[::3, 15:] = 0
-    inputs, following = {"source": tf.constant(ids), "target": tf.constant(ids)}, tf.constant(ids)
+    inputs, targets = {"source": tf.constant(ids), "target": tf.constant(ids)}, tf.constant(ids)
     keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
     ours = Translator(VOCABULARY, VOCABULARY, embedding_size=SIZE, units=SIZE, dropout=0.3)
     models = {"ours": (ours, TokenLoss(), False)}
@@ -131,7 +131,7 @@ def measure_training(repeats: int) -> dict[str, Any]:
     candidates = {}
     for name, (model, loss, jit) in models.items():
         model.compile(keras.optimizers.Adam(global_clipnorm=1.0), loss, jit_compile=jit)
-        candidates[name] = lambda model=model: [np.float32(model.train_on_batch(inputs, following))]
+        candidates[name] = lambda model=model: [np.float32(model.train_on_batch(inputs, targets))]
     ms = milliseconds(candidates, repeats)
     parameters = {name: model.count_params() for name, (model, _, _) in models.items()}
     tokens = int(np.count_nonzero(ids))

@@ -21,7 +21,7 @@ from unittest import mock
 import keras
 
 from apps.common.cli import table
-from apps.common.cluster import loopback_cluster
+from apps.common.training.cluster import loopback_cluster
 from apps.translation import train as translation
 from benchmarks.saving import save
 

@@ -32,9 +32,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from apps.common.checkpoints import Checkpoint, read_checkpoint
 from apps.common.cli import table
 from apps.common.export import load_export
+from apps.common.training.checkpoint_files import read_checkpoint
+from apps.common.training.checkpoints import Checkpoint
 from benchmarks.saving import save
 from data_pipelines.abc import read_tunes
 from data_pipelines.captions import load_captions
@@ -153,7 +154,7 @@ def image_zip(folder: Path) -> tuple[bytes, Check]:
         except DataError:
             return "refused"
         used = {example.image.name for part in captions.splits.values() for example in part}
-        reported = {image for part in captions.left_out.values() for image, _ in part}
+        reported = {item.name for item in captions.skipped}
         assert used | reported >= set(names), "images were lost"
         for part in captions.splits.values():
             for example in part:
@@ -233,8 +234,8 @@ def midi(folder: Path) -> tuple[bytes, Check]:
     def check(data: bytes) -> str:
         (folder / "train" / "piece.mid").write_bytes(data)
         rolls = load_rolls(str(folder))
-        assert len(rolls.splits["train"]) + len(rolls.left_out) == 2, "a piece was lost"
-        return "refused" if rolls.left_out else "taken"
+        assert len(rolls.splits["train"]) + len(rolls.skipped) == 2, "a piece was lost"
+        return "refused" if rolls.skipped else "taken"
 
     return midi_bytes(frames), check
 
@@ -271,7 +272,7 @@ INPUTS = {
 def signature(served: Any, name: str) -> tuple[bytes, Check]:
     """An exported signature that reads a string; numbers are left at what the client of the README sends."""
     function = served.signatures["serving_default"]
-    numbers = {"length": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+    numbers = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
     wanted = function.structured_input_signature[1]
     seeds = {"text": b"the food was good , not bad at all .", "prompt": b"M:6/8\nL:1/8\nK:D\nd2e fdA|"}
     if name == "image_bytes":

@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.cli import table
-from apps.common.cluster import loopback_ports
+from apps.common.training.cluster import loopback_ports
 from apps.demo.models import Models
 from apps.demo.page import SCENE
 from benchmarks.long_run import resident_mb
@@ -44,7 +44,8 @@ def model_requests(model: Callable[[str], Any]) -> dict[str, list[Callable[[], A
         "translation": [{"text": text} for text in TEXTS],
         "image_captioning": [{"image_bytes": picture[:-cut] if cut else picture} for cut in (0, 0, 5000)],
         "music_generation": [
-            {"prompt": "M:6/8\nL:1/8\nK:D\n", "length": 40, "temperature": 0.8, "top_p": 0.9, "seed": seed} for seed in range(5)
+            {"prompt": "M:6/8\nL:1/8\nK:D\n", "max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9, "seed": seed}
+            for seed in range(5)
         ],
     }
 

@@ -29,8 +29,9 @@ FLAGS = {
     "music_generation": "--quick --units 16 --embedding-size 8 --epochs 8 --patience 8 --num-samples 0",
 }
 OFTEN = """
-import apps.common.checkpoints as c
-c.Checkpoint.__init__.__defaults__ = (*c.Checkpoint.__init__.__defaults__[:2], 0.0, 3, False)  # save after every step
+import functools
+import apps.common.training.checkpoints as c
+c.Checkpoint.__init__ = functools.partialmethod(c.Checkpoint.__init__, every_seconds=0.0)  # save after every step
 from apps.{application}.train import main
 main()
 """

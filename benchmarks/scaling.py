@@ -21,7 +21,7 @@ import tensorflow as tf
 
 import layers
 from apps.common.losses import TokenLoss
-from apps.common.runs import new_figure, save_figure
+from apps.common.training.plots import new_figure, save_figure
 from apps.translation.model import Translator
 from benchmarks import keras_networks
 from benchmarks.layers import tensorflow_candidate

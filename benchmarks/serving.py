@@ -36,7 +36,7 @@ from data_pipelines.images import decode_images
 from data_pipelines.reviews import load_reviews
 from data_pipelines.translations import Vocabularies, load_translations
 from data_pipelines.tunes import TuneVocabulary
-from data_pipelines.vocabulary import START, load_vocabulary
+from data_pipelines.vocabulary import BOS, load_vocabulary
 
 Request = Callable[[int], Any]
 BATCHES, CLIENTS = (1, 8, 32), (1, 4)
@@ -96,7 +96,7 @@ def sentiment(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int
     vocabulary = load_vocabulary(run)
 
     def usual(rows: int) -> Any:
-        ids = vocabulary.ids(vocabulary.tokenize(tf.constant(take(texts, rows)))).to_tensor()
+        ids = vocabulary.encode(tf.constant(take(texts, rows))).to_tensor()
         return model.predict(ids.numpy(), batch_size=rows, verbose=0)
 
     return lambda rows: {"text": tf.constant(take(texts, rows))}, usual
@@ -111,8 +111,8 @@ def translation(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[i
     steps = {rows: signature(text=tf.constant(take(texts, rows)))["target_tokens"].shape[1] + 1 for rows in BATCHES}
 
     def usual(rows: int) -> Any:
-        source = vocabularies.source.ids(vocabularies.source.tokenize(tf.constant(take(texts, rows)))).to_tensor().numpy()
-        tokens = np.full((rows, 1), START, "int32")
+        source = vocabularies.source.encode(tf.constant(take(texts, rows))).to_tensor().numpy()
+        tokens = np.full((rows, 1), BOS, "int32")
         return write_with_predict(model, {"source": source}, "target", tokens, steps[rows])
 
     return lambda rows: {"text": tf.constant(take(texts, rows))}, usual
@@ -127,7 +127,7 @@ def captioning(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[in
 
     def usual(rows: int) -> Any:
         pixels, _ = decode_images(tf.constant(take(images, rows)), config["image_size"], config["max_pixels"])
-        tokens = np.full((rows, 1), START, "int32")
+        tokens = np.full((rows, 1), BOS, "int32")
         return write_with_predict(model, {"image": encoder.see(pixels).numpy()}, "caption", tokens, int(words) + 1)
 
     return lambda rows: {"image_bytes": tf.constant(take(images, rows))}, usual
@@ -136,15 +136,15 @@ def captioning(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[in
 def music(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], dict[str, Any]], Request]:
     vocabulary, length = TuneVocabulary.load(run), 64
     prompt = "M:6/8\nL:1/8\nK:Dmaj\n"
-    opening = vocabulary.ids(vocabulary.tokenize(tf.constant([prompt]))).to_tensor().numpy()
+    opening = vocabulary.encode(tf.constant([prompt])).to_tensor().numpy()
 
     def usual(rows: int) -> Any:
-        tokens = np.repeat(np.concatenate([[[START]], opening], axis=1).astype("int32"), rows, axis=0)
+        tokens = np.repeat(np.concatenate([[[BOS]], opening], axis=1).astype("int32"), rows, axis=0)
         return write_with_predict(model, {}, "tokens", tokens, length)
 
     def inputs(rows: int) -> dict[str, Any]:
-        drawing = {"temperature": tf.constant(1.0), "top_p": tf.constant(0.95), "seed": tf.constant(range(rows))}
-        return {"prompt": tf.constant([prompt] * rows), "length": tf.constant(length), **drawing}
+        sampling = {"temperature": tf.constant(1.0), "top_p": tf.constant(0.95), "seed": tf.constant(range(rows))}
+        return {"prompt": tf.constant([prompt] * rows), "max_new_tokens": tf.constant(length), **sampling}
 
     return inputs, usual
 
@@ -177,7 +177,7 @@ def measure(saved_models: Path, runs: Path, seconds: float) -> dict[str, Any]:
     results = {}
     for application, prepare in APPLICATIONS.items():
         export, run = saved_models / application, newest_run(runs / application)
-        importlib.import_module(f"apps.{application}.model")  # registers what the file holds
+        importlib.import_module(f"apps.{application}.export")  # registers what the file holds
         served, model = load_export(export), load_model(run)
         inputs, usual = prepare(served, run, model)
         ways = {name: signature(served, name, inputs) for name in ("serving_default", "serving_greedy")}

@@ -7,7 +7,7 @@ A tune is read into one plain form, which is what models learn and write:
     K:Ador                the key: tonic and three letters of the mode
     f|eAA fAA|gfg age|    notes, rests, chords, bars, tuplets, broken rhythms, ties and spaces
 
-Titles, words, chord symbols, decorations, slurs and grace notes are left out: they take no time.
+Titles, words, chord symbols, decorations, slurs and grace notes are dropped: they take no time.
 """
 
 import re
@@ -83,15 +83,15 @@ def read_tune(text: str) -> Tune:
     """One tune.
 
     Raises:
-        ABCError: a field is missing or can't be read, several voices, no notes, a sign that isn't ABC.
+        ABCError: a field is missing or can't be read, several voices, no notes, a character that isn't ABC.
     """
     fields: dict[str, str] = {}
     lines: list[str] = []
-    for line in text.splitlines():
-        line = re.sub(r"(?<!\\)%.*", "", line).strip()
-        match = re.match(r"([A-Za-z+]):(.*)", line)
+    for line in map(str.strip, text.splitlines()):
         if not line and "K" in fields:
-            break  # an empty line ends a tune
+            break  # an empty line ends a tune; a comment doesn't
+        line = re.sub(r"(?<!\\)%.*", "", line).strip()
+        match = re.match(r"([MLK]|[A-Za-z+](?=:[^|:]|:$)):(.*)", line)  # not the note before :| or ::
         if match is None:
             if line and "K" in fields:
                 lines.append(line)
@@ -128,7 +128,7 @@ def _plain_line(line: str) -> str:
         if i % 2:
             parts[i] = f"[{_field(part[1], part[3:-1])}]"
         else:
-            parts[i] = re.sub(r"\((?![2-9])|\)|[.~H-WYh-wy]", "", part)  # slurs; decorations of one sign
+            parts[i] = re.sub(r"\((?![2-9])|\)|[.~H-WYh-wy]", "", part)  # slurs; decorations of one character
     return re.sub(r"\s+", " ", "".join(parts))
 
 

@@ -1,26 +1,30 @@
-"""Steps of a tf.data pipeline that applications share: shorten, bucket and pad."""
+"""Batches of sequences: truncated, bucketed by length, padded; and how many of them are an epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
+
+from data_pipelines.service import distribute
+from data_pipelines.vocabulary import BOS
 
 SHUFFLED_BATCHES = 1000  # at once, where rows are not shuffled
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A tf.data of `(inputs, what is wanted)` that knows the steps of an epoch."""
+    """A tf.data of `(inputs, targets)` that knows the steps of an epoch."""
 
     dataset: tf.data.Dataset
     steps_per_epoch: int
 
 
-def shorten(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor:
+def truncate_middle(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor:
     """Cut the middle out of rows beyond `max_length`: what a text opens and ends with says most of it.
 
-    >>> shorten(tf.ragged.constant([[1, 2, 3, 4, 5], [6]]), 3)
+    >>> truncate_middle(tf.ragged.constant([[1, 2, 3, 4, 5], [6]]), 3)
     <tf.RaggedTensor [[1, 4, 5], [6]]>
     """
     head = max_length // 2
@@ -79,44 +83,62 @@ def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Seq
     )
 
 
-def batches_of_rows(
+def bucketed_batches(
     columns: tuple[tf.Tensor | tf.RaggedTensor, ...],
     boundaries: Sequence[int],
     batch_sizes: Sequence[int],
     shuffle_seed: int | None = None,
     start_step: int = 0,
     service: str | None = None,
+    transform: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda batches: batches,
     full_batches: bool = True,
-) -> tf.data.Dataset:
-    """Cache, shuffle each epoch, and bucket.
+) -> Batches:
+    """Cache, shuffle each epoch, bucket, transform and prefetch.
 
     Args:
-        columns: as many rows each.
+        columns: as many rows each; the ragged ones are sequences.
         boundaries, batch_sizes: see `bucket`.
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order, with
             smaller batches at the end.
-        start_step: leave out the batches of a run that is continued.
-        service: the batches will be `served`; only the batches of an epoch are shuffled then, not the rows.
-        full_batches: a batch may join the rows of two epochs; else the last of each length is smaller.
+        start_step: skip the batches that a resumed run has seen.
+        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order, see `data_pipelines.service`;
+            only the batches of an epoch are shuffled then, not the rows.
+        transform: makes inputs and targets of the batches.
+        full_batches: of a shuffled data set: a batch may join the rows of two epochs; else the last of each length is smaller.
     """
     rows = int(columns[0].shape[0])
-    if service and shuffle_seed is not None:
+    repeat, full = shuffle_seed is not None, shuffle_seed is not None and full_batches
+    if service and repeat:
         order = np.random.default_rng(shuffle_seed).permutation(rows)
         dataset = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
         dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
-        return dataset.shuffle(SHUFFLED_BATCHES, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
-    dataset = tf.data.Dataset.from_tensor_slices(columns).cache()
-    if shuffle_seed is not None:
-        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True)
-        dataset = dataset.repeat() if full_batches else dataset
-    dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
-    dataset = dataset.repeat() if shuffle_seed is not None and not full_batches else dataset
-    return dataset.skip(start_step)
+        dataset = dataset.shuffle(SHUFFLED_BATCHES, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
+    else:
+        dataset = tf.data.Dataset.from_tensor_slices(columns).cache()
+        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True) if repeat else dataset
+        dataset = dataset.repeat() if full else dataset
+        dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+        dataset = dataset.repeat() if repeat and not full else dataset
+        dataset = dataset.skip(start_step)
+    lengths = np.max([column.row_lengths() for column in columns if isinstance(column, tf.RaggedTensor)], axis=0)
+    counts = np.bincount(np.searchsorted(boundaries, lengths), minlength=len(boundaries)) / np.array(batch_sizes)
+    steps = round(float(counts.sum())) if full else int(np.ceil(counts).sum())
+    return Batches(distribute(transform(dataset), service).prefetch(4), max(1, steps))
 
 
-def count_batches(lengths: Sequence[int], boundaries: Sequence[int], batch_size: int) -> int:
-    """How many batches `bucket` makes of rows of these lengths."""
-    counts = [0] * len(boundaries)
-    for length in lengths:
-        counts[next(i for i, boundary in enumerate(boundaries) if length <= boundary)] += 1
-    return sum(-(-count // batch_size) for count in counts)
+def shift_right(targets: tf.Tensor) -> tf.Tensor:
+    """The inputs of a decoder that is to predict targets (n, t): BOS, then all targets but the last."""
+    return tf.concat([tf.fill([tf.shape(targets)[0], 1], BOS), targets[:, :-1]], axis=1)
+
+
+def padded_batches(rows: Sequence[np.ndarray], batch_size: int, padding: int = 0, multiple: int = 64) -> Iterator[np.ndarray]:
+    """The rows, the shortest first, as arrays (n, t, ...): padded at the end, t a multiple of `multiple`.
+
+    >>> [batch.tolist() for batch in padded_batches([np.array([1, 2, 3]), np.array([4])], batch_size=2, multiple=2)]
+    [[[4, 0, 0, 0], [1, 2, 3, 0]]]
+    """
+    ordered = sorted(rows, key=len)
+    for start in range(0, len(ordered), batch_size):
+        part = ordered[start : start + batch_size]
+        longest = -(-len(part[-1]) // multiple) * multiple
+        yield keras.utils.pad_sequences(part, longest, part[0].dtype, padding="post", value=padding)

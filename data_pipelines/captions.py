@@ -1,27 +1,26 @@
 """Captions: images with several captions each, from any source, and the batches that a captioner trains on."""
 
-import csv
 import hashlib
 import struct
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
+from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.embedded.scenes import embedded_scenes
+from data_pipelines.files import replacing
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import vary
-from data_pipelines.service import served
-from data_pipelines.sources import DataError, check_zip, find_splits, fingerprint, load_tfds, read_table, split_off
-from data_pipelines.vocabulary import END, START, Vocabulary
+from data_pipelines.sources import DataError, check_zip, find_splits, load_tfds, read_table, split_off
+from data_pipelines.vocabulary import EOS, Vocabulary
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif")
+REMEDY = "Check the names in the table."
 
 
 class Example(NamedTuple):
@@ -31,67 +30,34 @@ class Example(NamedTuple):
     captions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Captions:
-    """Examples by split, and what is left out of each: `(name of the image, reason)`."""
+class Captions(Corpus[Example]):
+    """Images with their captions by split, and the images that were skipped."""
 
-    splits: dict[str, list[Example]]
-    left_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    def counts(self, examples: Sequence[Example]) -> dict[str, int]:
+        return {"images": len(examples), "captions": sum(len(example.captions) for example in examples)}
+
+    def fields(self, example: Example) -> tuple[str, ...]:
+        return (example.image.name, *example.captions)
 
     def without(self, problems: dict[ImageFile, str]) -> "Captions":
-        """Leave out the images that turned out to be of no use.
+        """Skip the images that turned out to be of no use.
 
         Raises:
             DataError: nothing is left of a split.
         """
-        splits, left_out = {}, {}
-        for name, examples in self.splits.items():
-            splits[name] = [e for e in examples if e.image not in problems]
-            bad = [(e.image.name, problems[e.image]) for e in examples if e.image in problems]
-            left_out[name] = [*self.left_out.get(name, []), *bad]
-        _check_not_empty("images", splits, left_out)
-        return Captions(splits, left_out)
+        bad = [
+            Skipped(name, example.image.name, problems[example.image])
+            for name, examples in self.splits.items()
+            for example in examples
+            if example.image in problems
+        ]
+        splits = {name: [e for e in examples if e.image not in problems] for name, examples in self.splits.items()}
+        return Captions(splits, skipped=[*self.skipped, *bad]).check_not_empty("images", REMEDY)
 
     @property
     def images(self) -> list[ImageFile]:
         """Those of all splits."""
         return [example.image for examples in self.splits.values() for example in examples]
-
-    def rows(self, split: str) -> list[tuple[str, ...]]:
-        """What makes an example the same as another."""
-        return [(example.image.name, *example.captions) for example in self.splits[split]]
-
-    def describe(self) -> dict[str, Any]:
-        """What was loaded, counted and hashed, for the run's config."""
-        return {
-            name: {
-                "images": len(examples),
-                "captions": sum(len(e.captions) for e in examples),
-                "left_out": len(self.left_out.get(name, [])),
-                "sha256": fingerprint((e.image.name, *e.captions) for e in examples),
-            }
-            for name, examples in self.splits.items()
-        }
-
-    def summary(self) -> dict[str, str]:
-        """How many examples there are, and what is left out, for a person to read."""
-        counts = [
-            f"{len(examples):,} {name} ({sum(len(e.captions) for e in examples):,} captions)"
-            for name, examples in self.splits.items()
-        ]
-        facts = {"images": ", ".join(counts)}
-        out = [item for items in self.left_out.values() for item in items]
-        if out:
-            some = "; ".join(f"{name}: {reason}" for name, reason in out[:5])
-            facts["left out"] = f"{len(out):,}: {some}" + ("; …" if len(out) > 5 else "")
-        return facts
-
-    def write_left_out(self, path: Path) -> None:
-        """All that is left out, as a table; no file if it is nothing."""
-        rows = [(split, *item) for split, items in self.left_out.items() for item in items]
-        if rows:
-            with path.open("w", newline="") as file:
-                csv.writer(file, delimiter="\t").writerows([("split", "image", "reason"), *rows])
 
 
 def load_captions(source: str, whole: bool = False, download_folder: Path = Path("runs/image_files")) -> Captions:
@@ -115,24 +81,14 @@ def load_captions(source: str, whole: bool = False, download_folder: Path = Path
         )
     if source.startswith("tfds:"):
         name = source.removeprefix("tfds:")
-        splits, left_out = _from_tfds(name, download_folder / name), dict[str, list[tuple[str, str]]]()
+        splits, skipped = _from_tfds(name, download_folder / name, whole), list[Skipped]()
     else:
-        splits, left_out = _from_tables(source, whole)
-    if "train" not in splits and not whole:
-        raise DataError(f"{source}: has no training split. Choose another data set or file.")
+        splits, skipped = _from_tables(source, whole)
     splits = split_off(splits, not Path(source).is_dir() or len(splits) == 1, whole)
-    _check_not_empty(source, splits, left_out)
-    return Captions(splits, left_out)
+    return Captions(splits, skipped=skipped).check_not_empty(source, REMEDY)
 
 
-def _check_not_empty(source: str, splits: dict[str, list[Example]], left_out: dict[str, list[tuple[str, str]]]) -> None:
-    for name, examples in splits.items():
-        if not examples:
-            some = "; ".join(f"{image}: {reason}" for image, reason in left_out.get(name, [])[:3]) or "there are no rows"
-            raise DataError(f"{source}: the {name} split has no image to use ({some}). Check the names in the table.")
-
-
-def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], dict[str, list[tuple[str, str]]]]:
+def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], list[Skipped]]:
     path = Path(source)
     if path.is_dir():
         one_table = [path / f"captions{suffix}{gz}" for suffix in (".tsv", ".csv") for gz in ("", ".gz")]
@@ -141,7 +97,7 @@ def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], di
     else:
         tables = {"train": path}
     splits: dict[str, list[Example]] = {}
-    left_out: dict[str, list[tuple[str, str]]] = {}
+    skipped: list[Skipped] = []
     pools: dict[Path, dict[str, ImageFile]] = {}
     spare: dict[Path, dict[str, str]] = {}  # images without caption: name -> split; several tables may share a folder
     for name, table in tables.items():
@@ -153,17 +109,16 @@ def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], di
             pools[place] = _images_in(place)
             spare[place] = dict.fromkeys(pools[place], name)
         pool = pools[place]
-        left_out[name] = [(image, "a caption without its image") for image in grouped if image not in pool]
-        left_out[name] += [(image, "an empty caption") for image, captions in grouped.items() if image in pool and not captions]
+        skipped += [Skipped(name, image, "a caption without its image") for image in grouped if image not in pool]
+        without = [image for image, captions in grouped.items() if image in pool and not captions]
+        skipped += [Skipped(name, image, "an empty caption") for image in without]
         splits[name] = [
             Example(pool[image], tuple(captions)) for image, captions in grouped.items() if captions and image in pool
         ]
         for image in grouped:
             spare[place].pop(image, None)
-    for images in spare.values():
-        for image, name in images.items():
-            left_out[name].append((image, "an image without caption"))
-    return splits, left_out
+    skipped += [Skipped(name, image, "an image without caption") for images in spare.values() for image, name in images.items()]
+    return splits, skipped
 
 
 def _image_place(table: Path, split: str) -> Path:
@@ -191,7 +146,7 @@ def _images_in(place: Path) -> dict[str, ImageFile]:
     return {m.removeprefix(top): ImageFile(m.removeprefix(top), str(place), m) for m in members}
 
 
-def _from_tfds(name: str, folder: Path) -> dict[str, list[Example]]:
+def _from_tfds(name: str, folder: Path, whole: bool) -> dict[str, list[Example]]:
     """Rows with `image` and `captions`, as in `coco_captions`; images are written as files: a set may not fit into memory."""
 
     def to_example(row: dict[str, Any], features: Any) -> Example:
@@ -202,11 +157,12 @@ def _from_tfds(name: str, folder: Path) -> dict[str, list[Example]]:
         path = folder / digest[:2] / digest[2:]
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(row["image"])
+            with replacing(path) as temporary:
+                temporary.write_bytes(row["image"])
         filename = row.get("image/filename", digest.encode()).decode()
         return Example(ImageFile(filename, str(path)), tuple(text.decode("utf-8", "replace") for text in texts))
 
-    return load_tfds(name, to_example, undecoded=("image",))
+    return load_tfds(name, to_example, whole, undecoded=("image",))
 
 
 def caption_batches(
@@ -222,42 +178,36 @@ def caption_batches(
     start_step: int = 0,
     service: str | None = None,
 ) -> Batches:
-    """A tf.data of `({"image": (n, rows, columns, channels), "caption": (n, t)}, following (n, t))`, a row for each caption.
+    """A tf.data of `({"image": (n, rows, columns, channels), "caption": (n, t)}, targets (n, t))`, a row for each caption.
 
-    The caption so far opens with START; what follows each of its tokens is to be predicted. Padding is 0.
+    The caption of the inputs is the targets shifted right, after BOS. Padding is 0.
 
     Args:
         examples: with arrays in the store.
         store: arrays of the images.
-        vocabulary: words or subwords, with markers.
+        vocabulary: words or subwords, with BOS and EOS.
         batch_size: captions a batch.
         boundaries: the few lengths that batches have; a longer caption is cut.
         augment: shift pixels and change brightness and contrast, in another way each time.
         flip: mirror every second image.
-        shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; batches are full, so one may join
-            the rows of two epochs. None: once, in the given order, with smaller batches at the end.
-        start_step: leave out the batches of a run that is continued.
-        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
+        shuffle_seed, start_step, service: see `batching.bucketed_batches`.
     """
     rows = [(store.paths[e.image], caption) for e in examples for caption in e.captions]
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant([caption for _, caption in rows])))[:, : boundaries[-1] - 1]
-    ids = tf.concat([ids, tf.fill([len(rows), 1], END)], axis=1)
-    columns, sizes = (tf.constant([path for path, _ in rows]), ids), [batch_size] * len(boundaries)
-    dataset = batching.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service)
+    ids = vocabulary.encode(tf.constant([caption for _, caption in rows]))[:, : boundaries[-1] - 1]
+    ids = tf.concat([ids, tf.fill([len(rows), 1], EOS)], axis=1)
 
     def load(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        paths, following = batch
+        paths, targets = batch
         images = tf.map_fn(store.load, paths, fn_output_signature=tf.TensorSpec(store.shape, tf.as_dtype(store.dtype)))
         seeds = tf.stack([tf.constant(shuffle_seed or 0, tf.int64), step])
-        images = vary(images, seeds, augment, flip)
-        start = tf.fill([tf.shape(following)[0], 1], START)
-        return {"image": images, "caption": tf.concat([start, following[:, :-1]], axis=1)}, following
+        return {"image": vary(images, seeds, augment, flip), "caption": batching.shift_right(targets)}, targets
 
-    if service:  # a step has no number there
-        dataset = dataset.map(lambda *batch: (tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(batch[0]), 2**31), batch))
-    else:
-        dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)
-    dataset = dataset.map(load, num_parallel_calls=2, deterministic=True)
-    counts = np.bincount(np.searchsorted(boundaries, ids.row_lengths().numpy()), minlength=len(boundaries)) / batch_size
-    per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())
-    return Batches(served(dataset, service).prefetch(4), max(1, round(per_epoch)))
+    def transform(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if service:  # a step has no number there
+            dataset = dataset.map(lambda *batch: (tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(batch[0]), 2**31), batch))
+        else:
+            dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)
+        return dataset.map(load, num_parallel_calls=2, deterministic=True)
+
+    columns, sizes = (tf.constant([path for path, _ in rows]), ids), [batch_size] * len(boundaries)
+    return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, transform)

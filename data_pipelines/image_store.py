@@ -5,7 +5,6 @@ needed, inside the graph. A file is written whole or not at all.
 """
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines.files import replacing
 from data_pipelines.images import decode_images
 
 BATCH_SIZE = 32
@@ -151,9 +151,8 @@ def _missing(images, folder, paths, problems, bar) -> Iterator[list[tuple[ImageF
 
 def _write(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_bytes(array.tobytes())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:  # without `fsync`: there are thousands, and they can be computed again
+        temporary.write_bytes(array.tobytes())
 
 
 def weights_key(model: Any) -> str:

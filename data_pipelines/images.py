@@ -79,11 +79,11 @@ def _jpeg_header(octets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             tf.where(is_exif & (exif == 0), place + 10, exif),  # the first one counts
         )
 
-    def goes_on(count: tf.Tensor, place: tf.Tensor, height: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+    def cond(count: tf.Tensor, place: tf.Tensor, height: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
         marker = _number(octets, place + 1, 1)
         return (_number(octets, place, 1) == 0xFF) & (marker != 0xDA) & (marker != 0) & (height == 0) & (count < MOST_SEGMENTS)
 
-    _, _, height, width, exif = tf.while_loop(goes_on, body, (zero, zero + 2, zero, zero, zero), parallel_iterations=1)
+    _, _, height, width, exif = tf.while_loop(cond, body, (zero, zero + 2, zero, zero, zero), parallel_iterations=1)
     orientation = tf.cond(exif > 0, lambda: _exif_orientation(octets, exif), lambda: one)
     return height, width, orientation
 
@@ -132,12 +132,12 @@ def _gif_pixels(octets: tf.Tensor, screen: tf.Tensor) -> tf.Tensor:
             right & (inside | is_frame | (first == 0x21)),
         )
 
-    def goes_on(count: tf.Tensor, place: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    def cond(count: tf.Tensor, place: tf.Tensor, inside: tf.Tensor, pixels: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
         at_end = ~inside & (_number(octets, place, 1) == 0x3B)
         return right & ~at_end & (place < tf.size(octets, tf.int64) - 1) & (count < MOST_BLOCKS)
 
     state = (zero, 13 + colours(10), ~true, zero, true)
-    count, _, _, pixels, right = tf.while_loop(goes_on, body, state, parallel_iterations=1)
+    count, _, _, pixels, right = tf.while_loop(cond, body, state, parallel_iterations=1)
     return tf.where(right & (count < MOST_BLOCKS), tf.maximum(pixels, screen), zero)
 
 

@@ -3,51 +3,29 @@
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.sources import DataError, check_zip, find_splits, fingerprint, split_off
+from data_pipelines import batching
+from data_pipelines.batching import Batches
+from data_pipelines.corpus import Corpus, Skipped
+from data_pipelines.sources import DataError, check_zip, find_splits, split_off
 from data_pipelines.tunes import Streams
 
 MAX_FRAMES = 1_000_000  # of one piece
 KEYS, LOWEST = 88, 21  # a piano's keys; the MIDI note of the first
 
 
-@dataclass(frozen=True)
-class Rolls:
-    """Pieces by split, each (frames, 88) uint8, and what was left out: (split, name, reason)."""
+class Rolls(Corpus[np.ndarray]):
+    """Pieces by split, each (frames, 88) uint8, and the files that were skipped."""
 
-    splits: dict[str, list[np.ndarray]]
-    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    def counts(self, examples: Sequence[np.ndarray]) -> dict[str, int]:
+        return {"pieces": len(examples), "frames": sum(map(len, examples))}
 
-    def rows(self, split: str) -> list[tuple[str]]:
-        """What makes an example the same as another."""
-        return [(piece.tobytes().hex(),) for piece in self.splits[split]]
-
-    def describe(self) -> dict[str, Any]:
-        """What was loaded, counted and hashed, for the run's config."""
-        return {
-            name: {
-                "pieces": len(pieces),
-                "frames": sum(map(len, pieces)),
-                "sha256": fingerprint([(piece.tobytes().hex(),) for piece in pieces]),
-            }
-            for name, pieces in self.splits.items()
-        }
-
-    def summary(self) -> dict[str, str]:
-        counts = ", ".join(f"{len(pieces):,} {name} ({sum(map(len, pieces)):,} frames)" for name, pieces in self.splits.items())
-        out = [f"{name}: {reason}" for _, name, reason in self.left_out]
-        more = f"; and {len(out) - 5} more, all in left_out.tsv" if len(out) > 5 else ""
-        return {"pieces": counts, **({"left out": f"{len(out)}: {'; '.join(out[:5])}{more}"} if out else {})}
-
-    def write_left_out(self, path: Path) -> None:
-        rows = ["\t".join(row) for row in self.left_out]
-        path.write_text("\n".join(["split\tpiece\treason", *rows]) + "\n")
+    def fields(self, example: np.ndarray) -> tuple[str]:
+        return (example.tobytes().hex(),)
 
 
 def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> Rolls:
@@ -63,7 +41,7 @@ def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> R
     Raises:
         DataError: no file, arrays of the wrong shape, no pieces.
     """
-    left_out: list[tuple[str, str, str]] = []
+    skipped: list[Skipped] = []
     path = Path(source)
     if source == "embedded":
         splits = {"train": embedded_chorales(frame_beats)}
@@ -76,14 +54,10 @@ def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> R
             try:
                 splits.setdefault(split, []).append(read_midi(file, frame_beats))
             except ValueError as error:
-                left_out.append((split, str(file), str(error)))
+                skipped.append(Skipped(split, str(file), str(error)))
     alone = not (path.is_dir() and len(splits) > 1) and not any(path.glob("train.npz"))
     splits = split_off(splits if whole else {"train": [], **splits}, alone, whole)
-    for name, pieces in splits.items():
-        if not pieces:
-            why = f" ({left_out[0][1]}: {left_out[0][2]})" if left_out else ""
-            raise DataError(f"{source}: the {name} split has no pieces{why}. Add .mid files or an .npz with frames and lengths.")
-    return Rolls(splits, left_out)
+    return Rolls(splits, skipped=skipped).check_not_empty(source, "Add .mid files or an .npz with frames and lengths.")
 
 
 def _from_npz(path: Path) -> list[np.ndarray]:
@@ -204,62 +178,62 @@ def embedded_chorales(frame_beats: float = 0.25) -> list[np.ndarray]:
 def roll_streams(
     pieces: Sequence[np.ndarray],
     *,
-    rows: int,
+    batch_size: int,
     steps: int,
-    batches: int,
+    epochs: int,
     seed: int,
-    start_batch: int = 0,
-    transposed: float = 0.0,
-) -> tuple[tf.data.Dataset, int]:
-    """`({"frames", "following", "goes_on"}, following)`: the frame before each, and the frames; -1 where there is none.
+    start_step: int = 0,
+    transpose_prob: float = 0.0,
+) -> Batches:
+    """`({"frames", "targets", "is_continuation"}, targets)`: the frame before each, and the frames; -1 where there is none.
 
     Args:
-        rows, steps, seed: see `data_pipelines.tunes.Streams`.
-        batches: of the whole training; `start_batch` are left out.
-        transposed: share of the pieces that are moved by up to six keys, as far as the piano goes, anew in each epoch.
+        batch_size, steps, seed: see `data_pipelines.tunes.Streams`.
+        epochs: of the whole training; the first `start_step` batches are skipped.
+        transpose_prob: share of the pieces that are transposed by up to six keys, as far as the piano goes, anew in each epoch.
     """
     lengths = np.array([len(piece) for piece in pieces])
-    streams = Streams(lengths, rows, steps, seed)
-    plan = streams.plan(batches)
+    streams = Streams(lengths, batch_size, steps, seed)
+    plan = streams.plan(epochs * streams.steps_per_epoch)
     flat = tf.constant(np.concatenate(pieces).astype(np.int8))
     starts = np.cumsum(lengths) - lengths
     generator = np.random.default_rng([seed, 1])
-    epochs = int(plan[..., 2].max()) + 1
+    rounds = int(plan[..., 2].max()) + 1  # of all examples
     used = [np.flatnonzero(piece.any(axis=0)) for piece in pieces]
     lowest = np.array([-min(6, keys[0]) if len(keys) else 0 for keys in used])
     highest = np.array([min(5, KEYS - 1 - keys[-1]) if len(keys) else 0 for keys in used])
-    shift = generator.integers(lowest, highest + 1, (epochs, len(pieces)))
-    shift = np.where(generator.random(shift.shape) < transposed, shift, 0)[plan[..., 2], plan[..., 0]]
+    shift = generator.integers(lowest, highest + 1, (rounds, len(pieces)))
+    shift = np.where(generator.random(shift.shape) < transpose_prob, shift, 0)[plan[..., 2], plan[..., 0]]
     begin = starts[plan[..., 0]] + plan[..., 1].astype(np.int64) * steps
     end = (starts + lengths)[plan[..., 0]]
-    dataset = tf.data.Dataset.from_tensor_slices((begin, end, shift.astype(np.int32), plan[..., 1] > 0)).skip(start_batch)
+    dataset = tf.data.Dataset.from_tensor_slices((begin, end, shift.astype(np.int32), plan[..., 1] > 0)).skip(start_step)
 
-    def cut(begin: tf.Tensor, end: tf.Tensor, shift: tf.Tensor, goes_on: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def cut(
+        begin: tf.Tensor, end: tf.Tensor, shift: tf.Tensor, is_continuation: tf.Tensor
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         places = begin[:, None] + tf.range(-1, steps, dtype=tf.int64)
-        there = (places < end[:, None]) & (goes_on[:, None] | (places >= begin[:, None]))
-        frames = tf.gather(flat, tf.where(there, places, 0))  # (rows, steps + 1, keys)
+        there = (places < end[:, None]) & (is_continuation[:, None] | (places >= begin[:, None]))
+        frames = tf.gather(flat, tf.where(there, places, 0))  # (batch_size, steps + 1, keys)
         frames = tf.where(there[..., None], frames, 0)
         frames = tf.gather(tf.pad(frames, [[0, 0], [0, 0], [6, 6]]), tf.range(KEYS) + 6 - shift[:, None], axis=2, batch_dims=1)
-        following = tf.where(there[:, 1:, None], frames[:, 1:], -1)
-        inputs = {"frames": frames[:, :-1], "following": tf.maximum(following, 0), "goes_on": tf.cast(goes_on, tf.float32)}
-        return inputs, following
+        targets = tf.where(there[:, 1:, None], frames[:, 1:], -1)
+        inputs = {
+            "frames": frames[:, :-1],
+            "targets": tf.maximum(targets, 0),
+            "is_continuation": tf.cast(is_continuation, tf.float32),
+        }
+        return inputs, targets
 
-    return dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch
+    return Batches(dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch)
 
 
 def whole_rolls(pieces: Sequence[np.ndarray], batch_size: int = 16) -> tf.data.Dataset:
     """Batches of whole pieces in the form of `roll_streams`, the shortest first; for validation."""
-    ordered = sorted(pieces, key=len)
 
     def batches():
-        for start in range(0, len(ordered), batch_size):
-            part = ordered[start : start + batch_size]
-            longest = -(-max(map(len, part)) // 64) * 64
-            following = np.full((len(part), longest, KEYS), -1, np.int8)
-            for row, piece in zip(following, part):
-                row[: len(piece)] = piece
-            frames = np.pad(np.maximum(following, 0), ((0, 0), (1, 0), (0, 0)))[:, :-1]
-            yield {"frames": frames, "following": np.maximum(following, 0)}, following
+        for targets in batching.padded_batches([piece.astype(np.int8) for piece in pieces], batch_size, padding=-1):
+            frames = np.maximum(targets, 0)
+            yield {"frames": np.pad(frames[:, :-1], ((0, 0), (1, 0), (0, 0))), "targets": frames}, targets
 
     spec = tf.TensorSpec((None, None, KEYS), tf.int8)
-    return tf.data.Dataset.from_generator(batches, output_signature=({"frames": spec, "following": spec}, spec))
+    return tf.data.Dataset.from_generator(batches, output_signature=({"frames": spec, "targets": spec}, spec))

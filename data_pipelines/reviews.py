@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
+from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
-from data_pipelines.service import served
-from data_pipelines.sources import DataError, check_name, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
+from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_table, read_text, split_off
 from data_pipelines.vocabulary import Vocabulary
 
 MAX_CLASSES = 1_000
@@ -24,27 +24,31 @@ class Review(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reviews:
-    """Labelled texts by split, with the names of the classes in the order of their ids."""
+class Reviews(Corpus[Review]):
+    """Labelled texts by split, with the names of the classes in the order of their ids; empty texts are kept and counted."""
 
-    splits: dict[str, list[Review]]
     labels: list[str]
-    empty_texts: dict[str, int] = field(default_factory=dict)
+    empty_texts: dict[str, int]
 
-    def rows(self, split: str) -> list[tuple[str]]:
-        """What makes an example the same as another."""
+    def rows(self, split: str) -> list[tuple[Any, ...]]:
         return [(review.text,) for review in self.splits[split]]
 
-    def describe(self) -> dict[str, Any]:
-        """What was loaded, counted and hashed, for the run's config."""
+    def describe(self) -> dict[str, dict[str, Any]]:
         return {
             name: {
-                "examples": len(reviews),
-                "labels": dict(sorted(Counter(review.label for review in reviews).items())),
-                "empty_texts": self.empty_texts.get(name, 0),
-                "sha256": fingerprint(reviews),
+                **facts,
+                "labels": dict(sorted(Counter(review.label for review in self.splits[name]).items())),
+                "empty_texts": self.empty_texts[name],
             }
-            for name, reviews in self.splits.items()
+            for name, facts in super().describe().items()
+        }
+
+    def summary(self) -> dict[str, str]:
+        empty = ", ".join(f"{count:,} in {name}" for name, count in self.empty_texts.items() if count)
+        return {
+            **super().summary(),
+            "classes": ", ".join(self.labels),
+            **({"empty texts": f"{empty}; kept, and predicted from no words"} if empty else {}),
         }
 
 
@@ -64,7 +68,7 @@ def load_reviews(source: str, validation_rows: str | None = None, whole: bool = 
     if source == "embedded":
         splits = {name: [Review(*pair) for pair in pairs] for name, pairs in embedded_reviews().items()}
     elif source.startswith("tfds:"):
-        splits = load_tfds(source.removeprefix("tfds:"), _from_tfds)
+        splits = load_tfds(source.removeprefix("tfds:"), _from_tfds, whole)
     else:
         splits = _from_path(Path(source), whole)
     if validation_rows is not None:
@@ -127,13 +131,11 @@ def _take_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Re
 
 
 def _checked(source: str, splits: dict[str, list[Review]], whole: bool) -> Reviews:
-    if "train" not in splits and not whole:
-        raise DataError(f"{source}: has no training split. Choose another data set or file.")
     of = [splits["train"]] if "train" in splits else splits.values()
     labels = sorted({review.label for reviews in of for review in reviews}, key=_numbers_first)
+    empty = {name: sum(not review.text.strip() for review in reviews) for name, reviews in splits.items()}
+    checked = Reviews(splits, labels, empty).check_not_empty(source, "Add rows, or give a larger file.")
     for name, reviews in splits.items():
-        if not reviews:
-            raise DataError(f"{source}: the {name} split has no rows. Add rows, or give a larger file.")
         missing = set(labels) - {review.label for review in reviews}
         if name != "test" and missing and not whole:
             raise DataError(
@@ -141,8 +143,7 @@ def _checked(source: str, splits: dict[str, list[Review]], whole: bool) -> Revie
             )
     if len(labels) < 2 and not whole:
         raise DataError(f"{source}: the only label is {labels[0]!r}. A classifier needs two or more classes.")
-    empty = {name: sum(not review.text.strip() for review in reviews) for name, reviews in splits.items()}
-    return Reviews(splits, labels, empty)
+    return checked
 
 
 def _numbers_first(label: str) -> tuple[int, int, str]:
@@ -161,7 +162,7 @@ def review_batches(
     start_step: int = 0,
     service: str | None = None,
 ) -> Batches:
-    """Tokenize, cache, shuffle each epoch, bucket, pad and prefetch.
+    """Batches of `(ids (n, t), classes (n,))`, bucketed by length.
 
     Args:
         reviews, labels: the examples and the names of the classes in the order of their ids.
@@ -169,22 +170,18 @@ def review_batches(
         max_length: longer texts lose their middle.
         boundaries: the few lengths that batches have.
         batch_size: examples a batch; the last of each bucket may be smaller.
-        shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order.
-        start_step: leave out the batches of a run that is continued.
-        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
+        shuffle_seed, start_step, service: see `batching.bucketed_batches`.
     """
     ids = encode([review.text for review in reviews], vocabulary, max_length)
-    lengths = ids.row_lengths().numpy().tolist()
     classes = tf.constant([labels.index(review.label) for review in reviews], tf.int32)
     sizes = [batch_size] * len(boundaries)
-    dataset = batching.batches_of_rows((ids, classes), boundaries, sizes, shuffle_seed, start_step, service, full_batches=False)
-    return Batches(served(dataset, service).prefetch(4), batching.count_batches(lengths, boundaries, batch_size))
+    return batching.bucketed_batches((ids, classes), boundaries, sizes, shuffle_seed, start_step, service, full_batches=False)
 
 
 def encode(texts: Sequence[str], vocabulary: Vocabulary, max_length: int) -> tf.RaggedTensor:
     """Ids of many texts as one ragged tensor, in blocks that bound the memory."""
     blocks = [
-        vocabulary.ids(batching.shorten(vocabulary.tokenize(tf.constant(texts[i : i + 1024])), max_length))
+        vocabulary.tokens_to_ids(batching.truncate_middle(vocabulary.tokenize(tf.constant(texts[i : i + 1024])), max_length))
         for i in range(0, len(texts), 1024)
     ]
     return tf.concat(blocks, axis=0)

@@ -10,13 +10,20 @@ https://www.tensorflow.org/api_docs/python/tf/data/experimental/service
 import argparse
 import re
 import socket
+import sys
 
 import tensorflow as tf
 
 from data_pipelines.sources import DataError
 
+# TensorFlow 2.21 has no setting for the address: a server binds its port on 0.0.0.0.
+OPEN = (
+    "warning: this {role} listens on every interface of this machine, and whoever can connect to it has the rights of this "
+    "process. Let only the machines of the run reach its port: SECURITY.md shows how."
+)
 
-def served(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
+
+def distribute(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset:
     """The same elements, computed by the workers of the service at `address` (`HOST:PORT`); None: computed here.
 
     The service hands out the elements of the source one by one, to whichever worker asks (dynamic sharding). So each
@@ -72,6 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     if (options.role == "worker") == (options.dispatcher is None):
         parser.error("--dispatcher goes with the role worker, which needs it")
+    print(OPEN.format(role=options.role), file=sys.stderr, flush=True)
     service = tf.data.experimental.service
     if options.role == "dispatcher":
         server = service.DispatchServer(service.DispatcherConfig(port=options.port))

@@ -6,7 +6,6 @@ message is one line that names the file, the row and the remedy.
 
 import csv
 import gzip
-import hashlib
 import io
 import random
 import re
@@ -190,13 +189,19 @@ def split_off(
     return {**cut, **{name: examples for name, examples in splits.items() if name != "train"}}
 
 
-def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any], undecoded: Sequence[str] = ()) -> dict[str, list[Any]]:
+def load_tfds(
+    name: str, to_example: Callable[[dict[str, Any], Any], Any], whole: bool = False, undecoded: Sequence[str] = ()
+) -> dict[str, list[Any]]:
     """The splits of a TFDS data set that is prepared on this machine, or can be downloaded.
 
     Args:
         name: `NAME` or `NAME/config`, as in `tfds.load`.
         to_example: makes an example from a row of NumPy values and the data set's features.
+        whole: there need be no training split.
         undecoded: fields that stay the bytes of a file, images for instance.
+
+    Raises:
+        DataError: TFDS is not installed, or has no such set; no network; no training split.
     """
     try:
         import tensorflow_datasets as tfds
@@ -216,6 +221,8 @@ def load_tfds(name: str, to_example: Callable[[dict[str, Any], Any], Any], undec
             decoders = {field: tfds.decode.SkipDecoding() for field in undecoded if field in builder.info.features}
             rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, decoders=decoders or None))
             splits[known[split]] = [to_example(row, builder.info.features) for row in rows]
+    if "train" not in splits and not (whole and splits):
+        raise DataError(f"tfds:{name}: has no training split but {sorted(builder.info.splits)}. Choose another data set.")
     return splits
 
 
@@ -231,12 +238,3 @@ def _download(builder: Any, name: str) -> None:
             f"tfds:{name}: not prepared in {builder.data_dir} and cannot be downloaded ({error}). "
             "Without a network use --data embedded (the offline default) or --data PATH to your own files."
         ) from None
-
-
-def fingerprint(examples: Iterable[Sequence[Any]]) -> str:
-    """SHA-256 over the fields of the examples, so that a run can say what it was trained on."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update("\x1f".join(map(str, example)).encode())
-        digest.update(b"\x1e")
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Translations: pairs of sentences from any source, and the batches that a translator trains on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
+from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.translations import embedded_translations
-from data_pipelines.service import served
-from data_pipelines.sources import DataError, check_name, find_splits, fingerprint, load_tfds, read_table, read_text, split_off
-from data_pipelines.vocabulary import END, START, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
+from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_table, read_text, split_off
+from data_pipelines.vocabulary import EOS, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
 MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
 KNOWN_WORDS = 100_000  # of the source, the most frequent ones, so that an export can say which words it has never read
@@ -25,30 +25,21 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Translations:
-    """Pairs of sentences by split; pairs with an empty side are left out of the training split and counted."""
+class Translations(Corpus[Pair]):
+    """Pairs of sentences by split; pairs with an empty side are counted, and skipped in the training split."""
 
-    splits: dict[str, list[Pair]]
-    empty_pairs: dict[str, int] = field(default_factory=dict)
+    empty_pairs: dict[str, int]
 
-    def rows(self, split: str) -> list[tuple[str]]:
-        """What makes an example the same as another."""
+    def rows(self, split: str) -> list[tuple[Any, ...]]:
         return [(pair.source,) for pair in self.splits[split]]
 
-    def describe(self) -> dict[str, Any]:
-        """What was loaded, counted and hashed, for the run's config."""
-        return {
-            name: {"examples": len(pairs), "empty_pairs": self.empty_pairs.get(name, 0), "sha256": fingerprint(pairs)}
-            for name, pairs in self.splits.items()
-        }
+    def describe(self) -> dict[str, dict[str, Any]]:
+        return {name: {**facts, "empty_pairs": self.empty_pairs[name]} for name, facts in super().describe().items()}
 
-    def summary(self, too_long: int, max_length: int) -> dict[str, str]:
-        """How many pairs there are, and what is left out, for a person to read."""
-        out = [f"{count:,} pair(s) with an empty side in {name}" for name, count in self.empty_pairs.items() if count]
-        if too_long:
-            out.append(f"{too_long:,} training pair(s) beyond {max_length} tokens")
-        counts = ", ".join(f"{len(pairs):,} {name}" for name, pairs in self.splits.items())
-        return {"examples": counts, **({"left out": "; ".join(out)} if out else {})}
+    def summary(self) -> dict[str, str]:
+        counts = [(f"{count:,} in {name}", name) for name, count in self.empty_pairs.items() if count]
+        empty = ", ".join(f"{text}, {'skipped' if name == 'train' else 'kept'}" for text, name in counts)
+        return {**super().summary(), **({"empty pairs": empty} if empty else {})}
 
 
 def load_translations(source: str, source_lang: str, target_lang: str, whole: bool = False) -> Translations:
@@ -73,21 +64,16 @@ def load_translations(source: str, source_lang: str, target_lang: str, whole: bo
             raise DataError(str(error)) from None
         splits = {name: [Pair(*pair) for pair in pairs] for name, pairs in embedded.items()}
     elif source.startswith("tfds:"):
-        splits = load_tfds(source.removeprefix("tfds:"), lambda row, _: _from_tfds(row, source_lang, target_lang))
+        splits = load_tfds(source.removeprefix("tfds:"), lambda row, _: _from_tfds(row, source_lang, target_lang), whole)
     elif Path(source).is_dir():
         splits = _from_folder(Path(source), whole, source_lang, target_lang)
     else:
         splits = {"train": _from_table(Path(source), source_lang, target_lang)}
-    if "train" not in splits and not whole:
-        raise DataError(f"{source}: has no training split. Choose another data set or file.")
     splits = split_off(splits, not Path(source).is_dir(), whole)
     empty = {name: sum(not (p.source.strip() and p.target.strip()) for p in pairs) for name, pairs in splits.items()}
     if "train" in splits:
         splits["train"] = [p for p in splits["train"] if p.source.strip() and p.target.strip()]
-    for name, pairs in splits.items():
-        if not pairs:
-            raise DataError(f"{source}: the {name} split has no pairs. Add some, or give a larger file.")
-    return Translations(splits, empty)
+    return Translations(splits, empty).check_not_empty(source, "Add some, or give a larger file.")
 
 
 def _from_tfds(row: dict[str, Any], *languages: str) -> Pair:
@@ -134,22 +120,24 @@ class Vocabularies:
         return self.source is self.target
 
     @classmethod
-    def learn(cls, pairs: Sequence[Pair], tokens: str, size: int, joint: bool) -> "Vocabularies":
+    def train(cls, pairs: Sequence[Pair], tokens: str, size: int, joint: bool) -> "Vocabularies":
         """From the training split; `tokens` is one of `MODEL_TYPES`; `size` is that of each vocabulary."""
-        settings: dict[str, Any] = {"size": size, "model_type": MODEL_TYPES[tokens], "markers": True}
+        settings: dict[str, Any] = {"size": size, "model_type": MODEL_TYPES[tokens], "has_bos_eos": True}
         if joint:
-            source = target = SubwordVocabulary.learn([text for pair in pairs for text in pair], **settings)
+            source = target = SubwordVocabulary.train([text for pair in pairs for text in pair], **settings)
         else:
-            source, target = (SubwordVocabulary.learn(side, **settings) for side in zip(*pairs))
+            source, target = (SubwordVocabulary.train(side, **settings) for side in zip(*pairs))
         sources = [pair.source for pair in pairs]
-        words = WordVocabulary.learn(_as_pieces(sources, source), KNOWN_WORDS)
+        words = WordVocabulary.train(_as_pieces(sources, source), KNOWN_WORDS)
         return cls(source, target, words)
 
     @classmethod
-    def load(cls, folder: Path) -> "Vocabularies | None":
-        """What `save` wrote; None if there is nothing."""
-        if not (folder / "words.json").exists():
-            return None
+    def load(cls, folder: Path) -> "Vocabularies":
+        """What `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
         words = load_vocabulary(folder, "words")
         if (folder / "joint.json").exists():
             both = load_vocabulary(folder, "joint")
@@ -174,9 +162,9 @@ class Vocabularies:
         word = tf.cumsum(tf.cast(begins, tf.int32)) - 1
         count = tf.reduce_sum(tf.cast(begins, tf.int32))
         words = self.words.tokenize(tf.strings.unsorted_segment_join(tf.strings.regex_replace(flat, "▁", ""), word, count))
-        new = (self.words.ids(words) == UNKNOWN) & tf.strings.regex_full_match(words, r".*\p{Ll}.*")
+        new = (self.words.tokens_to_ids(words) == UNKNOWN) & tf.strings.regex_full_match(words, r".*\p{Ll}.*")
         is_new = tf.gather(tf.reduce_any(new, axis=1), word) & tf.strings.regex_full_match(flat, r".*\p{L}.*")
-        return pieces.with_flat_values(is_new | (self.source.ids(pieces).flat_values == UNKNOWN))
+        return pieces.with_flat_values(is_new | (self.source.tokens_to_ids(pieces).flat_values == UNKNOWN))
 
 
 def _as_pieces(texts: Sequence[str], vocabulary: SubwordVocabulary) -> Iterator[str]:
@@ -188,11 +176,11 @@ def _as_pieces(texts: Sequence[str], vocabulary: SubwordVocabulary) -> Iterator[
 
 
 class Encoded(NamedTuple):
-    """Pairs as ids: `source` without markers, `target` with END; and which pairs, by their place, were too long."""
+    """Pairs as ids: `source` as it is, `target` with EOS; and which pairs, by their place, were skipped: too long."""
 
     source: tf.RaggedTensor
     target: tf.RaggedTensor
-    left_out: list[int]
+    skipped: list[int]
 
     @property
     def lengths(self) -> list[int]:
@@ -201,14 +189,14 @@ class Encoded(NamedTuple):
 
 
 def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length: int) -> Encoded:
-    """Ids of the pairs of which both sides, END included, have at most `max_length`."""
-    source = vocabularies.source.ids(vocabularies.source.tokenize(tf.constant([pair.source for pair in pairs])))
-    target = vocabularies.target.ids(vocabularies.target.tokenize(tf.constant([pair.target for pair in pairs])))
-    target = tf.concat([target, tf.fill([len(pairs), 1], END)], axis=1)
+    """Ids of the pairs of which both sides, EOS included, have at most `max_length`."""
+    source = vocabularies.source.encode(tf.constant([pair.source for pair in pairs]))
+    target = vocabularies.target.encode(tf.constant([pair.target for pair in pairs]))
+    target = tf.concat([target, tf.fill([len(pairs), 1], EOS)], axis=1)
     longest = tf.maximum(source.row_lengths(), target.row_lengths())
     fits = longest <= max_length
-    left_out = np.flatnonzero(~fits.numpy()).tolist()
-    return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), left_out)
+    skipped = np.flatnonzero(~fits.numpy()).tolist()
+    return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), skipped)
 
 
 def translation_batches(
@@ -220,29 +208,20 @@ def translation_batches(
     start_step: int = 0,
     service: str | None = None,
 ) -> Batches:
-    """Cache, shuffle each epoch, bucket by length, pad, shift and prefetch.
+    """Batches of `({"source": (n, t), "target": (n, t)}, targets (n, t))`, bucketed by length.
 
-    The inputs are the source and the target so far, which opens with START; what follows each token of it is to be
-    predicted. Padding is 0 everywhere.
+    The target of the inputs is the targets shifted right, after BOS. Padding is 0.
 
     Args:
         encoded: what `encode` gave.
         max_tokens: a batch of rows of length t has `max_tokens // t` rows.
         boundaries: the few lengths that batches have.
-        shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; batches are full, so one may join
-            the rows of two epochs. None: once, in the given order, with smaller batches at the end.
-        start_step: leave out the batches of a run that is continued.
-        service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order; see `data_pipelines.service`.
+        shuffle_seed, start_step, service: see `batching.bucketed_batches`.
     """
     sizes = [max(1, max_tokens // boundary) for boundary in boundaries]
-    columns = (encoded.source, encoded.target)
-    dataset = batching.batches_of_rows(columns, boundaries, sizes, shuffle_seed, start_step, service).map(_teacher_forcing)
-    places = np.searchsorted(boundaries, encoded.lengths)
-    counts = np.bincount(places, minlength=len(boundaries)) / np.array(sizes)  # batches of each length
-    per_epoch = float(counts.sum()) if shuffle_seed is not None else float(np.ceil(counts).sum())
-    return Batches(served(dataset, service).prefetch(4), max(1, round(per_epoch)))
 
+    def teacher_forcing(source: tf.Tensor, targets: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        return {"source": source, "target": batching.shift_right(targets)}, targets
 
-def _teacher_forcing(source: tf.Tensor, following: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    start = tf.fill([tf.shape(following)[0], 1], START)
-    return {"source": source, "target": tf.concat([start, following[:, :-1]], axis=1)}, following
+    columns, make = (encoded.source, encoded.target), lambda batches: batches.map(teacher_forcing)
+    return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

@@ -4,34 +4,37 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines import batching
 from data_pipelines.abc import Tune, read_tunes, transpose
-from data_pipelines.sources import DataError, find_splits, fingerprint, load_tfds, read_text, split_off
-from data_pipelines.vocabulary import END, START, WordVocabulary
+from data_pipelines.batching import Batches
+from data_pipelines.corpus import Corpus, Skipped
+from data_pipelines.sources import DataError, find_splits, load_tfds, read_text, split_off
+from data_pipelines.vocabulary import BOS, EOS, WordVocabulary
 
 _MUSICAL = r"[MLK]:[^\n]*\n|(?:\^\^|\^|__|_|=)?[A-Ga-gzx][,']*|\d*/+\d*|\d+|:*\|[|\]:]*(?:\d)?|::+|\[\d|\(\d|[\s\S]"
 
 
 class TuneVocabulary(WordVocabulary):
-    """The tokens of the training tunes: characters, or what a musician would call a sign: pitch, duration, bar line, field.
+    """The tokens of the training tunes: characters, or what a musician tells apart: pitch, duration, bar line, field.
 
-    >>> vocabulary = TuneVocabulary.learn_tokens(["K:Dmaj\\nd3/2 A|"], "musical")
+    >>> vocabulary = TuneVocabulary.train_from_iterator(["K:Dmaj\\nd3/2 A|"], "musical")
     >>> vocabulary.tokenize(tf.constant(["K:Dmaj\\n^d3/2A|"]))
     <tf.RaggedTensor [[b'K:Dmaj\\n', b'^d', b'3/2', b'A', b'|']]>
     """
 
     def __init__(self, words: list[str], kind: str) -> None:
-        super().__init__(words, markers=True)
+        super().__init__(words, has_bos_eos=True)
         self.kind = kind
 
     @classmethod
-    def learn_tokens(cls, texts: Iterable[str], kind: str) -> "TuneVocabulary":
+    def train_from_iterator(cls, texts: Iterable[str], kind: str) -> "TuneVocabulary":
         """Every token of the texts, the most frequent first."""
         counts: Counter[str] = Counter()
         for text in texts:
@@ -49,37 +52,18 @@ class TuneVocabulary(WordVocabulary):
             return tf.strings.unicode_split(texts, "UTF-8")
         return tf.strings.split(tf.strings.regex_replace(texts, f"({_MUSICAL})", "\\1\x1f"), "\x1f")[:, :-1]
 
-    def join(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        return tf.strings.reduce_join(tf.ragged.map_flat_values(self.pieces, ids), axis=-1)
+    def detokenize(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        return tf.strings.reduce_join(tf.ragged.map_flat_values(self.ids_to_tokens, ids), axis=-1)
 
 
-@dataclass(frozen=True)
-class Tunes:
-    """Tunes by split, and what was left out: (split, place in the file, reason)."""
+class Tunes(Corpus[Tune]):
+    """Tunes by split, and those that can't be read, by their place in the file."""
 
-    splits: dict[str, list[Tune]]
-    left_out: list[tuple[str, int, str]] = field(default_factory=list)
+    def counts(self, examples: Sequence[Tune]) -> dict[str, int]:
+        return {"tunes": len(examples)}
 
-    def rows(self, split: str) -> list[tuple[str]]:
-        """What makes an example the same as another."""
-        return [(tune.text,) for tune in self.splits[split]]
-
-    def describe(self) -> dict[str, Any]:
-        """What was loaded, counted and hashed, for the run's config."""
-        return {
-            name: {"tunes": len(tunes), "sha256": fingerprint([(tune.text,) for tune in tunes])}
-            for name, tunes in self.splits.items()
-        }
-
-    def summary(self) -> dict[str, str]:
-        counts = ", ".join(f"{len(tunes):,} {name}" for name, tunes in self.splits.items())
-        out = [f"tune {number} of {split}: {reason}" for split, number, reason in self.left_out]
-        more = f"; and {len(out) - 5} more, all in left_out.tsv" if len(out) > 5 else ""
-        return {"tunes": counts, **({"left out": f"{len(out)}: {'; '.join(out[:5])}{more}"} if out else {})}
-
-    def write_left_out(self, path: Path) -> None:
-        rows = [f"{split}\t{number}\t{reason}" for split, number, reason in self.left_out]
-        path.write_text("\n".join(["split\ttune\treason", *rows]) + "\n")
+    def fields(self, example: Tune) -> tuple[str]:
+        return (example.text,)
 
 
 def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = False) -> Tunes:
@@ -95,37 +79,31 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
     Raises:
         DataError: no file, no tunes, a place that isn't there.
     """
-    left_out: list[tuple[str, int, str]] = []
+    skipped: list[Skipped] = []
 
     def read(split: str, text: str) -> list[Tune]:
         tunes, problems = read_tunes(text)
-        left_out.extend((split, number, reason) for number, reason in problems)
+        skipped.extend(Skipped(split, f"tune {number}", reason) for number, reason in problems)
         return tunes
 
     if source == "embedded":
         splits, whole = {"train": read("train", embedded_tune_books())}, False
     elif source.startswith("tfds:"):
-        rows = load_tfds(source.removeprefix("tfds:"), _from_tfds)
+        rows = load_tfds(source.removeprefix("tfds:"), _from_tfds, whole)
         splits = {split: read(split, "\n\n".join(texts)) for split, texts in rows.items()}
     else:
         splits = {split: read(split, text) for split, text in _texts(Path(source), whole).items()}
-    if "train" not in splits and not whole:
-        raise DataError(f"{source}: has no training split. Choose another data set or file.")
     if validation_tunes is not None:
         splits = _take(splits, Path(validation_tunes))
     else:
         splits = _split_off_titles(splits, not (Path(source) / "train.abc").is_file(), whole)
-    for name, tunes in splits.items():
-        if not tunes:
-            why = f" (tune {left_out[0][1]}: {left_out[0][2]})" if left_out else ""
-            raise DataError(f"{source}: the {name} split has no usable tunes{why}. A tune begins with X: and has M: and K:.")
-    return Tunes(splits, left_out)
+    return Tunes(splits, skipped=skipped).check_not_empty(source, "A tune begins with X: and has M: and K:.")
 
 
-def learn_tune_vocabulary(tunes: Sequence[Tune], kind: str, transposed: bool) -> TuneVocabulary:
+def train_tune_vocabulary(tunes: Sequence[Tune], kind: str, transposed: bool) -> TuneVocabulary:
     """The tokens of tunes, in all keys if training moves them."""
     shifts = range(-6, 6) if transposed else range(1)
-    return TuneVocabulary.learn_tokens((transpose(tune, shift).text for shift in shifts for tune in tunes), kind)
+    return TuneVocabulary.train_from_iterator((transpose(tune, shift).text for shift in shifts for tune in tunes), kind)
 
 
 def embedded_tune_books() -> str:
@@ -184,32 +162,32 @@ def _split_off_titles(splits: dict[str, list[Tune]], alone: bool, whole: bool) -
 
 @dataclass(frozen=True)
 class Streams:
-    """Chunks of sequences side by side, for truncated backpropagation through time: row i goes on in row i of the next batch.
+    """Chunks of sequences side by side, for truncated backpropagation through time: row i continues in row i of the next batch.
 
     A chunk that begins a sequence is marked; what a model carries from the chunk before must be forgotten there. The last
     chunk of a sequence is padded.
 
     Args:
         lengths: of the sequences, in steps.
-        rows: streams side by side.
+        batch_size: streams side by side.
         steps: of a chunk.
-        seed: for the order of the sequences and for what `variants` decides.
+        seed: for the order of the sequences and for the transpositions.
     """
 
     lengths: np.ndarray
-    rows: int
+    batch_size: int
     steps: int
     seed: int
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, round(int(np.sum(-(-self.lengths // self.steps))) / self.rows))
+        return max(1, round(int(np.sum(-(-self.lengths // self.steps))) / self.batch_size))
 
     def plan(self, batches: int) -> np.ndarray:
-        """(batches, rows, 3): sequence, chunk, and the epoch of that sequence."""
+        """(batches, batch_size, 3): sequence, chunk, and the epoch of that sequence."""
         chunks = -(-self.lengths // self.steps)
-        free = np.zeros(self.rows, np.int64)  # the batch in which a row may begin another sequence
-        found = np.zeros((batches, self.rows, 3), np.int32)
+        free = np.zeros(self.batch_size, np.int64)  # the batch in which a row may begin another sequence
+        found = np.zeros((batches, self.batch_size, 3), np.int32)
         epoch = 0
         while free.min() < batches:
             for sequence in np.random.default_rng([self.seed, epoch]).permutation(len(chunks)):
@@ -228,58 +206,53 @@ def tune_streams(
     tunes: Sequence[Tune],
     vocabulary: TuneVocabulary,
     *,
-    rows: int,
+    batch_size: int,
     steps: int,
-    batches: int,
+    epochs: int,
     seed: int,
-    start_batch: int = 0,
-    transposed: float = 0.0,
-) -> tuple[tf.data.Dataset, int]:
-    """`({"tokens": (rows, steps), "goes_on": (rows,)}, following (rows, steps))` and how many batches are an epoch.
+    start_step: int = 0,
+    transpose_prob: float = 0.0,
+) -> Batches:
+    """`({"tokens": (n, steps), "is_continuation": (n,)}, targets (n, steps))`.
 
     Args:
-        rows, steps, seed: see `Streams`.
-        batches: of the whole training; `start_batch` are left out.
-        transposed: share of the tunes that are moved to another of the twelve keys, anew in each epoch.
+        batch_size, steps, seed: see `Streams`.
+        epochs: of the whole training; the first `start_step` batches are skipped.
+        transpose_prob: share of the tunes that are transposed to another of the twelve keys, anew in each epoch.
     """
-    shifts = range(-6, 6) if transposed else range(1)
+    shifts = range(-6, 6) if transpose_prob else range(1)
     texts = [transpose(tune, shift).text for shift in shifts for tune in tunes]
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant(texts)))
-    marked = tf.concat([tf.fill([len(texts), 1], START), ids, tf.fill([len(texts), 1], END)], axis=1)
+    ids = vocabulary.encode(tf.constant(texts))
+    marked = tf.concat([tf.fill([len(texts), 1], BOS), ids, tf.fill([len(texts), 1], EOS)], axis=1)
     flat, starts, ends = marked.flat_values, marked.row_starts().numpy(), marked.row_limits().numpy()
-    # a transposed tune may be a few signs longer: every variant gets the chunks of the longest
+    # a transposed tune may be a few characters longer: every variant gets the chunks of the longest
     lengths = np.max((ends - starts - 1).reshape(len(shifts), -1), axis=0)
-    streams = Streams(lengths, rows, steps, seed)
-    plan = streams.plan(batches)
+    streams = Streams(lengths, batch_size, steps, seed)
+    plan = streams.plan(epochs * streams.steps_per_epoch)
     generator = np.random.default_rng([seed, 1])
-    epochs = int(plan[..., 2].max()) + 1
-    moved = generator.random((epochs, len(tunes))) < transposed
-    shift = np.where(moved, generator.integers(0, len(shifts), (epochs, len(tunes))), len(shifts) // 2 if transposed else 0)
+    rounds = int(plan[..., 2].max()) + 1  # of all examples
+    moved = generator.random((rounds, len(tunes))) < transpose_prob
+    shift = np.where(moved, generator.integers(0, len(shifts), (rounds, len(tunes))), len(shifts) // 2 if transpose_prob else 0)
     variant = shift[plan[..., 2], plan[..., 0]] * len(tunes) + plan[..., 0]
     begin = starts[variant] + plan[..., 1].astype(np.int64) * steps
-    dataset = tf.data.Dataset.from_tensor_slices((begin, ends[variant], plan[..., 1] > 0)).skip(start_batch)
+    dataset = tf.data.Dataset.from_tensor_slices((begin, ends[variant], plan[..., 1] > 0)).skip(start_step)
 
-    def cut(begin: tf.Tensor, end: tf.Tensor, goes_on: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def cut(begin: tf.Tensor, end: tf.Tensor, is_continuation: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         places = begin[:, None] + tf.range(steps + 1, dtype=tf.int64)
         there = places < end[:, None]
         tokens = tf.where(there, tf.gather(flat, tf.where(there, places, 0)), 0)
-        return {"tokens": tokens[:, :-1], "goes_on": tf.cast(goes_on, tf.float32)}, tokens[:, 1:]
+        return {"tokens": tokens[:, :-1], "is_continuation": tf.cast(is_continuation, tf.float32)}, tokens[:, 1:]
 
-    return dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch
+    return Batches(dataset.map(cut, num_parallel_calls=2).prefetch(2), streams.steps_per_epoch)
 
 
 def whole_tunes(tunes: Sequence[Tune], vocabulary: TuneVocabulary, batch_size: int = 32) -> tf.data.Dataset:
     """Batches of whole tunes in the form of `tune_streams`, the shortest first; for validation."""
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant(sorted((tune.text for tune in tunes), key=len)))).to_list()
-    rows = [[START, *row, END] for row in ids]
+    ids = vocabulary.encode(tf.constant([tune.text for tune in tunes])).to_list()
 
     def batches():
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            tokens = np.zeros((len(part), -(-max(map(len, part)) // 64) * 64 + 1), np.int32)
-            for padded, row in zip(tokens, part):
-                padded[: len(row)] = row
-            yield {"tokens": tokens[:, :-1]}, tokens[:, 1:]
+        for targets in batching.padded_batches([np.array([*row, EOS], np.int32) for row in ids], batch_size):
+            yield {"tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=BOS)}, targets
 
     spec = tf.TensorSpec((None, None), tf.int32)
     return tf.data.Dataset.from_generator(batches, output_signature=({"tokens": spec}, spec))

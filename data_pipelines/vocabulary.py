@@ -1,20 +1,21 @@
-"""Text to ids and back, inside the graph: what is learned here travels in the export.
+"""Texts to tokens to ids and back, inside the graph: a vocabulary travels in the export.
 
-A vocabulary has `tokenize(texts)`, which gives the tokens as a ragged tensor of strings, and `ids(tokens)`. Id 0 is
-padding, id 1 an unknown token; where a decoder writes, id 2 opens a sequence and id 3 ends it.
+`encode(texts)` is `tokens_to_ids(tokenize(texts))`, ragged; `detokenize(ids)` gives the texts again. Id 0 is padding, id 1 an
+unknown token; where a decoder writes, id 2 begins a sequence (BOS) and id 3 ends it (EOS). `encode` adds neither.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 
-PADDING, UNKNOWN, START, END = 0, 1, 2, 3
+PADDING, UNKNOWN, BOS, EOS = 0, 1, 2, 3
 
 _SPACE = r"<[^<>]{1,40}>|[\p{Z}\p{C}]"  # HTML tags, odd spaces and control characters
 _TOKEN = r"\p{L}[\p{L}\p{M}]*(?:['’]\p{L}+)*|\p{N}+|[^\s\p{L}\p{N}]"
@@ -36,34 +37,34 @@ class WordVocabulary(tf.Module):
 
     Args:
         words: the most frequent first.
-        markers: have `START` and `END`.
+        has_bos_eos: ids 2 and 3 are `BOS` and `EOS`.
 
-    >>> vocabulary = WordVocabulary.learn(["good food", "good service"], size=4)
-    >>> vocabulary.ids(vocabulary.tokenize(tf.constant(["good weather"])))
+    >>> vocabulary = WordVocabulary.train(["good food", "good service"], size=4)
+    >>> vocabulary.encode(tf.constant(["good weather"]))
     <tf.RaggedTensor [[2, 1]]>
     """
 
     kind = "words"
 
-    def __init__(self, words: list[str], markers: bool = False) -> None:
+    def __init__(self, words: list[str], has_bos_eos: bool = False) -> None:
         super().__init__()
-        self.words, self.markers = words, markers
-        self.first = 4 if markers else 2
+        self.words, self.has_bos_eos = words, has_bos_eos
+        self.first = 4 if has_bos_eos else 2
         keys = tf.constant(words or [""], tf.string)
         values = tf.range(self.first, self.first + max(1, len(words)), dtype=tf.int64)
         self.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), UNKNOWN)
         self.strings = tf.constant(["", "[?]", "", ""][: self.first] + words)
 
     @classmethod
-    def learn(cls, texts: Iterable[str], size: int, min_count: int = 1, markers: bool = False) -> "WordVocabulary":
-        """`size` counts padding, the unknown token and the markers. Ties go by spelling, so the order is always the same."""
+    def train(cls, texts: Iterable[str], size: int, min_count: int = 1, has_bos_eos: bool = False) -> "WordVocabulary":
+        """`size` counts padding, the unknown token, BOS and EOS. Ties go by spelling, so the order is always the same."""
         counts: Counter[bytes] = Counter()
         texts = list(texts)
         for start in range(0, len(texts), 1024):
             counts.update(split_words(tf.constant(texts[start : start + 1024])).flat_values.numpy().tolist())
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        most = size - (4 if markers else 2)
-        return cls([word.decode() for word, count in ranked[:most] if count >= min_count], markers)
+        most = size - (4 if has_bos_eos else 2)
+        return cls([word.decode() for word, count in ranked[:most] if count >= min_count], has_bos_eos)
 
     @property
     def size(self) -> int:
@@ -72,26 +73,29 @@ class WordVocabulary(tf.Module):
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         return split_words(texts)
 
-    def ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
+    def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        return self.tokens_to_ids(self.tokenize(texts))
+
+    def tokens_to_ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
         return tf.cast(tf.ragged.map_flat_values(self.table.lookup, tokens), tf.int32)
 
-    def join(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        """The texts of ragged ids, without markers; no space before punctuation.
+    def detokenize(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """The texts of ragged ids, without BOS and EOS; no space before punctuation.
 
-        >>> vocabulary = WordVocabulary(["a", "dog", "."], markers=True)
-        >>> print(vocabulary.join(tf.ragged.constant([[4, 5, 6]])).numpy())
+        >>> vocabulary = WordVocabulary(["a", "dog", "."], has_bos_eos=True)
+        >>> print(vocabulary.detokenize(tf.ragged.constant([[4, 5, 6]])).numpy())
         [b'a dog.']
         """
-        words = tf.ragged.map_flat_values(self.pieces, ids)
+        words = tf.ragged.map_flat_values(self.ids_to_tokens, ids)
         return tf.strings.regex_replace(tf.strings.reduce_join(words, axis=-1, separator=" "), r" ([.,;:!?])", r"\1")
 
-    def pieces(self, ids: tf.Tensor) -> tf.Tensor:
-        """The words of ids of any shape, as strings."""
+    def ids_to_tokens(self, ids: tf.Tensor) -> tf.Tensor:
+        """The tokens of ids of any shape, as strings."""
         return tf.gather(self.strings, ids)
 
     def save(self, folder: Path, name: str = "vocabulary") -> None:
-        saved = {"kind": self.kind, "words": self.words, "markers": self.markers}
-        (folder / f"{name}.json").write_text(json.dumps(saved, ensure_ascii=False))
+        saved = {"kind": self.kind, "words": self.words, "has_bos_eos": self.has_bos_eos}
+        write_whole(folder / f"{name}.json", json.dumps(saved, ensure_ascii=False))
 
 
 class SubwordVocabulary(tf.Module):
@@ -111,28 +115,28 @@ class SubwordVocabulary(tf.Module):
         self.lookup = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
 
     @classmethod
-    def learn(
+    def train(
         cls,
         texts: Iterable[str],
         size: int,
         *,
         model_type: str = "unigram",
         lowercase: bool = False,
-        markers: bool = False,
+        has_bos_eos: bool = False,
         drop_tags: bool = False,
     ) -> "SubwordVocabulary":
-        """Learn the pieces of the texts.
+        """Train SentencePiece on texts.
 
         Args:
             texts: of the training split.
-            size: counts padding, the unknown token and the markers; fewer pieces if the texts hold no more.
+            size: counts padding, the unknown token, BOS and EOS; fewer pieces if the texts hold no more.
             model_type: `unigram`, `bpe`, `word` (parts between spaces) or `char`.
             lowercase: fold the case.
-            markers: have `START` and `END`.
-            drop_tags: leave out HTML tags.
+            has_bos_eos: ids 2 and 3 are `BOS` and `EOS`.
+            drop_tags: replace HTML tags by spaces.
 
         Raises:
-            DataError: sentencepiece can't learn from these texts.
+            DataError: sentencepiece can't be trained on these texts.
         """
         import io
 
@@ -150,8 +154,8 @@ class SubwordVocabulary(tf.Module):
                 split_digits=True,
                 pad_id=PADDING,
                 unk_id=UNKNOWN,
-                bos_id=START if markers else -1,
-                eos_id=END if markers else -1,
+                bos_id=BOS if has_bos_eos else -1,
+                eos_id=EOS if has_bos_eos else -1,
                 normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
                 minloglevel=2,
             )
@@ -170,24 +174,29 @@ class SubwordVocabulary(tf.Module):
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
         return self.tokenizer.tokenize(tf.strings.regex_replace(texts, _SPACE if self.drop_tags else r"\p{C}", " "))
 
-    def ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
+    def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        return self.tokens_to_ids(self.tokenize(texts))
+
+    def tokens_to_ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
         return tf.ragged.map_flat_values(self.lookup.string_to_id, tokens)
 
-    def join(self, ids: tf.RaggedTensor) -> tf.Tensor:
-        """The texts of ragged ids, without markers."""
+    def detokenize(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """The texts of ragged ids, without BOS and EOS."""
         return self.lookup.detokenize(ids)
 
-    def pieces(self, ids: tf.Tensor) -> tf.Tensor:
-        """The pieces of ids of any shape, as strings."""
+    def ids_to_tokens(self, ids: tf.Tensor) -> tf.Tensor:
+        """The tokens of ids of any shape, as strings."""
         return self.lookup.id_to_string(ids)
 
     def save(self, folder: Path, name: str = "vocabulary") -> None:
-        (folder / f"{name}.json").write_text(json.dumps({"kind": self.kind, "drop_tags": self.drop_tags}))
-        (folder / f"{name}.model").write_bytes(self.model)
+        write_whole(folder / f"{name}.model", self.model)
+        write_whole(
+            folder / f"{name}.json", json.dumps({"kind": self.kind, "drop_tags": self.drop_tags})
+        )  # last: it's looked for
 
 
 def _lines(texts: Iterable[str]) -> Iterable[str]:
-    """sentencepiece leaves out lines of over 4,192 bytes: cut long texts at spaces."""
+    """sentencepiece skips lines of over 4,192 bytes: cut long texts at spaces."""
     for text in texts:
         words, line = text.replace("<br />", " ").split(), ""
         for word in words:
@@ -202,16 +211,39 @@ def _lines(texts: Iterable[str]) -> Iterable[str]:
 Vocabulary = WordVocabulary | SubwordVocabulary
 
 
-def learn_vocabulary(kind: str, texts: Sequence[str], size: int, min_count: int = 1, markers: bool = False) -> Vocabulary:
+def train_vocabulary(kind: str, texts: Sequence[str], size: int, min_count: int = 1, has_bos_eos: bool = False) -> Vocabulary:
     """A lower-cased vocabulary of `kind` (`words` or `subwords`) from the texts of the training split."""
     if kind == "words":
-        return WordVocabulary.learn(texts, size, min_count, markers)
-    return SubwordVocabulary.learn(texts, size, lowercase=True, drop_tags=True, markers=markers)
+        return WordVocabulary.train(texts, size, min_count, has_bos_eos)
+    return SubwordVocabulary.train(texts, size, lowercase=True, drop_tags=True, has_bos_eos=has_bos_eos)
 
 
 def load_vocabulary(folder: Path, name: str = "vocabulary") -> Any:
-    """What `save` wrote."""
+    """What `save` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     saved = json.loads((folder / f"{name}.json").read_text())
     if saved["kind"] == "words":
-        return WordVocabulary(saved["words"], saved["markers"])
+        return WordVocabulary(saved["words"], saved["has_bos_eos"])
     return SubwordVocabulary((folder / f"{name}.model").read_bytes(), saved["drop_tags"])
+
+
+V = TypeVar("V", bound=Any)
+
+
+def load_or_train(folder: Path, load: Callable[[Path], V], train: Callable[[], V]) -> V:
+    """The vocabulary of a run: a run that resumes loads the one that it has, a new one trains and saves it.
+
+    Args:
+        folder: of the run.
+        load: raises FileNotFoundError if the folder has none, as `load_vocabulary` does.
+        train: makes it.
+    """
+    try:
+        return load(folder)
+    except FileNotFoundError:
+        vocabulary = train()
+        vocabulary.save(folder)
+        return vocabulary

@@ -21,7 +21,7 @@ import tensorflow as tf
 from apps.sentiment_classification.model import AttentionPooling
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.reviews import encode, load_reviews, review_batches
-from data_pipelines.vocabulary import learn_vocabulary
+from data_pipelines.vocabulary import train_vocabulary
 from layers import GRU, Bidirectional
 
 keras.utils.set_random_seed(0)
@@ -38,7 +38,7 @@ reviews = load_reviews(DATA)
 for name, part in reviews.splits.items():
     print(f"{name:<11}{len(part):>6,}   {part[0].label:<9} {part[0].text[:70]}")
 texts = [review.text for review in reviews.splits["train"]]
-vocabulary = learn_vocabulary("words", texts, 20_000, min_count=1)
+vocabulary = train_vocabulary("words", texts, 20_000, min_count=1)
 lengths = encode(texts, vocabulary, 200).row_lengths().numpy()
 options = {"max_length": 200, "boundaries": bucket_boundaries([*lengths.tolist(), 200], 200), "batch_size": 32}
 training = review_batches(reviews.splits["train"], reviews.labels, vocabulary, **options, shuffle_seed=0)
@@ -97,7 +97,7 @@ sentences = [
 figure, axes = plt.subplots(len(sentences), 1, figsize=(12, 0.7 * len(sentences) + 0.6), layout="constrained")
 for axis, text in zip(axes, sentences):
     tokens = [token.decode() for token in vocabulary.tokenize(tf.constant([text])).to_list()[0]][:26]
-    scores, attention = explain(vocabulary.ids(vocabulary.tokenize(tf.constant([text]))).to_tensor())
+    scores, attention = explain(vocabulary.encode(tf.constant([text])).to_tensor())
     probabilities = tf.nn.softmax(scores[0]).numpy()
     axis.imshow(attention.numpy()[:, : len(tokens)], cmap="Oranges", vmin=0, aspect="auto")
     axis.set(yticks=[], xticks=range(len(tokens)))
@@ -126,7 +126,7 @@ print("the same after loading:", np.array_equal(model.predict(batch, verbose=0),
 # %%
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
 def classify(text):
-    probabilities = tf.nn.softmax(model(vocabulary.ids(vocabulary.tokenize(text)).to_tensor()))
+    probabilities = tf.nn.softmax(model(vocabulary.encode(text).to_tensor()))
     labels = tf.gather(tf.constant(reviews.labels), tf.argmax(probabilities, axis=1))
     return {"label": labels, "probability": tf.reduce_max(probabilities, axis=1)}
 

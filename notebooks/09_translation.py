@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
-from data_pipelines.vocabulary import END, START
+from data_pipelines.vocabulary import BOS, EOS
 from layers import GRU, BahdanauAttention, Bidirectional
 
 keras.utils.set_random_seed(0)
@@ -33,7 +33,7 @@ data = load_translations(DATA, SOURCE, TARGET)
 pairs, held_out = data.splits["train"], data.splits["validation"]
 for pair in pairs[:3]:
     print(f"{pair.source}\n    {pair.target}")
-vocabularies = Vocabularies.learn(pairs, "bpe", 600, joint=True)
+vocabularies = Vocabularies.train(pairs, "bpe", 600, joint=True)
 encoded, encoded_held_out = (encode(part, vocabularies, 60) for part in (pairs, held_out))
 boundaries = bucket_boundaries(encoded.lengths, 60, 4, multiple=4)
 training = translation_batches(encoded, max_tokens=1024, boundaries=boundaries, shuffle_seed=0)
@@ -99,23 +99,23 @@ look = keras.Model(model.inputs, [logits, attention])
 
 def translate(text, limit=50):
     """The subwords of the source and of the translation, and where each of these looked."""
-    source = vocabularies.source.ids(vocabularies.source.tokenize(tf.constant([text]))).to_tensor()
-    written = [START]
+    source = vocabularies.source.encode(tf.constant([text])).to_tensor()
+    written = [BOS]
     for _ in range(limit):
         scores, weights = look({"source": source, "target": tf.constant([written])})
         written.append(int(tf.argmax(scores[0, -1])))
-        if written[-1] == END:
+        if written[-1] == EOS:
             break
     return source, written[1:], weights[0].numpy()
 
 
 def words(vocabulary, ids):
-    return [token.decode() for token in vocabulary.pieces(tf.constant(ids)).numpy()]
+    return [token.decode() for token in vocabulary.ids_to_tokens(tf.constant(ids)).numpy()]
 
 
 for pair in held_out[:4]:
     _, written, _ = translate(pair.source)
-    text = vocabularies.target.join(tf.RaggedTensor.from_tensor([[i for i in written if i != END]]))[0].numpy().decode()
+    text = vocabularies.target.detokenize(tf.RaggedTensor.from_tensor([[i for i in written if i != EOS]]))[0].numpy().decode()
     print(f"source      {pair.source}\nreference   {pair.target}\ntranslation {text}\n")
 
 # %% [markdown]
@@ -151,21 +151,21 @@ print("the same after loading:", np.array_equal(model.predict(batch, verbose=0),
 # %%
 @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
 def serve(text):
-    source = vocabularies.source.ids(vocabularies.source.tokenize(text)).to_tensor()
-    written = tf.fill([tf.shape(text)[0], 1], START)
+    source = vocabularies.source.encode(text).to_tensor()
+    written = tf.fill([tf.shape(text)[0], 1], BOS)
     done = tf.fill([tf.shape(text)[0]], False)
 
     def step(written, done):
         following = tf.argmax(model({"source": source, "target": written})[:, -1], -1, output_type=tf.int32)
         following = tf.where(done, 0, following)
-        return tf.concat([written, following[:, None]], 1), done | (following == END)
+        return tf.concat([written, following[:, None]], 1), done | (following == EOS)
 
     shapes = (tf.TensorShape([None, None]), tf.TensorShape([None]))
     written, _ = tf.while_loop(
         lambda written, done: ~tf.reduce_all(done) & (tf.shape(written)[1] < 50), step, (written, done), shape_invariants=shapes
     )
-    kept = tf.ragged.boolean_mask(written[:, 1:], (written[:, 1:] != 0) & (written[:, 1:] != END))
-    return {"translation": vocabularies.target.join(kept)}
+    kept = tf.ragged.boolean_mask(written[:, 1:], (written[:, 1:] != 0) & (written[:, 1:] != EOS))
+    return {"translation": vocabularies.target.detokenize(kept)}
 
 
 archive = keras.export.ExportArchive()

@@ -22,7 +22,7 @@ from keras import ops
 
 from data_pipelines.captions import load_captions
 from data_pipelines.images import decode_images
-from data_pipelines.vocabulary import END, START, learn_vocabulary
+from data_pipelines.vocabulary import BOS, EOS, train_vocabulary
 from layers import GRU, BahdanauAttention
 
 keras.utils.set_random_seed(0)
@@ -32,7 +32,7 @@ DATA, SIZE, TRAIN, TEST, UNITS, EPOCHS = "embedded", 64, 7000, 200, 128, 10  # D
 # %% [markdown]
 # ## Data
 #
-# Pictures as pixels, captions as ids that open with START and close with END.
+# Pictures as pixels, captions as ids that open with BOS and close with EOS.
 
 # %%
 captions = load_captions(DATA)
@@ -49,12 +49,12 @@ def examples(part, count):
 
 images, texts, _ = examples(captions.splits["train"], TRAIN)
 test_images, test_texts, test_examples = examples(captions.splits["validation"], TEST)
-vocabulary = learn_vocabulary("words", texts, 1000, min_count=1, markers=True)
+vocabulary = train_vocabulary("words", texts, 1000, min_count=1, has_bos_eos=True)
 
 
 def ids_of(texts):
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant(texts)))
-    return tf.concat([tf.fill([len(texts), 1], START), ids, tf.fill([len(texts), 1], END)], axis=1).to_tensor().numpy()
+    ids = vocabulary.encode(tf.constant(texts))
+    return tf.concat([tf.fill([len(texts), 1], BOS), ids, tf.fill([len(texts), 1], EOS)], axis=1).to_tensor().numpy()
 
 
 ids, test_ids = ids_of(texts), ids_of(test_texts)
@@ -128,7 +128,7 @@ def looked(images, written):
 
 def describe(images, longest=24):
     """Greedy: words (n, t) and attention (n, t, 64)."""
-    written = np.full((len(images), 1), START, np.int32)
+    written = np.full((len(images), 1), BOS, np.int32)
     for _ in range(longest):
         scores, weights = looked(tf.constant(images), tf.constant(written))
         written = np.concatenate([written, tf.argmax(scores[:, -1], -1, output_type=tf.int32).numpy()[:, None]], 1)
@@ -138,13 +138,15 @@ def describe(images, longest=24):
 written, weights = describe(test_images[:3])
 for n in range(3):
     row = written[n].tolist()
-    count = row.index(END) if END in row else len(row)
-    said = [word.decode() for word in vocabulary.pieces(tf.constant(row[:count])).numpy()]
+    count = row.index(EOS) if EOS in row else len(row)
+    said = [word.decode() for word in vocabulary.ids_to_tokens(tf.constant(row[:count])).numpy()]
     print(f"{' '.join(said)}\n    reference: {test_texts[n]}")
 
 # %% tags=["picture"]
 row = written[0].tolist()
-said = [word.decode() for word in vocabulary.pieces(tf.constant(row[: row.index(END) if END in row else len(row)])).numpy()]
+said = [
+    word.decode() for word in vocabulary.ids_to_tokens(tf.constant(row[: row.index(EOS) if EOS in row else len(row)])).numpy()
+]
 columns = 7
 figure, axes = plt.subplots(
     -(-(len(said) + 1) // columns), columns, figsize=(12, 2.0 * -(-(len(said) + 1) // columns)), layout="constrained"
@@ -169,8 +171,8 @@ if DATA == "embedded":
     written, _ = describe(test_images)
     true = 0
     for row, example in zip(written.tolist(), test_examples):
-        row = row[: row.index(END)] if END in row else row
-        text = vocabulary.join(tf.ragged.constant([row], dtype=tf.int32))[0].numpy().decode()
+        row = row[: row.index(EOS)] if EOS in row else row
+        text = vocabulary.detokenize(tf.ragged.constant([row], dtype=tf.int32))[0].numpy().decode()
         true += is_true(text, scenes[example.image.name])
     print(f"{100 * true / len(written):.0f}% of the captions are true of their pictures")
 
@@ -189,15 +191,15 @@ print("the same after loading:", np.array_equal(model.predict(batch, verbose=0),
 def serve(image_bytes):
     pixels, _ = decode_images(image_bytes, SIZE, 10_000_000)
     pixels = tf.cast(pixels, tf.float32)
-    written = tf.fill([tf.shape(image_bytes)[0], 1], START)
+    written = tf.fill([tf.shape(image_bytes)[0], 1], BOS)
 
     def step(written):
         return tf.concat([written, tf.argmax(model([pixels, written])[:, -1], -1, output_type=tf.int32)[:, None]], 1)
 
     shape = (tf.TensorShape([None, None]),)
     (written,) = tf.while_loop(lambda written: tf.shape(written)[1] < 25, lambda w: (step(w),), (written,), shape)
-    before_end = tf.cumsum(tf.cast(written[:, 1:] == END, tf.int32), axis=1) == 0
-    return {"caption": vocabulary.join(tf.ragged.boolean_mask(written[:, 1:], before_end))}
+    before_end = tf.cumsum(tf.cast(written[:, 1:] == EOS, tf.int32), axis=1) == 0
+    return {"caption": vocabulary.detokenize(tf.ragged.boolean_mask(written[:, 1:], before_end))}
 
 
 archive = keras.export.ExportArchive()

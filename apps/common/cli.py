@@ -5,14 +5,17 @@ import dataclasses
 import errno
 import json
 import math
+import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from apps.common.cluster import LOST, LOST_WORKER
+from apps.common.training.cluster import LOST, LOST_WORKER
 from data_pipelines.sources import DataError, visible
 
 Config = TypeVar("Config")
@@ -27,16 +30,19 @@ def parse_config(
     """Fill a dataclass from flags: `max_length` is `--max-length`. Unknown flags fail with exit code 2.
 
     Fields are `name: Annotated[type, "help", "range"] = default`; a type is int, float, str, bool, a `Literal` of choices, or one
-    of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing.
+    of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing. `--help` shows the flags in groups:
+    those that `config_class.first` names, then each dataclass from which it is derived, under its docstring.
+
+    `--config FILE` reads flags from JSON, `config.json` of a run too. What is typed wins over the file, the file over the preset.
 
     Args:
         config_class: the dataclass.
         program: the command, for `--help`.
-        preset: from the config, the values of flags that were not typed.
+        preset: from the config, the values of flags that were not given.
         arguments: of the command line.
 
     Raises:
-        DataError: a value outside its range.
+        DataError: a value outside its range; a file that is no JSON of flags.
 
     >>> from typing import Annotated
     >>> @dataclasses.dataclass(frozen=True)
@@ -50,24 +56,99 @@ def parse_config(
         ...
     data_pipelines.sources.DataError: --epochs 0: expected a number in [1, inf). Leave it out for the default, 3.
     """
-    parser = argparse.ArgumentParser(program, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(program, f"{program} [flags]", allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = typing.get_type_hints(config_class, include_extras=True)
-    for item in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        kind, description, *_ = typing.get_args(hints[item.name])
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_titles(config_class).values())}
+    for name, title in _titles(config_class).items():
+        kind, description, *_ = typing.get_args(hints[name])
         options = [t for t in typing.get_args(kind) if t is not type(None)]
-        flag = "--" + item.name.replace("_", "-")
-        kwargs: dict[str, Any] = {"help": f"{description} (default: {item.default})"}
+        default = getattr(config_class, name)
+        kwargs: dict[str, Any] = {"help": description if default is None else f"{description} (default: {default})"}
         if kind is bool:
             kwargs["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is typing.Literal:
             kwargs |= {"choices": options, "type": type(options[0])}
         else:
             kwargs |= {"type": options[0] if options else kind, "metavar": (options or [kind])[0].__name__.upper()}
-        parser.add_argument(flag, **kwargs)
+        groups[title].add_argument("--" + name.replace("_", "-"), **kwargs)
+    parser.add_argument("--config", metavar="FILE", help="JSON with flags, or config.json of a run; typed flags win")
     typed = vars(parser.parse_args(arguments))
+    if "config" in typed:
+        typed = {**_flags_of_file(typed.pop("config"), hints), **typed}
     config = config_class(**{**preset(config_class(**typed)), **typed})
     check_ranges(config)
     return config
+
+
+def _titles(config_class: type) -> dict[str, str]:
+    """The group of each flag, in the order of `--help`: that of the class that brings the flag in.
+
+    >>> @dataclasses.dataclass
+    ... class Fit:
+    ...     "training"
+    ...     epochs: int = 3
+    ...     seed: int = 0
+    >>> @dataclasses.dataclass
+    ... class Example(Fit):
+    ...     first: typing.ClassVar = ("data", "epochs")
+    ...     data: str = "file"
+    >>> _titles(Example)
+    {'data': 'the flags that matter first', 'epochs': 'the flags that matter first', 'seed': 'training'}
+    """
+    titles = dict.fromkeys(getattr(config_class, "first", ()), "the flags that matter first")
+    groups = [group for group in config_class.__mro__ if dataclasses.is_dataclass(group)]
+    for group in reversed(groups):
+        for item in dataclasses.fields(group):
+            titles.setdefault(item.name, (group.__doc__ or "").splitlines()[0])
+    in_order = [*getattr(config_class, "first", ()), *(item.name for group in groups[1:] for item in dataclasses.fields(group))]
+    return {name: titles[name] for name in [*in_order, *titles]}
+
+
+def _flags_of_file(path: str, hints: dict[str, Any]) -> dict[str, Any]:
+    try:
+        flags = json.loads(Path(path).read_text())
+        if "config" in flags:  # of a run: its flags, but another run
+            flags = {name: value for name, value in flags["config"].items() if name not in ("run_dir", "resume")}
+        flags = {name.replace("-", "_"): value for name, value in flags.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'--config {path}: can\'t be read as flags ({error}). Write {{"epochs": 3}}, say, or name config.json of a run.'
+        ) from None
+    for name, value in flags.items():
+        if name not in hints or name == "first":
+            raise DataError(f"--config {path}: no flag {name!r}. --help lists them.")
+        kind = typing.get_args(hints[name])[0]
+        if not _accepts(kind, value):
+            expected = " or ".join(getattr(k, "__name__", str(k)) for k in typing.get_args(kind) or [kind])
+            raise DataError(f"--config {path}: {name} is {value!r}; expected {expected}.")
+    return flags
+
+
+def _accepts(kind: Any, value: Any) -> bool:
+    """
+    >>> [_accepts(int | None, value) for value in (3, None, 2.5, True)], _accepts(float, 3), _accepts(typing.Literal["a"], "b")
+    ([True, True, False, False], True, False)
+    """
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    if typing.get_args(kind):
+        return any(_accepts(k, value) for k in typing.get_args(kind))
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def flags_of(config: Any, group: type) -> dict[str, Any]:
+    """The values of one group of flags.
+
+    >>> @dataclasses.dataclass
+    ... class Model:
+    ...     units: int = 8
+    >>> @dataclasses.dataclass
+    ... class Example(Model):
+    ...     seed: int = 0
+    >>> flags_of(Example(units=3), Model)
+    {'units': 3}
+    """
+    return {item.name: getattr(config, item.name) for item in dataclasses.fields(group)}
 
 
 def check_ranges(config: Any) -> None:
@@ -140,18 +221,32 @@ def run(main: Callable[[], None]) -> None:
     except DataError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
-        sys.exit(2)
     except tf.errors.UnavailableError:
         print(LOST, file=sys.stderr)
         sys.exit(LOST_WORKER)
+    except (OSError, tf.errors.OpError) as error:
+        where = _full_disk(error)
+        if where is None:
+            raise
+        print(f"error: {visible(where)}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "stopped", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 130))
+
+
+def _full_disk(error: OSError | tf.errors.OpError) -> str | None:
+    """The file that a full disk or quota cut off, with a colon, or "" if it isn't known; None: the error is another.
+
+    >>> _full_disk(tf.errors.ResourceExhaustedError(None, None, "{{function_node SaveV2}} a b/c; No space left on device"))
+    'a b/c: '
+    """
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return (f"{error.filename}: " if error.filename else "") if error.errno in full else None
+    texts = "|".join(map(os.strerror, full))  # TensorFlow passes the text on, not the number
+    found = re.search(rf"([^\n{{}}]*); (?:{texts})", error.message)
+    return f"{found[1].strip()}: " if found else None
 
 
 def read_inputs(inputs: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ def texts(vocabulary: Any, found: Sequences) -> tf.Tensor:
     """What a search found as strings (batch, n)."""
     batch, n = tf.unstack(tf.shape(found.lengths))
     ragged = tf.RaggedTensor.from_tensor(tf.reshape(found.tokens, [batch * n, -1]), lengths=tf.reshape(found.lengths, [-1]))
-    return tf.reshape(vocabulary.join(ragged), [batch, n])
+    return tf.reshape(vocabulary.detokenize(ragged), [batch, n])
 
 
 def greedy_search(step: Step, state: Any, *, batch_size: Any, start: int, end: int, max_length: Any) -> Sequences:

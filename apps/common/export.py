@@ -14,6 +14,7 @@ import absl.logging
 import keras
 import tensorflow as tf
 
+from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError
 
 Signatures = dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]]
@@ -57,11 +58,11 @@ def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
                 root.rmdir()
             return
         version.folder.chmod(0o755)
+        _add_to_models_config(root)
         version.folder = _publish(version.folder, root)
     except BaseException:
         shutil.rmtree(version.folder, ignore_errors=True)
         raise
-    _add_to_models_config(root)
 
 
 def _publish(folder: Path, root: Path) -> Path:
@@ -92,11 +93,9 @@ def _add_to_models_config(root: Path) -> None:
         if any(model.name == name for model in config.model_config_list.config):
             return
         config.model_config_list.config.add(name=name, base_path=f"/models/{name}", model_platform="tensorflow")
-        handle, temporary = tempfile.mkstemp(prefix=".models.config-", dir=root.parent, text=True)
-        with os.fdopen(handle, "w") as file:
-            file.write(text_format.MessageToString(config))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text_format.MessageToString(config))
+            temporary.chmod(0o644)
 
 
 @contextlib.contextmanager
@@ -135,7 +134,7 @@ def write_saved_model(
     archive.write_out(str(folder), verbose=False)
     _write_warm_up(folder / "assets.extra", warm_up)
     for name, content in files.items():
-        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        write_whole(folder / name, content)
 
 
 def _write_warm_up(folder: Path, inputs: Mapping[str, Any]) -> None:

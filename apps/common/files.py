@@ -1,6 +1,5 @@
-"""Files that are written whole or not at all, and one process a run."""
+"""One process a run."""
 
-import contextlib
 import fcntl
 import os
 import socket
@@ -10,21 +9,6 @@ from pathlib import Path
 from data_pipelines.sources import DataError
 
 _held: list[int] = []  # the locks of this process; the system frees them when it ends
-
-
-def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file under another name first: after a kill or on a full disk the old file is there, or none."""
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def lock_run(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.common.export import load_export, run_warm_up
-from apps.common.runs import versions
+from apps.common.training.runs import versions
 from data_pipelines.embedded import EMBEDDED
 
 

@@ -7,7 +7,9 @@ Needs `pip install -e '.[demo]'`. No request leaves the machine.
 
 import argparse
 import os
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
@@ -20,6 +22,14 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the uploads are removed
+    with tempfile.TemporaryDirectory(prefix="unfold-uploads-", ignore_cleanup_errors=True) as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        serve(arguments)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Open the page, until Ctrl-C or SIGTERM."""
     try:
         from apps.demo.models import Models
         from apps.demo.page import launch_options, make_page

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from apps.demo import drawing
 from apps.image_captioning.pictures import open_image
-from apps.music_generation.engraver import engrave
-from apps.music_generation.evaluate import draw_tunes, writes_tunes
-from apps.music_generation.predict import continue_roll
-from apps.music_generation.scores import with_open_repeats
+from apps.music_generation.rolls.predict import continue_roll
+from apps.music_generation.shared import generates_tunes
 from apps.music_generation.sound import notes_of, synthesize, to_wav
+from apps.music_generation.tunes.engraver import engrave
+from apps.music_generation.tunes.evaluate import sample_tunes
+from apps.music_generation.tunes.scores import with_open_repeats
 from apps.sentiment_classification.predict import predictions
 from apps.translation.predict import alternatives_of, attention_of, unknown_words
 from data_pipelines.piano_rolls import KEYS, midi_bytes
@@ -76,16 +77,25 @@ def caption(served: Any, path: str | None) -> tuple[str, str]:
 def music(
     served: Any, prompt: str, temperature: float, seed: int, length: int, constrained: bool
 ) -> Iterator[tuple[str, str, str, str]]:
-    """(what is done, the notation, pictures, the sound), each time with more of it."""
+    """(what is done, the notation, pictures, the sound), each time with more of it.
+
+    Args:
+        length: at most so many tokens, or so many frames of a piano roll, which has no prompt and no bars.
+    """
     if len(prompt) > LONGEST_TEXT:
         raise DataError(f"The beginning has {len(prompt):,} characters; expected at most {LONGEST_TEXT:,}. Send a shorter one.")
-    if not writes_tunes(served):
-        yield "1 of 2: writing", "", "", ""
-        frames = continue_roll(served, np.zeros((0, KEYS), np.uint8), length, temperature, seed)
-        yield from _sounding("", "", midi_bytes(frames, 0.25), "2 of 2: making the sound")
-        return
-    yield "1 of 3: writing the tune", "", "", ""
-    abc = draw_tunes(served, 1, temperature, 0.95, seed, length, constrained, prompt=prompt)[0]
+    return (
+        _tune(served, prompt, temperature, seed, length, constrained)
+        if generates_tunes(served)
+        else _roll(served, temperature, seed, length)
+    )
+
+
+def _tune(
+    served: Any, prompt: str, temperature: float, seed: int, max_new_tokens: int, constrained: bool
+) -> Iterator[tuple[str, str, str, str]]:
+    yield "1 of 3: generating the tune", "", "", ""
+    abc = sample_tunes(served, 1, max_new_tokens, temperature, 0.95, seed, constrained, prompt)[0]
     yield "2 of 3: engraving it", abc, "", ""
     score = engrave([with_open_repeats(abc)], files=True)[0]
     if score is None:
@@ -93,6 +103,12 @@ def music(
         yield "", abc, f"<p>{html.escape(message)}</p>", ""
         return
     yield from _sounding(abc, drawing.sheet_music(score.pages), score.midi, "3 of 3: making the sound")
+
+
+def _roll(served: Any, temperature: float, seed: int, new_frames: int) -> Iterator[tuple[str, str, str, str]]:
+    yield "1 of 2: generating the piece", "", "", ""
+    frames = continue_roll(served, np.zeros((0, KEYS), np.uint8), new_frames, temperature, seed)
+    yield from _sounding("", "", midi_bytes(frames, 0.25), "2 of 2: making the sound")
 
 
 def _sounding(abc: str, sheet: str, midi: bytes, step: str) -> Iterator[tuple[str, str, str, str]]:

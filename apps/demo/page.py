@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from apps.demo import answers
 from apps.demo.models import Models
+from apps.demo.uploads import LARGEST_TOTAL, UploadLimit
 from data_pipelines.sources import DataError
 
 SCENE = Path(__file__).parents[1] / "image_captioning" / "scene.png"
@@ -99,7 +100,7 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
     """
     hosts = ["127.0.0.1", "localhost", "::1"] if host in ("127.0.0.1", "localhost", "::1") else ["*"]
     return {
-        "app_kwargs": {"middleware": [Middleware(OwnHostOnly, hosts=hosts)]},
+        "app_kwargs": {"middleware": [Middleware(OwnHostOnly, hosts=hosts), Middleware(UploadLimit, limit=LARGEST_TOTAL)]},
         "theme": THEME,
         "css": STYLE,
         "max_file_size": answers.LARGEST_IMAGE,
@@ -195,8 +196,8 @@ def _music(model: Callable[[], Any]) -> None:
 def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:
     """The steps of a generator, its errors made readable."""
     steps = function(*inputs)
-    following = _readable(lambda: next(steps, None))
-    while (step := following()) is not None:
+    targets = _readable(lambda: next(steps, None))
+    while (step := targets()) is not None:
         yield step
 
 

@@ -16,11 +16,11 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.common.files import write_whole
 from apps.common.metrics import caption_metrics
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from data_pipelines.captions import Captions, Example, load_captions
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
+from data_pipelines.files import write_whole
 from data_pipelines.image_store import ImageFile
 
 BATCH_SIZE = 32

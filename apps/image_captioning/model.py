@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from apps.common.attention_decoder import AttentionDecoder, Memory
-from apps.common.workers import Workers
+from apps.common.training.workers import Workers
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 
@@ -27,13 +27,13 @@ class Captioner(keras.Model):
     vocabulary).
 
     Args:
-        vocabulary_size: with padding and markers.
+        vocabulary_size: with padding, BOS and EOS.
         image_shape: of what the model reads: pixels, or the features of a frozen front.
         encoder: what turns it into a grid of features; None: it is one already.
         encoder_in_inference: call the encoder as in use, with its batch statistics fixed.
         embedding_size, units, cell, num_layers, attention, dropout: see `AttentionDecoder`.
         memory_size: of m_j.
-        word_dropout: share of the words read that training hides, START not.
+        word_dropout: share of the words read that training hides, BOS not.
         attention_penalty: weight of the doubly stochastic regularisation, `mean_j (1 - sum_t a_tj)^2` (Xu et al. 2015,
             section 4.2.1): every region should be looked at some time.
     """
@@ -104,10 +104,10 @@ class Captioner(keras.Model):
         )
         self.bias = self.add_weight(shape=(self.settings["vocabulary_size"],), initializer="zeros", name="bias")
 
-    def share_rows(self, workers: Workers) -> None:
+    def set_workers(self, workers: Workers) -> None:
         """Each worker sees some of the rows of a batch."""
         if isinstance(self.encoder, SmallCNN):
-            self.encoder.share_rows(workers)
+            self.encoder.set_workers(workers)
 
     # -- its parts
 

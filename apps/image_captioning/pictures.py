@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.metrics import cider_scores
-from apps.common.runs import new_figure, save_figure
+from apps.common.training.plots import new_figure, save_figure
 from data_pipelines.captions import Example
 from data_pipelines.sources import DataError
 

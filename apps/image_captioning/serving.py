@@ -14,7 +14,7 @@ from apps.image_captioning.model import Captioner
 from data_pipelines.captions import Example
 from data_pipelines.image_store import ImageStore
 from data_pipelines.images import decode_images
-from data_pipelines.vocabulary import END, PADDING, START, Vocabulary
+from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 
 
 def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
@@ -24,7 +24,7 @@ def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.find(step, state, batch_size=tf.shape(images)[0], start=START, end=END, max_length=max_length, **settings)
+    return decoding.find(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
 
 
 def search_captions(
@@ -85,7 +85,7 @@ def serving_signatures(
         found, strings = find(images, problems, **settings)
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
-        so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], START), best[:, :-1]], axis=1)
+        so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], BOS), best[:, :-1]], axis=1)
         _, attention = model.write(so_far, model.see(images))
         rows, columns = model.grid
         if attention is None:
@@ -96,7 +96,7 @@ def serving_signatures(
             "score": found.scores[:, 0],
             "alternatives": strings,
             "alternative_scores": found.scores,
-            "words": tf.where(best != PADDING, vocabulary.pieces(best), ""),
+            "words": tf.where(best != PADDING, vocabulary.ids_to_tokens(best), ""),
             "attention": tf.reshape(attention, [-1, longest, rows, columns]),
             "error": problems,
         }

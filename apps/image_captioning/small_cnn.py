@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from apps.common.workers import Workers
+from apps.common.training.workers import Workers
 
 Tensor = Any
 
@@ -68,7 +68,7 @@ class SmallCNN(keras.layers.Layer):
             x = x + ops.relu(second_norm(again(x), training=training))
         return x
 
-    def share_rows(self, workers: Workers) -> None:
+    def set_workers(self, workers: Workers) -> None:
         for stage in self.stages:
             stage[1].workers = stage[3].workers = workers
 

@@ -2,6 +2,7 @@
 
 import io
 import wave
+from pathlib import Path
 from typing import NamedTuple
 
 import mido
@@ -72,3 +73,9 @@ def to_wav(samples: np.ndarray) -> bytes:
         writer.setframerate(RATE)
         writer.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
     return file.getvalue()
+
+
+def write_wav(midi: bytes, path: Path) -> Path:
+    """Write the sound of a MIDI file to `path` with the ending .wav; return that."""
+    path.with_suffix(".wav").write_bytes(to_wav(synthesize(notes_of(midi))))
+    return path.with_suffix(".wav")

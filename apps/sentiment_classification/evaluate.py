@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common import cli, runs
+from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export import load_export
-from apps.common.files import write_whole
 from apps.common.metrics import classification_metrics
+from apps.common.training import plots
+from data_pipelines.files import write_whole
 from data_pipelines.reviews import Review, Reviews, load_reviews
 from data_pipelines.sources import DataError
 
@@ -48,8 +49,8 @@ def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, f
             truth, probabilities = evaluate_export(served, reviews.splits[split])
             metrics[split] = classification_metrics(truth, probabilities)
             if split == "validation":
-                runs.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
-                runs.plot_calibration(folder, truth, probabilities)
+                plots.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
+                plots.plot_calibration(folder, truth, probabilities)
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]))

@@ -17,7 +17,7 @@ from keras import ops
 import layers
 from apps.common.attention_decoder import CELLS
 from apps.common.sequences import within
-from data_pipelines.batching import shorten
+from data_pipelines.batching import truncate_middle
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 LARGEST_REQUEST = 2**19  # tokens, padding counted
@@ -155,8 +155,8 @@ def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Seque
     names = tf.constant(list(labels))
 
     def run(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        tokens = shorten(vocabulary.tokenize(text), max_length)
-        ids = vocabulary.ids(tokens).to_tensor(PADDING)  # (n, t)
+        tokens = truncate_middle(vocabulary.tokenize(text), max_length)
+        ids = vocabulary.tokens_to_ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
         ids = within(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         outputs = model(ids, training=False)

@@ -14,7 +14,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from apps.common.runs import verbosity, warm_up_and_decay
+from apps.common.training.progress import verbosity
+from apps.common.training.runs import warm_up_and_decay
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 
 

@@ -13,7 +13,7 @@ from keras import ops
 import layers
 from apps.common.attention_decoder import CELLS, AttentionDecoder, Memory
 from apps.common.losses import sampled_cross_entropy, scaled
-from data_pipelines.vocabulary import PADDING, START
+from data_pipelines.vocabulary import BOS, PADDING
 
 Tensor = Any
 
@@ -226,7 +226,7 @@ class Translator(keras.Model):
             guess = ops.cast(ops.argmax(self.logits(self.decode(target, read, training=True)[0]), axis=-1), target.dtype)
             guess = ops.concatenate([target[:, :1], guess[:, :-1]], axis=1)
             coin = keras.random.uniform(ops.shape(target), seed=self.seed_generator) < self.scheduled_sampling
-            target = ops.where(ops.logical_and(coin, target > START), ops.stop_gradient(guess), target)
+            target = ops.where(ops.logical_and(coin, target > BOS), ops.stop_gradient(guess), target)
         outputs, _ = self.decode(target, read, training)
         return outputs if training and self.sampled_softmax else self.logits(outputs)
 

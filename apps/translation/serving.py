@@ -13,7 +13,7 @@ from apps.translation.model import Translator
 from data_pipelines.languages import UNSPACED, code
 from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
-from data_pipelines.vocabulary import END, PADDING, START
+from data_pipelines.vocabulary import BOS, EOS, PADDING
 
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
 LARGEST_REQUEST = 2**17  # tokens, padding counted
@@ -32,8 +32,8 @@ def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
         step,
         state,
         batch_size=tf.shape(source)[0],
-        start=START,
-        end=END,
+        start=BOS,
+        end=EOS,
         max_length=2 * tf.reduce_sum(tf.cast(source != PADDING, tf.int32), axis=1) + 10,
         source_mask=memory.mask,
         **settings,
@@ -49,7 +49,7 @@ def search_translations(
 
     @tf.function(reduce_retracing=True, autograph=False)
     def translate(text: tf.Tensor) -> tf.Tensor:
-        source = vocabularies.source.ids(vocabularies.source.tokenize(text)).to_tensor(PADDING)
+        source = vocabularies.source.encode(text).to_tensor(PADDING)
         return texts(vocabularies.target, search(model, source, width=width, length_penalty=1.0))[:, 0]
 
     def measure() -> dict[str, float]:
@@ -112,7 +112,7 @@ def serving_signatures(
         each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length)  # more would be cut off below
         whole = vocabularies.source.tokenize(each)
         pieces = whole[:, :max_length]
-        source = vocabularies.source.ids(pieces).to_tensor(PADDING)
+        source = vocabularies.source.tokens_to_ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
         source = within(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
@@ -143,9 +143,9 @@ def serving_signatures(
         best = tf.RaggedTensor.from_tensor(found.tokens[:, 0], lengths=found.lengths[:, 0])
         target = best.to_tensor(PADDING, shape=[None, None])
         target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
-        so_far = tf.concat([tf.fill([tf.shape(target)[0], 1], START), target[:, :-1]], axis=1)
+        so_far = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
         _, attention = model.decode(so_far, model.read(sentences.source))
-        target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.pieces(best.flat_values)))
+        target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.ids_to_tokens(best.flat_values)))
         return {
             "translation": alternatives[:, 0],
             "score": scores[:, 0],

@@ -82,7 +82,7 @@ def checkpoint_arrays(run, folder="checkpoints"):
 
 KILLABLE = """
 import functools
-import apps.common.checkpoints as c
+import apps.common.training.checkpoints as c
 c.Checkpoint.__init__ = functools.partialmethod(c.Checkpoint.__init__, every_seconds=0.0, keep=100)  # save after every step
 from apps.{application}.train import main
 main()

@@ -11,13 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.checkpoints import Checkpoint
 from apps.common.losses import TokenLoss
-from apps.common.workers import Workers, count_tokens
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.sharding import count_tokens
+from apps.common.training.workers import Workers
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.music_generation.likelihood import FrameLoss, count_frames
-from apps.music_generation.model import RollModel, TuneModel
+from apps.music_generation.rolls.loss import FrameLoss, count_frames
+from apps.music_generation.rolls.model import RollModel
+from apps.music_generation.tunes.model import TuneModel
 from apps.sentiment_classification.model import recurrent_classifier
 from apps.translation.model import Translator
 
@@ -63,8 +65,13 @@ def image_captioning(generator):
 def music_generation(generator):
     model = TuneModel(20, 8, batch_size=ROWS, units=8, num_layers=2)
     model.build()
-    goes_on = generator.integers(0, 2, (STEPS, ROWS)).astype(np.float32)
-    return model, TokenLoss(), [({"tokens": ids(generator), "goes_on": on}, ids(generator)) for on in goes_on], count_tokens
+    is_continuation = generator.integers(0, 2, (STEPS, ROWS)).astype(np.float32)
+    return (
+        model,
+        TokenLoss(),
+        [({"tokens": ids(generator), "is_continuation": on}, ids(generator)) for on in is_continuation],
+        count_tokens,
+    )
 
 
 def piano_rolls(generator):
@@ -74,7 +81,7 @@ def piano_rolls(generator):
     for _ in range(STEPS):
         following = np.where(ids(generator)[..., None] > 0, generator.integers(0, 2, (ROWS, 7, 5)), -1).astype(np.int8)
         frames = generator.integers(0, 2, (ROWS, 7, 5)).astype(np.int8)
-        inputs = {"frames": frames, "following": np.maximum(following, 0), "goes_on": np.ones(ROWS, np.float32)}
+        inputs = {"frames": frames, "targets": np.maximum(following, 0), "is_continuation": np.ones(ROWS, np.float32)}
         batches.append((inputs, following))
     return model, FrameLoss(), batches, count_frames
 
@@ -92,9 +99,9 @@ def train(application, workers, out):
     optimizer = workers.optimizer(keras.optimizers.Adam)(1e-3, global_clipnorm=1.0, use_ema=True, ema_momentum=0.9)
     model.compile(optimizer, loss, jit_compile=workers.jit_compile)
     checkpoint = Checkpoint(Path(tempfile.mkdtemp()), monitor="loss")
-    if hasattr(model, "share_rows"):
-        model.share_rows(workers)
-    workers.begin(model, checkpoint, None)
+    if hasattr(model, "set_workers"):
+        model.set_workers(workers)
+    workers.broadcast_state(model, checkpoint, None)
     callbacks = workers.callbacks(checkpoint)
     history = model.fit(workers.shard(dataset, count), shuffle=False, verbose=0, callbacks=callbacks)
     assert any(checkpoint.folder.iterdir()) == workers.is_chief

@@ -15,7 +15,7 @@ from apps.image_captioning.model import Captioner
 from apps.image_captioning.serving import search
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.sources import DataError
-from data_pipelines.vocabulary import END, START, UNKNOWN
+from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
 from tests.apps import helpers
 from tests.data_pipelines.test_images import encoded, picture
 from tests.serving.operations import check_graph
@@ -62,8 +62,8 @@ def trained(files, tmp_path_factory):
 def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     run, _, printed = trained
     wanted = "config.json metrics.jsonl metrics.json history.png attention_1.png contact_sheet_validation.png model.keras"
-    assert {*wanted.split(), "left_out.tsv", "vocabulary.json", "checkpoints"} <= {path.name for path in run.iterdir()}
-    assert "broken.png: broken: its pixels can't be decoded" in printed
+    assert {*wanted.split(), "skipped.tsv", "vocabulary.json", "checkpoints"} <= {path.name for path in run.iterdir()}
+    assert "broken.png in train: broken: its pixels can't be decoded" in printed
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert log[1]["loss"] < log[0]["loss"] and log[1]["val_loss"] < log[0]["val_loss"]
     metrics = json.loads((run / "metrics.json").read_text())["validation"]
@@ -177,8 +177,8 @@ def test_wrong_use_is_one_line_and_leaves_no_run(files, tmp_path):
     table.write_text("image\tcaption\nnone.jpg\ta picture\n")
     for arguments, message in (
         (["--data", "none"], "none: no such file"),
-        (["--data", table], "the train split has no image to use (none.jpg: a caption without its image)"),
-        (["--data", files / "table.tsv", *SMALL, "--strict"], "--strict: 1: broken.png: broken"),
+        (["--data", table], "the train split has no images to use (none.jpg in train: a caption without its image)"),
+        (["--data", files / "table.tsv", *SMALL, "--strict"], "--strict: 1: broken.png in train: broken"),
         (["--backbone", "mobilenet", "--backbone-weights", "none.h5"], "there is no such file"),
         (["--backbone", "mobilenet", "--backbone-weights", "none", "--backbone-layer", "x"], "Name one of them"),
     ):
@@ -212,7 +212,7 @@ def batch(model, seed=0):
     ids = generator.integers(4, 20, (3, 6)).astype("int32")
     ids[1, 3:] = 0
     images = generator.uniform(0, 255 if model.encoder else 1, (3, *model.image_shape)).astype("float32")
-    return {"image": images, "caption": np.concatenate([np.full((3, 1), START, "int32"), ids[:, :5]], axis=1)}, ids
+    return {"image": images, "caption": np.concatenate([np.full((3, 1), BOS, "int32"), ids[:, :5]], axis=1)}, ids
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -224,11 +224,11 @@ def test_the_search_scores_as_the_training_model_does(options):
     for row in range(3):
         for n in range(3):
             tokens = found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
-            logits = model({"image": images[row : row + 1], "caption": np.array([[START, *tokens]])})[0].numpy()
+            logits = model({"image": images[row : row + 1], "caption": np.array([[BOS, *tokens]])})[0].numpy()
             logits[:, UNKNOWN] = -1e9
             if len(tokens) == 5:
-                logits[-1] = np.where(np.arange(20) == END, logits[-1], logits[-1])  # END must stand there, at its own cost
-            wanted = tf.gather(tf.nn.log_softmax(logits), [*tokens, END], axis=1, batch_dims=1)
+                logits[-1] = np.where(np.arange(20) == EOS, logits[-1], logits[-1])  # EOS must stand there, at its own cost
+            wanted = tf.gather(tf.nn.log_softmax(logits), [*tokens, EOS], axis=1, batch_dims=1)
             np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
 
 

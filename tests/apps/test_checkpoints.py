@@ -15,8 +15,11 @@ import pytest
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.checkpoints import Checkpoint, Stopped, averaged_weights, moving_average
-from apps.common.files import lock_run, write_whole
+from apps.common.files import lock_run
+from apps.common.training.averages import averaged_weights, moving_average
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.signals import Stopped
+from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 from tests import forked
 
@@ -56,7 +59,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path, capsys):
     newest = tmp_path / "step-00000007.npz"
     newest.write_bytes(newest.read_bytes()[:-40])
     assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
-    assert "step-00000007.npz: not readable" in capsys.readouterr().out
+    assert "step-00000007.npz: not usable" in capsys.readouterr().out
 
 
 def test_one_changed_byte_is_found(tmp_path, capsys):
@@ -67,7 +70,7 @@ def test_one_changed_byte_is_found(tmp_path, capsys):
     content[place] ^= 1
     newest.write_bytes(content)
     assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
-    assert "step-00000007.npz: not readable" in capsys.readouterr().out
+    assert "step-00000007.npz: not usable" in capsys.readouterr().out
 
 
 def test_crafted_checkpoints_are_passed_over(tmp_path, capsys):
@@ -128,7 +131,10 @@ def test_a_checkpoint_of_another_model_is_passed_over(tmp_path, capsys):
     np.savez(tmp_path / "step-00000009.npz", something=np.ones(3))
     assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
     printed = capsys.readouterr().out
-    assert "step-00000009.npz: not readable (its checksum" in printed and "step-00000007.npz: not of this model" in printed
+    assert (
+        "step-00000009.npz: not usable (its checksum" in printed
+        and "step-00000007.npz: not usable (it is of another model)" in printed
+    )
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_saved(tmp_path, capsys, monkeypatch):
@@ -141,7 +147,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_saved(tmp_path, capsys, monkeyp
     monkeypatch.setattr(np, "savez", half)
     checkpoint.model.optimizer.iterations.assign(7)
     checkpoint.save()
-    assert "step-00000007.npz: not written (No space left on device); the run goes on" in capsys.readouterr().out
+    assert "step-00000007.npz: not written (No space left on device); the run continues" in capsys.readouterr().out
     assert names(tmp_path) == ["step-00000003.npz"]
     assert Checkpoint(tmp_path).restore(compiled(), EXAMPLES) == 3
 
@@ -171,7 +177,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_waits_for_its_validation(tmp_path
         fit(compiled(), checkpoint, callbacks=[ask], epochs=2)
     again = Checkpoint(tmp_path)
     assert again.restore(compiled(), EXAMPLES) == 6
-    assert again.history == checkpoint.history and len(again.history) == 1
+    assert again.selection.history == checkpoint.selection.history and len(again.selection.history) == 1
 
 
 def test_an_epoch_after_a_stop_between_epochs_has_its_own_metrics(tmp_path):
@@ -188,7 +194,7 @@ def test_an_epoch_after_a_stop_between_epochs_has_its_own_metrics(tmp_path):
     run(model, first, 0, 1)
     again, model = Checkpoint(tmp_path / "parts", monitor="loss"), compiled()
     run(model, again, again.restore(model, EXAMPLES), 2)
-    assert again.history == wanted.history and len(wanted.history) == 2
+    assert again.selection.history == wanted.selection.history and len(wanted.selection.history) == 2
 
 
 def test_a_stop_on_a_full_disk_does_not_claim_to_be_saved(tmp_path, monkeypatch):
@@ -226,7 +232,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(value, tmp_path)
 def test_a_weight_that_is_no_number_is_not_saved(tmp_path):
     checkpoint = saved(tmp_path, 3)
     checkpoint.model.layers[0].kernel.assign([[np.nan], [1.0]])
-    with pytest.raises(DataError, match=r"a weight is no number .* weights are in .*step-00000003.npz"):
+    with pytest.raises(DataError, match=r"a weight is NaN or infinite .* weights are in .*step-00000003.npz"):
         checkpoint.save()
     assert names(tmp_path) == ["step-00000003.npz"]
 
@@ -243,7 +249,7 @@ def epochs(checkpoint, *rows):
     for epoch, row in enumerate(rows):
         model.set_weights([np.full_like(w, epoch + 1) for w in model.get_weights()])
         checkpoint.on_epoch_end(epoch, row)
-        if checkpoint.finished:
+        if checkpoint.selection.finished:
             break
     checkpoint.restore_best()
     return int(model.get_weights()[0][0, 0])
@@ -259,14 +265,14 @@ def test_a_metric_that_never_moves_neither_chooses_nor_stops(tmp_path):
     losses = (5.0, 4.0, 3.0, 2.5, 2.0, 2.2)
     checkpoint = Checkpoint(tmp_path, "val_bleu", patience=2)
     assert epochs(checkpoint, *({"val_bleu": 0.0, "val_loss": loss} for loss in losses)) == 5
-    assert len(checkpoint.history) == 6
+    assert len(checkpoint.selection.history) == 6
 
 
 def test_the_metric_chooses_once_it_moves_and_patience_counts(tmp_path):
     checkpoint = Checkpoint(tmp_path, "val_bleu", patience=2)
     values = [(0.0, 5.0), (1.0, 6.0), (0.5, 5.5), (1.0, 7.0), (9.0, 0.1)]
     assert epochs(checkpoint, *({"val_bleu": bleu, "val_loss": loss} for bleu, loss in values)) == 2
-    assert checkpoint.finished and len(checkpoint.history) == 4
+    assert checkpoint.selection.finished and len(checkpoint.selection.history) == 4
 
 
 def test_a_falling_loss_is_waited_for_and_noise_is_no_metric(tmp_path, capsys):
@@ -274,10 +280,10 @@ def test_a_falling_loss_is_waited_for_and_noise_is_no_metric(tmp_path, capsys):
     list(checkpoint.parts(0, 1, 20))
     rows = [{"val_bleu": bleu, "val_loss": loss} for bleu, loss in [(0.4, 6.0), (0, 5.0), (0, 4.0), (0, 3.0), (0, 3.1), (0, 3.2)]]
     assert epochs(checkpoint, *rows) == 4
-    assert "stopped     neither bleu nor loss got better for 2 epochs (--patience)" in capsys.readouterr().out
+    assert "stopped     neither bleu nor loss improved for 2 epochs (--patience)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nats_per_frame"])
+@pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nll_per_frame"])
 def test_some_metrics_are_better_small(tmp_path, name):
     assert epochs(Checkpoint(tmp_path, name), *({"val_loss": 1.0, name: value} for value in (3.0, 2.0, 4.0))) == 2
 
@@ -295,12 +301,12 @@ def test_a_model_no_better_than_a_constant_guess_is_refused(tmp_path):
     checkpoint = Checkpoint(tmp_path)
     epochs(checkpoint, {"val_accuracy": 0.5, "val_loss": 0.8})
     with pytest.raises(DataError, match=r"no better than a constant guess \(accuracy 0.5 against 0.5, loss 0.8 against 0.693\)"):
-        checkpoint.refuse_worse_than({"val_accuracy": 0.5, "val_loss": 0.693})
-    checkpoint.history[0]["val_accuracy"] = float(np.float32(16 / 30))  # rounds up
+        checkpoint.selection.refuse_worse_than({"val_accuracy": 0.5, "val_loss": 0.693})
+    checkpoint.selection.history[0]["val_accuracy"] = float(np.float32(16 / 30))  # rounds up
     with pytest.raises(DataError, match="no better than a constant guess"):
-        checkpoint.refuse_worse_than({"val_accuracy": 16 / 30, "val_loss": 0.693})
-    checkpoint.refuse_worse_than({"val_accuracy": 0.4, "val_loss": 0.693})
-    checkpoint.refuse_worse_than({"val_loss": 0.81})
+        checkpoint.selection.refuse_worse_than({"val_accuracy": 16 / 30, "val_loss": 0.693})
+    checkpoint.selection.refuse_worse_than({"val_accuracy": 0.4, "val_loss": 0.693})
+    checkpoint.selection.refuse_worse_than({"val_loss": 0.81})
 
 
 # -- the moving average

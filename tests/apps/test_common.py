@@ -91,7 +91,8 @@ def test_several_classes():
 def test_the_averaged_weights_are_kept_and_the_last_ones_go_on(tmp_path):
     import keras
 
-    from apps.common.checkpoints import Checkpoint, averaged_weights
+    from apps.common.training.averages import averaged_weights
+    from apps.common.training.checkpoints import Checkpoint
 
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")

@@ -1,7 +1,9 @@
 """Music generation from its command line to a server that knows nothing of this project."""
 
+import dataclasses
 import itertools
 import json
+import re
 import time
 from pathlib import Path
 
@@ -11,13 +13,17 @@ import pytest
 import tensorflow as tf
 
 from apps.common.losses import TokenLoss
-from apps.music_generation.engraver import engrave
-from apps.music_generation.grammar import TICKS, Grammar, make_table
-from apps.music_generation.judge import Copies, tune_metrics
-from apps.music_generation.likelihood import FrameLoss
-from apps.music_generation.model import RollModel, TuneModel
-from apps.music_generation.ngram import NgramModel, best_order
-from apps.music_generation.tune_serving import TuneWriter, tune_headers
+from apps.music_generation.config import MusicConfig, RollConfig, TuneConfig
+from apps.music_generation.rolls.loss import FrameLoss
+from apps.music_generation.rolls.model import RollModel
+from apps.music_generation.rolls.serving import RollGenerator
+from apps.music_generation.tunes.engraver import engrave
+from apps.music_generation.tunes.grammar import TICKS, Grammar, make_table
+from apps.music_generation.tunes.judge import Copies, tune_metrics
+from apps.music_generation.tunes.model import TuneModel
+from apps.music_generation.tunes.ngram import NgramModel, best_order
+from apps.music_generation.tunes.scores import with_open_repeats, write_tune
+from apps.music_generation.tunes.serving import TuneGenerator, tune_headers
 from data_pipelines.abc import ABCError, bars, bars_fit, note_length, read_tune, read_tunes, transpose
 from data_pipelines.piano_rolls import midi_bytes
 from data_pipelines.sources import DataError
@@ -68,9 +74,9 @@ def trained(tunes_file, tmp_path_factory):
 
 def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     run, _, printed = trained
-    wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "left_out.tsv", "model.keras", "checkpoints"}
+    wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "skipped.tsv", "model.keras", "checkpoints"}
     assert wanted | {"example.abc", "example.mid", "example.svg", "example.png"} <= {path.name for path in run.iterdir()}
-    assert "tune 25 of train: no key (K:)" in printed
+    assert "skipped     1: tune 25 in train: no key (K:)\n" in printed
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert log[1]["loss"] < log[0]["loss"] and log[1]["val_bits_per_character"] < log[0]["val_bits_per_character"]
     metrics = json.loads((run / "metrics.json").read_text())
@@ -82,18 +88,23 @@ def test_the_run_folder_is_complete_and_the_loss_falls(trained):
 
 def test_evaluate_prints_json_that_equals_training(trained, tunes_file):
     run, export, _ = trained
-    drawing = ["--num-samples", "4", "--length", "80"]
-    result = command("evaluate", export, "--data", tunes_file, "--split", "test", *drawing)
+    sampling = ["--num-samples", "4", "--max-new-tokens", "80"]
+    result = command("evaluate", export, "--data", tunes_file, "--split", "test", *sampling)
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads(result.stdout.splitlines()[-1])
     wanted = json.loads((run / "metrics.json").read_text())
-    assert metrics == {"split": "test", **wanted["test"], "free": wanted["free"], "constrained": wanted["constrained"]}
+    assert metrics == {
+        "split": "test",
+        **wanted["test"],
+        "unconstrained": wanted["unconstrained"],
+        "constrained": wanted["constrained"],
+    }
 
 
-def test_predict_continues_primes_and_writes_files(trained, tmp_path):
+def test_predict_continues_prompts_and_writes_files(trained, tmp_path):
     _, export, _ = trained
     prompt = "X:7\\nT:My jig\\nL:1/8\\nM:6/8\\nK:D major\\nABc def|"
-    line = [export, prompt, "--in-metre", "--out", tmp_path / "tune", "--seed", "3"]
+    line = [export, prompt, "--constrained", "--out", tmp_path / "tune", "--seed", "3"]
     result = command("predict", *line, "--json")
     assert result.returncode == 0, result.stderr[-3000:]
     row = json.loads(result.stdout)
@@ -101,7 +112,7 @@ def test_predict_continues_primes_and_writes_files(trained, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} >= {".abc", ".mid", ".svg", ".png"}
     again = command("predict", *line)
     assert again.stdout.startswith(row["abc"])
-    other = command("predict", export, prompt, "--in-metre", "--seed", "4", "--json")
+    other = command("predict", export, prompt, "--constrained", "--seed", "4", "--json")
     assert json.loads(other.stdout)["abc"] != row["abc"]
 
 
@@ -111,7 +122,7 @@ def test_the_export_plays_on_without_this_project(trained):
         "import sys, numpy as np, tensorflow as tf\n"
         "served = tf.saved_model.load(sys.argv[1]).signatures\n"
         "def run(*prompts, name='serving_default', seed=5, length=60):\n"
-        "    numbers = dict(length=tf.constant(length), temperature=tf.constant(1.0), top_p=tf.constant(1.0))\n"
+        "    numbers = dict(max_new_tokens=tf.constant(length), temperature=tf.constant(1.0), top_p=tf.constant(1.0))\n"
         "    numbers |= dict(prompt=tf.constant(list(prompts), tf.string), seed=tf.constant(seed))\n"
         "    return list(served[name](**numbers)['abc'].numpy())\n"
         "header = 'M:C\\nL:1/8\\nK:G\\n'\n"
@@ -123,17 +134,17 @@ def test_the_export_plays_on_without_this_project(trained):
         "assert one.startswith(run(header, length=[7], seed=[5])[0])\n"
         "for text in run('', 'abc', header + 'ab', 'M:6/8\\n', name='constrained'):\n"
         "    assert b'K:' in text and text.endswith((b'|', b'|\\n', b']', b']\\n')), text\n"
-        # sign by sign, the state outside
-        "state, text, signs = np.zeros((1, 32), np.float32), header.replace('K:G', 'K:Gmaj'), []\n"
+        # token by token, the state outside
+        "state, text, tokens = np.zeros((1, 32), np.float32), header.replace('K:G', 'K:Gmaj'), []\n"
         "numbers = dict(temperature=tf.constant(0.0), top_p=tf.constant(1.0), seed=tf.constant(0))\n"
         "for _ in range(12):\n"
         "    out = served['decode_step'](text=tf.constant([text]), state=tf.constant(state), **numbers)\n"
-        "    if out['ends'][0]: break\n"
-        "    state, text = out['state'].numpy(), out['next'][0].numpy().decode()\n"
-        "    signs.append(text)\n"
-        "numbers |= dict(length=tf.constant(13))\n"
+        "    if out['finished'][0]: break\n"
+        "    state, text = out['state'].numpy(), out['token'][0].numpy().decode()\n"
+        "    tokens.append(text)\n"
+        "numbers |= dict(max_new_tokens=tf.constant(12))\n"
         "greedy = served['serving_default'](prompt=tf.constant([header]), **numbers)['abc'].numpy()[0].decode()\n"
-        "assert greedy.endswith('K:Gmaj\\n' + ''.join(signs)), (greedy, signs)\n"
+        "assert greedy.endswith('K:Gmaj\\n' + ''.join(tokens)), (greedy, tokens)\n"
     )
     helpers.run_alone(script, export / "1")
 
@@ -161,10 +172,10 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert abs(metrics["validation"]["nats_per_frame"] - min(row["val_nats_per_frame"] for row in log)) < 1e-3
+    assert abs(metrics["validation"]["nll_per_frame"] - min(row["val_nll_per_frame"] for row in log)) < 1e-3
     result = command("evaluate", tmp_path / "export", "--data", tmp_path, "--split", "test")
     assert json.loads(result.stdout.splitlines()[-1]) == {"split": "test", **metrics["test"]}
-    out = ["--out", tmp_path / "new" / "piece", "--length", "16", "--seed", "2"]
+    out = ["--out", tmp_path / "new" / "piece", "--new-frames", "16", "--seed", "2"]
     result = command("predict", tmp_path / "export", tmp_path / "0.mid", *out, "--json")
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout)["frames"] == 40
@@ -176,8 +187,11 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     "module, arguments, message",
     [
         ("train", ["--data", "no/such.abc"], "no such file"),
-        ("train", ["--data", "README.md"], "no usable tunes"),
+        ("train", ["--data", "README.md"], "no tunes to use"),
         ("train", ["--irnn"], "--irnn is for --cell simple_rnn"),
+        ("train", ["--music", "rolls", "--tokenizer", "musical"], "unrecognized arguments: --tokenizer musical"),
+        ("train", ["--frame", "nade"], "unrecognized arguments: --frame nade"),
+        ("train", ["--music", "songs"], "invalid choice: 'songs'"),
         ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
         ("predict", ["nowhere"], "no SavedModel"),
     ],
@@ -186,6 +200,31 @@ def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
     result = command(module, *arguments, *(["--run-dir", tmp_path / "run"] if module == "train" else []), alone=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_help_names_the_flags_of_each_model_and_its_defaults():
+    shared, tunes, rolls = ({field.name for field in dataclasses.fields(c)} for c in (MusicConfig, TuneConfig, RollConfig))
+    assert shared < tunes and shared < rolls
+    help_of = {
+        kind: " ".join(command("train", *kind.split(), "--help", alone=False).stdout.split()) for kind in ("", "--music rolls")
+    }
+    flags = re.search(r"Flags of tunes alone: (.*); of rolls alone: (.*?)\.", help_of[""])
+    for listed, own in zip(flags.groups(), (tunes - shared, rolls - shared)):
+        assert set(listed.split(", ")) == {"--" + name.replace("_", "-") for name in own}
+    for kind, config in (("", TuneConfig()), ("--music rolls", RollConfig())):
+        assert f"size of the states (default: {config.units})" in help_of[kind]
+
+
+@pytest.mark.parametrize(
+    "module, arguments, flag",
+    [
+        ("predict", ["--new-frames", "3"], "--new-frames"),
+        ("evaluate", ["--data", "embedded", "--frame-beats", "1"], "--frame-beats"),
+    ],
+)
+def test_flags_of_the_other_model_are_refused(module, arguments, flag, trained):
+    result = command(module, trained[1], *arguments)
+    assert result.returncode == 2 and f"{flag}: has no meaning for this export, which is a model of tunes" in result.stderr
 
 
 # -- the models
@@ -204,7 +243,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
     model = TuneModel(12, 6, batch_size=3, **{"units": 8, "num_layers": 2, **options})
     model.build()
     tokens = np.random.default_rng(0).integers(2, 12, (3, 9)).astype("int32")
-    inputs = {"tokens": tokens[:, :-1], "goes_on": np.array([0 if "irnn" in options else 1, 0, 0], "float32")}
+    inputs = {"tokens": tokens[:, :-1], "is_continuation": np.array([0 if "irnn" in options else 1, 0, 0], "float32")}
     before = model.get_weights()
     model.compile(keras.optimizers.Adam(0.002 if "irnn" in options else 0.02), TokenLoss(), jit_compile=jit_compile)
     data = tf.data.Dataset.from_tensors((inputs, tokens[:, 1:]))
@@ -220,7 +259,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
 
 @pytest.mark.parametrize("kind", ["tunes", "rolls"])
 def test_chunks_are_one_long_sequence_until_it_ends(kind):
-    """The state goes on from chunk to chunk, and is forgotten where a sequence begins; without training nothing is carried."""
+    """The state is carried from chunk to chunk, and is forgotten where a sequence begins; without training nothing is carried."""
     generator = np.random.default_rng(0)
     if kind == "tunes":
         model = TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
@@ -228,13 +267,13 @@ def test_chunks_are_one_long_sequence_until_it_ends(kind):
     else:
         model = RollModel(6, batch_size=2, units=5, num_layers=2, hidden=3)
         frames = (generator.random((2, 13, 6)) < 0.4).astype("float32")
-        x = {"frames": frames[:, :-1], "following": frames[:, 1:]}
+        x = {"frames": frames[:, :-1], "targets": frames[:, 1:]}
     model.build()
     whole = model(x)
 
-    def chunk(i, goes_on):
+    def chunk(i, is_continuation):
         part = {name: value[:, 4 * i : 4 * i + 4] for name, value in x.items()}
-        return model({**part, "goes_on": np.array(goes_on, "float32")}, training=True)
+        return model({**part, "is_continuation": np.array(is_continuation, "float32")}, training=True)
 
     chunk(1, [1, 1])  # leaves something behind
     parts = [chunk(0, [0, 0]), chunk(1, [1, 1]), chunk(2, [1, 0])]
@@ -249,9 +288,9 @@ def test_one_step_at_a_time_equals_whole_sequences():
     model = TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
     model.build()
     tokens = np.random.default_rng(0).integers(1, 9, (3, 7))
-    states = model.start(3)
+    states = model.get_initial_state(3)
     for t in range(7):
-        logits, states = model.step(tokens[:, t], states)
+        logits, states = model.decode_step(tokens[:, t], states)
         np.testing.assert_allclose(logits, model({"tokens": tokens})[:, t], atol=1e-5)
 
 
@@ -262,22 +301,20 @@ def test_the_probabilities_of_all_frames_add_up_to_one(frame):
     model.set_weights([np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(model.get_weights())])
     frames = np.array(list(itertools.product([0, 1], repeat=4)), "float32")[:, None]  # (16, 1, 4)
     past = np.repeat([[[1.0, 0, 1, 1]]], 16, axis=0)
-    logits = model({"frames": past, "following": frames})
+    logits = model({"frames": past, "targets": frames})
     nats = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(frames, logits), axis=[1, 2])
     np.testing.assert_allclose(np.exp(-nats).sum(), 1.0, atol=1e-5)
     np.testing.assert_allclose(np.mean(nats), FrameLoss()(frames, logits), rtol=1e-5)
 
 
-def test_frames_are_drawn_as_often_as_they_are_probable():
-    from apps.music_generation.roll_serving import RollWriter
-
+def test_frames_are_sampled_as_often_as_they_are_probable():
     model = RollModel(88, hidden=4, units=4, num_layers=1, batch_size=1)
     model.build()
     model.set_weights([np.random.default_rng(i).normal(size=w.shape) * 0.5 for i, w in enumerate(model.get_weights())])
-    drawn = RollWriter(model, 1).write(tf.zeros((4000, 0, 88), tf.uint8), 1, 1.0, 3)["frames"].numpy().astype("float32")
-    logits = model({"frames": np.zeros_like(drawn), "following": drawn})
-    expected = np.mean(tf.sigmoid(logits), axis=(0, 1))  # of each key, given the lower ones as drawn
-    np.testing.assert_allclose(drawn.mean(axis=(0, 1)), expected, atol=0.035)
+    sampled = RollGenerator(model, 1).generate(tf.zeros((4000, 0, 88), tf.uint8), 1, 1.0, 3)["frames"].numpy().astype("float32")
+    logits = model({"frames": np.zeros_like(sampled), "targets": sampled})
+    expected = np.mean(tf.sigmoid(logits), axis=(0, 1))  # of each key, given the lower ones as sampled
+    np.testing.assert_allclose(sampled.mean(axis=(0, 1)), expected, atol=0.035)
 
 
 # -- the grammar
@@ -286,19 +323,19 @@ def test_frames_are_drawn_as_often_as_they_are_probable():
 @pytest.mark.parametrize("metre, ticks", [("6/8", 6), ("C", 8), ("2/4", 4), ("9/8", 9)])
 def test_what_the_grammar_lets_pass_has_full_bars(metre, ticks):
     """Walk the automaton at random: every end it allows is a tune whose bars fit, and there is always a way on."""
-    signs = ["", "", "", "", *"ABcd'^_=,2346/8z(|:[]1>< \n-"]
-    table = make_table(signs, [ticks * TICKS])
+    tokens = ["", "", "", "", *"ABcd'^_=,2346/8z(|:[]1>< \n-"]
+    table = make_table(tokens, [ticks * TICKS])
     generator = np.random.default_rng(0)
     seen = ""
     for _ in range(60):
         state, text = table.starts[ticks * TICKS], ""
         while True:
-            following = np.flatnonzero(table.after[state] >= 0)
-            assert len(following) or table.may_end[state]
-            if table.may_end[state] and (len(text) > 60 or not len(following)):
+            targets = np.flatnonzero(table.after[state] >= 0)
+            assert len(targets) or table.may_end[state]
+            if table.may_end[state] and (len(text) > 60 or not len(targets)):
                 break
-            token = generator.choice(following)
-            state, text = table.after[state, token], text + signs[token]
+            token = generator.choice(targets)
+            state, text = table.after[state, token], text + tokens[token]
         seen += text
         tune = read_tune(f"X:1\nM:{metre}\nL:1/8\nK:D\n{text}")
         assert {length == full for length, full, _ in bars(tune) if length} <= {True}, text
@@ -319,20 +356,23 @@ def test_the_grammar_knows_bars_of_six(text, reads):
 
 
 @pytest.mark.parametrize("kind", ["characters", "musical"])
-def test_a_model_that_knows_nothing_writes_full_bars(kind):
+def test_an_untrained_model_generates_full_bars(kind):
     tunes, _ = read_tunes(helpers.some_tunes())
-    vocabulary = TuneVocabulary.learn_tokens([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
+    vocabulary = TuneVocabulary.train_from_iterator([t.text for t in tunes] + ["(3^a'2/:|[1[2z>"], kind)
     model = TuneModel(vocabulary.size, 4, batch_size=1, units=4, num_layers=1)
     model.build()
-    writer = TuneWriter(model, vocabulary, tune_headers(tunes), top_k=0, max_length=120)
+    generator = TuneGenerator(model, vocabulary, tune_headers(tunes), top_k=0, max_length=120)
     prompts = tf.constant(["", "X:3\nM:6/8\nL:1/8\nK:D\nABc d", "M:C\nL:1/8\nK:G\nAB|", "M:C\n"] * 5)
-    texts = [t.decode() for t in writer.write(prompts, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
-    for prompt, text in zip(prompts.numpy(), texts):
+    generated = [0] * 4  # bars after each prompt
+    texts = [t.decode() for t in generator.generate(prompts, 120, 1.0, 1.0, 1, constrained=True)["abc"].numpy()]
+    for i, (prompt, text) in enumerate(zip(prompts.numpy(), texts)):
         tune = read_tune(text)
         lengths = [(length, metre) for length, metre, _ in bars(tune) if length][1 if b"AB|" in prompt else 0 :]
         assert all(length == metre for length, metre in lengths), text
+        generated[i % 4] += len(lengths)
         if prompt.startswith(b"M:C"):
             assert tune.metre == "C"
+    assert min(generated) > 5
 
 
 # -- what is measured
@@ -359,15 +399,13 @@ def test_copies_and_broken_tunes_show():
 
 
 def test_sheet_music_of_what_is_no_tune_is_refused(tmp_path):
-    from apps.music_generation.scores import with_open_repeats, write_tune
-
     for text in ("X:1\nM:C\nL:1/8\nK:D\nno music at all <b>", "words", ""):
         assert with_open_repeats(text) == text
     with pytest.raises(DataError, match="verovio can't read it"):
         write_tune("X:1\nK:D\n", tmp_path / "tune")
 
 
-def test_tunes_that_would_hang_the_engraver_are_left_out():
+def test_tunes_that_would_hang_the_engraver_are_skipped():
     tune = "X:1\nM:2/4\nL:1/8\nK:D\nd2 fd|a4|\n"
     begun = time.monotonic()
     found = engrave([tune, tune.replace("a4", "a9999999999999999999"), tune.replace("M:2/4", "M:1/999999999"), tune])
@@ -379,7 +417,7 @@ def test_tunes_that_would_hang_the_engraver_are_left_out():
 
 def test_an_engraver_ends_with_its_parent(tmp_path):
     code = (
-        "import subprocess, sys, os; from apps.music_generation import engraver as e; "
+        "import subprocess, sys, os; from apps.music_generation.tunes import engraver as e; "
         "p = subprocess.Popen([sys.executable, e.__file__, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.PIPE); "
         "p.stdin.write(b'[\"X:1\\\\nM:2/4\\\\nL:1/8\\\\nK:D\\\\nd4|\\\\n\", false, true]\\n'); p.stdin.flush(); "
         "p.stdout.readline(); open('pid', 'w').write(str(p.pid)); os.kill(os.getpid(), 9)"

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common import cli
 from apps.common.metrics import translation_metrics
+from apps.translation.config import SUTSKEVER, Config, ModelFlags
 from apps.translation.model import Translator
-from apps.translation.presets import SUTSKEVER
 from apps.translation.serving import search, serving_signatures
-from apps.translation.train import MODEL_FLAGS, Config
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.translations import Pair, Vocabularies
-from data_pipelines.vocabulary import END, START
+from data_pipelines.vocabulary import BOS, EOS
 from tests.apps import helpers
 from tests.serving.operations import check_graph
 
@@ -158,7 +158,7 @@ def translator(**options):
 def batch(seed=0):
     ids = np.random.default_rng(seed).integers(4, 20, (3, 6)).astype("int32")
     ids[1, 3:] = ids[2, 5:] = 0
-    return {"source": ids, "target": np.concatenate([np.full((3, 1), START, "int32"), ids[:, :4]], axis=1)}
+    return {"source": ids, "target": np.concatenate([np.full((3, 1), BOS, "int32"), ids[:, :4]], axis=1)}
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -168,8 +168,8 @@ def test_the_search_scores_as_the_training_model_does(options):
     for row in range(3):
         for n in range(3):
             tokens = found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
-            logits = model({"source": source[row : row + 1], "target": np.array([[START, *tokens]])})
-            wanted = tf.gather(tf.nn.log_softmax(logits[0]), [*tokens, END], axis=1, batch_dims=1)
+            logits = model({"source": source[row : row + 1], "target": np.array([[BOS, *tokens]])})
+            wanted = tf.gather(tf.nn.log_softmax(logits[0]), [*tokens, EOS], axis=1, batch_dims=1)
             np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
     model, inputs = translator(dropout=0.1, **options), batch()
     before = model.get_weights()
     model.compile(keras.optimizers.Adam(0.02), TokenLoss(0.1), jit_compile=jit_compile)
-    following = np.concatenate([inputs["target"][:, 1:], np.full((3, 1), END)], axis=1)
+    following = np.concatenate([inputs["target"][:, 1:], np.full((3, 1), EOS)], axis=1)
     data = tf.data.Dataset.from_tensors((inputs, following))  # static lengths: XLA needs them for input feeding's loop
     losses = model.fit(data, epochs=12, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
@@ -203,7 +203,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
 def test_the_sutskever_preset_builds_and_takes_a_step():
     from apps.common.losses import TokenLoss
 
-    values = {name: SUTSKEVER.get(name, getattr(Config, name)) for name in MODEL_FLAGS}
+    values = {**cli.flags_of(Config(), ModelFlags), **{n: v for n, v in SUTSKEVER.items() if hasattr(ModelFlags, n)}}
     model = Translator(50, 60, joint=False, **values)
     model.compile(keras.optimizers.SGD(0.7, global_clipnorm=5.0), TokenLoss())
     inputs = batch()
@@ -222,7 +222,7 @@ def test_metrics_of_sentences():
 
 @pytest.mark.parametrize("options", [{"attention": "none", "encoder": "forward"}, {"attention": "dot"}])
 def test_texts_are_translated_with_and_without_attention(options):
-    vocabularies = Vocabularies.learn([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
+    vocabularies = Vocabularies.train([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8, **options)
     model.build()
     signatures = serving_signatures(model, vocabularies, 20, ("en", "ja"), width=2, best=2, length_penalty=1.0)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.cluster import loopback_cluster
-from apps.common.pipes import LostWorkerError, Pipes
-from apps.common.workers import Workers, count_tokens
-from apps.music_generation.model import TuneModel
+from apps.common.training.cluster import loopback_cluster
+from apps.common.training.pipes import LostWorkerError, Pipes
+from apps.common.training.sharding import count_tokens
+from apps.common.training.workers import Workers
+from apps.music_generation.tunes.model import TuneModel
 from data_pipelines.sources import DataError
 from tests import forked
 from tests.apps.helpers import ENVIRONMENT, ROOT
@@ -137,7 +138,7 @@ def test_what_workers_cannot_share_is_told():
     workers.count = 3
     model = TuneModel(20, 8, batch_size=32, units=8)
     with pytest.raises(DataError, match="--batch-size 32: can't be shared by 3 workers"):
-        model.share_rows(workers)
+        model.set_workers(workers)
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
         with pytest.raises(DataError, match="mixed_bfloat16"):
@@ -151,7 +152,8 @@ def test_what_workers_cannot_share_is_told():
 def test_a_run_ends_when_its_data_service_does():
     with socket.create_server(("127.0.0.1", 0)) as dispatcher:
         address = f"127.0.0.1:{dispatcher.getsockname()[1]}"
-        code = f"import time; from apps.common.cluster import watch; watch('{address}', 1.0, 0.1); print('on', flush=True); "
+        code = f"import time; from apps.common.training.cluster import watch; watch('{address}', 1.0, 0.1); "
+        code += "print('on', flush=True); "
         line = [sys.executable, "-c", code + "time.sleep(60)"]
         run = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert run.stdout.readline() == "on\n"

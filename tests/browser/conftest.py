@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from apps.common.cluster import loopback_ports
+from apps.common.training.cluster import loopback_ports
 from tests.apps.helpers import some_tunes
 
 expect.set_options(timeout=60_000)

@@ -1,4 +1,4 @@
-"""Captions: scenes and their truth, tables and folders and zips, what is left out, and the batches."""
+"""Captions: scenes and their truth, tables and folders and zips, what is skipped, and the batches."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.embedded.scenes import NUMBERS, UNSEEN, Scene, Thing, embedded_scenes, is_true
 from data_pipelines.image_store import store_images
 from data_pipelines.sources import DataError
-from data_pipelines.vocabulary import END, PADDING, START, WordVocabulary
+from data_pipelines.vocabulary import BOS, EOS, PADDING, WordVocabulary
 from tests.data_pipelines.helpers import prepare_tfds
 from tests.data_pipelines.test_images import decoded, encoded, picture
 
@@ -85,7 +85,7 @@ def test_a_folder_of_photographs_and_a_table(tmp_path):
     assert example.captions == tuple(f"caption {i} of {example.image.name}" for i in range(3))
     assert example.image.read() == (tmp_path / "images" / example.image.name).read_bytes()
     assert load_captions(str(tmp_path / "captions.tsv")).splits == data.splits
-    assert "20" not in str(data.left_out) and not any(data.left_out.values())
+    assert not data.skipped
 
 
 @pytest.mark.parametrize("kind", ["zip", "zip with a folder", "folders", "beside"])
@@ -104,12 +104,12 @@ def test_splits_in_zips_and_folders(tmp_path, kind):
         write_table(tmp_path / f"{split}_captions.tsv", [(name, f"{split} {name}") for name in names])
     data = load_captions(str(tmp_path))
     assert [len(data.splits[name]) for name in ("train", "validation")] == [2, 1]
-    assert not any(data.left_out.values())
+    assert not data.skipped
     store = store_images([e.image for e in data.splits["train"]], tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999)
     assert len(store.paths) == 2 and not store.problems
 
 
-def test_what_is_left_out_is_named(tmp_path):
+def test_what_is_skipped_is_named(tmp_path):
     write_images(tmp_path / "images", "a.jpg", "b.jpg", "c.jpg", "d.jpg", "spare.jpg", "shared.jpg")
     (tmp_path / "images" / "d.jpg").write_bytes(b"no image")
     rows = [("a.jpg", "one"), ("missing.jpg", "two"), ("b.jpg", ""), ("c.jpg", "three"), ("c.jpg", ""), ("d.jpg", "four")]
@@ -119,22 +119,23 @@ def test_what_is_left_out_is_named(tmp_path):
     images = [e.image for examples in data.splits.values() for e in examples]
     data = data.without(store_images(images, tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999).problems)
     assert [(e.image.name, e.captions) for e in data.splits["train"]] == [("a.jpg", ("one",)), ("c.jpg", ("three",))]
-    assert data.left_out["train"] == [
-        ("missing.jpg", "a caption without its image"),
-        ("b.jpg", "an empty caption"),
-        ("spare.jpg", "an image without caption"),
-        ("d.jpg", "not a JPEG, PNG or GIF image"),
+    assert data.skipped == [
+        ("train", "missing.jpg", "a caption without its image"),
+        ("train", "b.jpg", "an empty caption"),
+        ("train", "spare.jpg", "an image without caption"),
+        ("train", "d.jpg", "not a JPEG, PNG or GIF image"),
     ]
-    assert data.summary()["left out"].startswith("4: missing.jpg: a caption without its image; b.jpg")
-    assert data.describe()["train"]["left_out"] == 4
-    data.write_left_out(tmp_path / "left_out.tsv")
-    with (tmp_path / "left_out.tsv").open() as file:
-        assert len(list(csv.reader(file, delimiter="\t"))) == 5
+    assert data.summary()["images"] == "2 train (2 captions), 1 validation (1 captions)"
+    assert data.summary()["skipped"].startswith("4: missing.jpg in train: a caption without its image; b.jpg")
+    assert {name: facts["skipped"] for name, facts in data.describe().items()} == {"train": 4, "validation": 0}
+    data.write_skipped(tmp_path / "skipped.tsv")
+    with (tmp_path / "skipped.tsv").open() as file:
+        assert list(csv.reader(file, delimiter="\t")) == [["split", "name", "reason"], *map(list, data.skipped)]
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path):
     write_table(tmp_path / "captions.tsv", [("a.jpg", "one")])
-    with pytest.raises(DataError, match=r"the train split has no image to use \(a.jpg: a caption without its image\)"):
+    with pytest.raises(DataError, match=r"the train split has no images to use \(a.jpg in train: a caption without its image\)"):
         load_captions(str(tmp_path))
     (tmp_path / "images.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="not a readable zip file"):
@@ -175,7 +176,7 @@ def batches(tmp_path):
     write_table(tmp_path / "captions.tsv", rows)
     examples = [e for part in load_captions(str(tmp_path)).splits.values() for e in part]
     store = store_images([e.image for e in examples], tmp_path / "s", "k", tf.identity, size=8, max_pixels=9999)
-    vocabulary = WordVocabulary.learn([c for e in examples for c in e.captions], size=100, markers=True)
+    vocabulary = WordVocabulary.train([c for e in examples for c in e.captions], size=100, has_bos_eos=True)
     return (
         lambda **options: caption_batches(examples, store, vocabulary, batch_size=4, boundaries=[4, 6], **options),
         examples,
@@ -184,8 +185,8 @@ def batches(tmp_path):
 
 
 def as_rows(dataset, vocabulary_offset=4):
-    for inputs, following in dataset:
-        yield from zip(inputs["image"].numpy(), inputs["caption"].numpy(), following.numpy())
+    for inputs, targets in dataset:
+        yield from zip(inputs["image"].numpy(), inputs["caption"].numpy(), targets.numpy())
 
 
 def test_batches_pair_each_caption_with_its_image_and_shift_it(batches):
@@ -194,11 +195,11 @@ def test_batches_pair_each_caption_with_its_image_and_shift_it(batches):
     assert batch.steps_per_epoch == len(list(batch.dataset)) == 6 + 3  # 24 captions of up to four tokens, 12 of five
     rows = list(as_rows(batch.dataset))
     assert len(rows) == 36
-    for _, caption, following in rows:
-        length = int((following != PADDING).sum())
-        assert caption[0] == START and following[length - 1] == END
-        np.testing.assert_array_equal(caption[1:length], following[: length - 1])
-        assert not following[length:].any()
+    for _, caption, targets in rows:
+        length = int((targets != PADDING).sum())
+        assert caption[0] == BOS and targets[length - 1] == EOS
+        np.testing.assert_array_equal(caption[1:length], targets[: length - 1])
+        assert not targets[length:].any()
     arrays = [store.load(store.paths[e.image]).numpy() for e in examples]
     seen = np.array([next(i for i, a in enumerate(arrays) if np.array_equal(a, image)) for image, _, _ in rows])
     assert (np.bincount(seen) == 3).all()
@@ -209,7 +210,7 @@ def test_batches_go_on_where_a_run_stopped(batches):
     options = {"shuffle_seed": 3, "augment": True, "flip": True}
     whole = list(make(**options).dataset.take(30))
     rest = list(make(**options, start_step=17).dataset.take(13))
-    for (inputs, following), (wanted, wanted_following) in zip(rest, whole[17:], strict=True):
-        np.testing.assert_array_equal(following, wanted_following)
+    for (inputs, targets), (wanted, wanted_following) in zip(rest, whole[17:], strict=True):
+        np.testing.assert_array_equal(targets, wanted_following)
         np.testing.assert_array_equal(inputs["image"], wanted["image"])
     assert any((a[1].shape != b[1].shape) or (a[1] != b[1]).numpy().any() for a, b in zip(whole[:9], whole[9:18]))

@@ -74,7 +74,7 @@ def test_a_member_with_a_path_out_of_the_zip_writes_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["captions.tsv", "images.zip", "set"]
 
 
-def test_links_that_lead_nowhere_or_in_circles_are_left_out(tmp_path):
+def test_links_that_lead_nowhere_or_in_circles_are_skipped(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     (images / "loop").symlink_to(images)
@@ -104,7 +104,7 @@ def test_an_encrypted_member_is_told(tmp_path):
         ImageFile("a.png", str(tmp_path / "a.zip"), "a.png").read()
 
 
-def test_a_piece_of_years_is_left_out(tmp_path):
+def test_a_piece_of_years_is_skipped(tmp_path):
     import mido
 
     for name in ("train", "valid"):

@@ -1,5 +1,7 @@
 """From texts to batches: the vocabulary, the buckets, the order."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,7 @@ from data_pipelines import batching
 from data_pipelines.embedded.reviews import embedded_reviews, make_reviews
 from data_pipelines.reviews import Review, encode, load_reviews, review_batches
 from data_pipelines.sources import DataError
-from data_pipelines.vocabulary import WordVocabulary, learn_vocabulary, load_vocabulary, split_words
+from data_pipelines.vocabulary import WordVocabulary, load_or_train, load_vocabulary, split_words, train_vocabulary
 
 
 def test_words():
@@ -24,36 +26,41 @@ def test_words():
 
 
 def test_the_vocabulary_ranks_by_count_then_spelling_and_keeps_its_size():
-    vocabulary = WordVocabulary.learn(["b a a", "c b a"], size=4)
+    vocabulary = WordVocabulary.train(["b a a", "c b a"], size=4)
     assert vocabulary.words == ["a", "b"] and vocabulary.size == 4
-    assert vocabulary.ids(vocabulary.tokenize(tf.constant(["a c b"]))).to_list() == [[2, 1, 3]]
-    assert WordVocabulary.learn(["b a a", "c b a"], size=9, min_count=3).words == ["a"]
+    assert vocabulary.encode(tf.constant(["a c b"])).to_list() == [[2, 1, 3]]
+    assert WordVocabulary.train(["b a a", "c b a"], size=9, min_count=3).words == ["a"]
 
 
 @pytest.mark.parametrize("kind", ["words", "subwords"])
 def test_a_saved_vocabulary_gives_the_same_ids(kind, tmp_path):
     texts = [text for text, _ in make_reviews(200, seed=1)]
-    vocabulary = learn_vocabulary(kind, texts, 1_000)
-    vocabulary.save(tmp_path)
+    vocabulary = load_or_train(tmp_path, load_vocabulary, lambda: train_vocabulary(kind, texts, 1_000))
     again = load_vocabulary(tmp_path)
-    assert again.size == vocabulary.size
-    ids = vocabulary.ids(vocabulary.tokenize(tf.constant(texts[:5])))
-    assert again.ids(again.tokenize(tf.constant(texts[:5]))).to_list() == ids.to_list()
+    assert again.size == vocabulary.size == load_or_train(tmp_path, load_vocabulary, pytest.fail).size
+    ids = vocabulary.encode(tf.constant(texts[:5]))
+    assert again.encode(tf.constant(texts[:5])).to_list() == ids.to_list()
     assert int(tf.reduce_min(ids)) >= 2 and int(tf.reduce_max(ids)) < vocabulary.size
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(2, 12))
-def test_shorten_keeps_both_ends(lengths, limit):
+def test_truncate_middle_keeps_both_ends(lengths, limit):
     rows = [list(range(n)) for n in lengths]
-    short = batching.shorten(tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1), limit).to_list()
+    short = batching.truncate_middle(tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1), limit).to_list()
     for row, got in zip(rows, short):
         assert got == (row if len(row) <= limit else row[: limit // 2] + row[len(row) - (limit - limit // 2) :])
 
 
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=50))
-def test_boundaries_are_few_sorted_and_hold_all(lengths):
+def test_boundaries_are_few_sorted_hold_all_and_waste_the_least(lengths):
     boundaries = batching.bucket_boundaries([*lengths, 64], max_length=64)
-    assert boundaries == sorted(set(boundaries)) and len(boundaries) <= 5 and boundaries[-1] == 64
+    assert boundaries == sorted(set(boundaries)) and len(boundaries) <= 4 and boundaries[-1] == 64
+
+    def padded(boundaries):
+        return sum(np.array(boundaries)[np.searchsorted(boundaries, np.minimum([*lengths, 64], 64))])
+
+    choices = [[*some, 64] for count in range(4) for some in combinations(range(8, 64, 8), count)]
+    assert padded(boundaries) == min(map(padded, choices))
 
 
 def batches(shuffle_seed=None, start_step=0, count=50):

@@ -52,7 +52,7 @@ def test_odd_texts():
 @pytest.mark.parametrize("joint", [True, False])
 def test_unknown_pieces_are_those_of_words_that_were_never_read(joint, tmp_path):
     sources = ["A dog runs in the rain (and-so).", "It doesn't matter.", "I saw an old woman.", "cafe\u0301 \ufb01sh"]
-    Vocabularies.learn([Pair(source, source.upper()) for source in sources], "bpe", 70, joint).save(tmp_path)
+    Vocabularies.train([Pair(source, source.upper()) for source in sources], "bpe", 70, joint).save(tmp_path)
     vocabularies = Vocabularies.load(tmp_path)
 
     def unknown(text):

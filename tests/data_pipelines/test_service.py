@@ -4,12 +4,14 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 import tensorflow as tf
 
+from data_pipelines import service as servers
 from data_pipelines.reviews import Review, review_batches
-from data_pipelines.service import served
+from data_pipelines.service import distribute
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import WordVocabulary
 from tests.apps.helpers import ENVIRONMENT, ROOT
@@ -43,7 +45,7 @@ def service(workers):
 def batches(address):
     """Of reviews of one to three words; the label tells which it is."""
     reviews = [Review(" ".join(["word"] * (i % 3 + 1)), label) for i, label in enumerate(LABELS)]
-    vocabulary = WordVocabulary.learn([review.text for review in reviews], 400)
+    vocabulary = WordVocabulary.train([review.text for review in reviews], 400)
     options = {"max_length": 3, "boundaries": [1, 3], "batch_size": 8, "shuffle_seed": 1, "service": address}
     return review_batches(reviews, LABELS, vocabulary, **options)
 
@@ -79,7 +81,17 @@ def test_two_workers_give_each_example_once_an_epoch_and_a_lost_one_loses_none_f
 )
 def test_an_address_that_is_none_is_told(address, message):
     with pytest.raises(DataError, match=message):
-        served(tf.data.Dataset.range(3), address)
+        distribute(tf.data.Dataset.range(3), address)
+
+
+@pytest.mark.parametrize("role", [["dispatcher"], ["worker", "--dispatcher", "localhost:1"]])
+def test_a_server_says_at_its_start_who_may_reach_it(role, monkeypatch, capsys):
+    for name in ("DispatchServer", "WorkerServer"):
+        monkeypatch.setattr(tf.data.experimental.service, name, mock.MagicMock())
+    monkeypatch.setattr("sys.argv", ["service", *role])
+    servers.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: this {role[0]} listens on every interface") and "SECURITY.md" in line
 
 
 def test_a_server_needs_its_role():

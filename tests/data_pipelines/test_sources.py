@@ -65,6 +65,9 @@ def test_empty_texts_are_kept_and_counted(tmp_path):
     reviews = load_reviews(write(tmp_path, "x.tsv", GOOD + " \tyes\n\tno\n"))
     assert sum(reviews.empty_texts.values()) == 2
     assert sum(part["empty_texts"] for part in reviews.describe().values()) == 2
+    assert reviews.summary()["examples"] == "34 train, 4 validation, 4 test" and reviews.summary()["classes"] == "no, yes"
+    assert reviews.summary()["empty texts"].endswith("kept, and predicted from no words")
+    assert "empty texts" not in load_reviews(write(tmp_path, "y.tsv", GOOD)).summary()
     assert sum(len(part) for part in reviews.splits.values()) == 42
 
 
@@ -74,7 +77,7 @@ def test_bad_files(tmp_path):
     fails(write(tmp_path, "a.tsv", "text\tlabels\nx\ty\n"), "a.tsv: row 1: no column 'label'", "['text', 'labels']")
     fails(write(tmp_path, "b.tsv", b"text\tlabel\nok\t1\ncaf\xe9\t0\n"), "b.tsv: row 3: not UTF-8 (byte 0xe9)")
     fails(write(tmp_path, "c.tsv", "text\tlabel\nx\ty\tz\n"), "c.tsv: row 2: 3 columns; the header has 2")
-    fails(write(tmp_path, "d.tsv", "text\tlabel\n"), "d.tsv: the train split has no rows")
+    fails(write(tmp_path, "d.tsv", "text\tlabel\n"), "d.tsv: the train split has no examples to use")
     fails(write(tmp_path, "e.tsv", "text\tlabel\nx\t\n"), "e.tsv: row 2: the label is empty")
     fails(write(tmp_path, "f.csv", 'text,label\n"x,1\n'), "f.csv: row", "Mend the quotes")
     fails(write(tmp_path, "g.tsv", "text\tlabel\n" + "x\t1\n" * 20), "only label is '1'")
@@ -106,6 +109,14 @@ def test_tfds_prepared_offline(tmp_path, monkeypatch):
     assert {k: len(v) for k, v in reviews.splits.items()} == {"train": 18, "validation": 2, "test": 6}
     assert reviews.labels == ["neg", "pos"]
     assert set(reviews.splits["test"]) == {(f"review {i}", "pos" if i % 2 else "neg") for i in range(6)}
+
+
+def test_tfds_without_a_training_split_serves_evaluation_only(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    rows = [{"text": f"review {i}", "label": f"{i % 2}"} for i in range(4)]
+    prepare_tfds(tmp_path, monkeypatch, {"text": tfds.features.Text(), "label": tfds.features.Text()}, {"test": rows})
+    fails("tfds:tiny", "tfds:tiny: has no training split but ['test']")
+    assert {name: len(part) for name, part in load_reviews("tfds:tiny", whole=True).splits.items()} == {"test": 4}
 
 
 def test_tfds_without_a_network_says_so_within_seconds(tmp_path, monkeypatch):

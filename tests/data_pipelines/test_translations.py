@@ -10,7 +10,7 @@ from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import LANGUAGES, TEMPLATES, embedded_translations
 from data_pipelines.sources import DataError
 from data_pipelines.translations import MODEL_TYPES, Pair, Vocabularies, encode, load_translations, translation_batches
-from data_pipelines.vocabulary import END, PADDING, START
+from data_pipelines.vocabulary import BOS, EOS, PADDING, load_or_train
 
 PAIRS = [Pair(*pair) for pair in embedded_translations("en", "de")["train"][:300]]
 
@@ -39,6 +39,7 @@ def test_parallel_files_by_line_and_gzip(tmp_path):
     data = load_translations(str(tmp_path), "en", "de")
     assert data.splits == {"train": [Pair("a b", "x y"), Pair("c", "w")], "validation": [Pair("d", "v")]}
     assert data.empty_pairs == {"train": 1, "validation": 0}
+    assert data.summary() == {"examples": "2 train, 1 validation", "empty pairs": "1 in train, skipped"}
     assert load_translations(str(tmp_path), "de", "en").splits["validation"] == [Pair("v", "d")]
 
 
@@ -61,7 +62,7 @@ def test_files_that_can_not_be_used(tmp_path):
     fails("embedded", "the language is 'pt'; expected one of", languages=("en", "pt"))
     fails(tmp_path / "none", "no such file")
     write(tmp_path, train_en=["", ""], train_de=["x", "y"], val_en=["c"], val_de=["d"])
-    fails(tmp_path, "the train split has no pairs")
+    fails(tmp_path, "the train split has no examples to use")
 
 
 def test_tfds_by_the_same_flag_offline(tmp_path, monkeypatch):
@@ -114,24 +115,20 @@ def test_embedded_pairs_are_true():
 @pytest.mark.parametrize("joint", [False, True])
 def test_texts_survive_the_way_to_ids_and_back(tokens, joint, tmp_path):
     size = {"words": 3000, "characters": 120}.get(tokens, 400)
-    vocabularies = Vocabularies.learn(PAIRS, tokens, size, joint)
+    vocabularies = load_or_train(tmp_path, Vocabularies.load, lambda: Vocabularies.train(PAIRS, tokens, size, joint))
     assert vocabularies.joint is joint and vocabularies.target.size <= size
     texts = [pair.target for pair in PAIRS[:20]]
-    ids = vocabularies.target.ids(vocabularies.target.tokenize(tf.constant(texts)))
-    assert [text.decode() for text in vocabularies.target.join(ids).numpy()] == texts
-    assert int(tf.reduce_min(ids.flat_values)) > END
-    vocabularies.save(tmp_path)
-    again = Vocabularies.load(tmp_path)
+    ids = vocabularies.target.encode(tf.constant(texts))
+    assert [text.decode() for text in vocabularies.target.detokenize(ids).numpy()] == texts
+    assert int(tf.reduce_min(ids.flat_values)) > EOS
+    again = load_or_train(tmp_path, Vocabularies.load, pytest.fail)
     assert again.joint is joint
-    assert (
-        again.source.ids(again.source.tokenize(tf.constant(["May 1"]))).to_list()
-        == vocabularies.source.ids(vocabularies.source.tokenize(tf.constant(["May 1"]))).to_list()
-    )
+    assert again.source.encode(tf.constant(["May 1"])).to_list() == vocabularies.source.encode(tf.constant(["May 1"])).to_list()
 
 
 def test_a_vocabulary_that_can_not_be_learned_says_so():
     with pytest.raises(DataError, match="20 bpe pieces can't be learned"):
-        Vocabularies.learn(PAIRS, "bpe", 20, True)
+        Vocabularies.train(PAIRS, "bpe", 20, True)
 
 
 # -- batches
@@ -139,22 +136,22 @@ def test_a_vocabulary_that_can_not_be_learned_says_so():
 
 @pytest.fixture(scope="module")
 def encoded():
-    vocabularies = Vocabularies.learn(PAIRS, "bpe", 400, True)
+    vocabularies = Vocabularies.train(PAIRS, "bpe", 400, True)
     return encode(PAIRS, vocabularies, 30)
 
 
 def rows(dataset):
     found = []
-    for inputs, following in dataset:
-        for source, target, after in zip(inputs["source"].numpy(), inputs["target"].numpy(), following.numpy()):
+    for inputs, targets in dataset:
+        for source, target, after in zip(inputs["source"].numpy(), inputs["target"].numpy(), targets.numpy()):
             assert len(source) == len(target) == len(after)
             found.append((source[source != PADDING].tolist(), target, after[after != PADDING].tolist()))
     return found
 
 
-def test_long_pairs_are_left_out_and_counted(encoded):
-    assert 0 < len(encoded.left_out) < 150
-    assert int(encoded.source.nrows()) + len(encoded.left_out) == 300
+def test_long_pairs_are_skipped_and_counted(encoded):
+    assert 0 < len(encoded.skipped) < 150
+    assert int(encoded.source.nrows()) + len(encoded.skipped) == 300
     assert max(encoded.lengths) <= 30
 
 
@@ -166,7 +163,7 @@ def test_an_epoch_has_every_pair_once_with_its_target_shifted(encoded):
     wanted = list(zip(encoded.source.to_list(), encoded.target.to_list()))
     assert sorted((s, a) for s, _, a in found) == sorted(wanted)
     for _, target, after in found:
-        assert target[0] == START and target[1 : len(after)].tolist() == after[:-1] and after[-1] == END
+        assert target[0] == BOS and target[1 : len(after)].tolist() == after[:-1] and after[-1] == EOS
 
 
 def test_training_batches_are_full_repeatable_and_can_be_continued(encoded):
@@ -174,8 +171,11 @@ def test_training_batches_are_full_repeatable_and_can_be_continued(encoded):
 
     def take(seed, start, count):
         options = {"max_tokens": 256, "boundaries": boundaries, "shuffle_seed": seed, "start_step": start}
-        return [following.numpy() for _, following in translation_batches(encoded, **options).dataset.take(count)]
+        return [targets.numpy() for _, targets in translation_batches(encoded, **options).dataset.take(count)]
 
+    widths = [next(boundary for boundary in boundaries if length <= boundary) for length in encoded.lengths]
+    epoch = translation_batches(encoded, max_tokens=256, boundaries=boundaries, shuffle_seed=1).steps_per_epoch
+    assert epoch == round(sum(1 / (256 // width) for width in widths))  # a row is that share of its batch
     first = take(1, 0, 40)
     assert {batch.shape for batch in first} <= {(256 // b, b) for b in boundaries}
     for a, b in zip(first[25:], take(1, 25, 15), strict=True):

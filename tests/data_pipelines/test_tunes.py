@@ -1,13 +1,14 @@
-"""Tunes and piano rolls: sources, and streams that go on from chunk to chunk."""
+"""Tunes and piano rolls: sources, and streams that continue from chunk to chunk."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from data_pipelines.abc import read_tunes
-from data_pipelines.piano_rolls import KEYS, load_rolls, midi_bytes, read_midi, roll_streams
+from data_pipelines.piano_rolls import KEYS, load_rolls, midi_bytes, read_midi, roll_streams, whole_rolls
 from data_pipelines.sources import DataError
-from data_pipelines.tunes import Streams, TuneVocabulary, learn_tune_vocabulary, load_tunes, tune_streams
+from data_pipelines.tunes import Streams, TuneVocabulary, load_tunes, train_tune_vocabulary, tune_streams, whole_tunes
+from data_pipelines.vocabulary import BOS, EOS
 from tests.apps import helpers
 
 TUNES = "\n".join(f"X:{i}\nT:{'AB'[i % 2]}{i // 4}\nM:2/4\nL:1/8\nK:{'DG'[i % 2]}\n{'abcd|' * (3 + i)}\n" for i in range(20))
@@ -16,22 +17,22 @@ TUNES = "\n".join(f"X:{i}\nT:{'AB'[i % 2]}{i // 4}\nM:2/4\nL:1/8\nK:{'DG'[i % 2]
 @pytest.mark.parametrize("kind", ["characters", "musical"])
 def test_a_vocabulary_loses_nothing(kind):
     tunes, _ = read_tunes(TUNES + "X:1\nM:C\nK:Bbmin\n^^c''3/2 [Ac]//>(3_d,e=f[1 a2:|[2 z|]\n")
-    vocabulary = learn_tune_vocabulary(tunes, kind, transposed=True)
+    vocabulary = train_tune_vocabulary(tunes, kind, transposed=True)
     texts = tf.constant([tune.text for tune in tunes])
-    ids = vocabulary.ids(vocabulary.tokenize(texts))
-    assert (vocabulary.join(ids) == texts).numpy().all() and ids.flat_values.numpy().min() > 3
+    ids = vocabulary.encode(texts)
+    assert (vocabulary.detokenize(ids) == texts).numpy().all() and ids.flat_values.numpy().min() > 3
 
 
 def test_streams_hold_each_sequence_once_an_epoch_and_in_order():
     lengths = np.array([1, 5, 9, 12, 3, 4, 8])
-    streams = Streams(lengths, rows=3, steps=4, seed=1)
+    streams = Streams(lengths, batch_size=3, steps=4, seed=1)
     plan = streams.plan(40)
     seen = {}
     for row in range(3):
         before = None
         for sequence, chunk, epoch in plan[:, row]:
             if chunk:
-                assert before == (sequence, chunk - 1, epoch)  # goes on where the row was
+                assert before == (sequence, chunk - 1, epoch)  # continues where the row was
             seen[(sequence, chunk, epoch)] = seen.get((sequence, chunk, epoch), 0) + 1
             before = (sequence, chunk, epoch)
     assert set(seen.values()) == {1}
@@ -45,14 +46,16 @@ def test_streams_hold_each_sequence_once_an_epoch_and_in_order():
 
 def test_tune_streams_spell_the_tunes():
     tunes, _ = read_tunes(TUNES)
-    vocabulary = learn_tune_vocabulary(tunes, "characters", transposed=True)
-    dataset, steps = tune_streams(tunes, vocabulary, rows=2, steps=16, batches=120, seed=0, transposed=0.5)
-    assert steps > 10
+    vocabulary = train_tune_vocabulary(tunes, "characters", transposed=True)
+    order = {"batch_size": 2, "steps": 16, "epochs": 4, "seed": 0, "transpose_prob": 0.5}
+    batches = tune_streams(tunes, vocabulary, **order)
+    dataset = batches.dataset
+    assert 10 < batches.steps_per_epoch == len(list(dataset)) / 4
     texts, open_text = [], ["", ""]
-    for inputs, following in dataset:
+    for inputs, targets in dataset:
         for row in range(2):
-            tokens, after = inputs["tokens"][row].numpy(), following[row].numpy()
-            if not inputs["goes_on"][row]:
+            tokens, after = inputs["tokens"][row].numpy(), targets[row].numpy()
+            if not inputs["is_continuation"][row]:
                 assert tokens[0] == 2
                 open_text[row] = ""
             there = after[after > 0]
@@ -62,19 +65,37 @@ def test_tune_streams_spell_the_tunes():
                 texts.append(open_text[row])
     originals = {tune.text for tune in tunes}
     assert len(texts) > 20 and 0.2 < np.mean([text in originals for text in texts]) < 0.8
-    skipped, _ = tune_streams(tunes, vocabulary, rows=2, steps=16, batches=120, seed=0, transposed=0.5, start_batch=7)
+    skipped = tune_streams(tunes, vocabulary, **order, start_step=7).dataset
     for (a, b), (c, d) in zip(dataset.skip(7), skipped):
         np.testing.assert_array_equal(a["tokens"], c["tokens"])
         np.testing.assert_array_equal(b, d)
 
 
-def test_own_files_and_what_is_left_out(tmp_path):
+def test_whole_tunes_are_all_tunes_and_their_inputs_the_targets_shifted():
+    tunes, _ = read_tunes(TUNES)
+    vocabulary = train_tune_vocabulary(tunes, "characters", transposed=False)
+    texts = []
+    for inputs, targets in whole_tunes(tunes, vocabulary, batch_size=8):
+        assert targets.shape[1] % 64 == 0
+        for tokens, after in zip(inputs["tokens"].numpy(), targets.numpy()):
+            length = after.tolist().index(EOS) + 1
+            assert tokens[0] == BOS and not after[length:].any()
+            np.testing.assert_array_equal(tokens[1:length], after[: length - 1])
+            texts.append("".join(vocabulary.strings.numpy()[i].decode() for i in after[: length - 1]))
+    assert sorted(texts) == sorted(tune.text for tune in tunes)
+
+
+def test_own_files_and_what_is_skipped(tmp_path):
     (tmp_path / "train.abc").write_text(TUNES + "X:99\nM:C\nABc\n")
     (tmp_path / "places.txt").write_text("0\n3\n")
     tunes = load_tunes(str(tmp_path), validation_tunes=str(tmp_path / "places.txt"))
     assert [tune.number for tune in tunes.splits["validation"]] == [1, 4] and len(tunes.splits["train"]) == 18
-    assert tunes.left_out == [("train", 21, "no key (K:)")]
-    assert "tune 21 of train: no key" in tunes.summary()["left out"]
+    assert tunes.skipped == [("train", "tune 21", "no key (K:)")]
+    assert tunes.summary() == {"tunes": "18 train, 2 validation", "skipped": "1: tune 21 in train: no key (K:)"}
+    (tmp_path / "train.abc").write_text(TUNES + "X:99\nM:C\nABc\n\n" * 7)
+    assert (
+        load_tunes(str(tmp_path)).summary()["skipped"].endswith("tune 25 in train: no key (K:); and 2 more, all in skipped.tsv")
+    )
     alone = load_tunes(str(tmp_path / "train.abc"))
     titles = {split: {tune.title for tune in part} for split, part in alone.splits.items()}
     assert set(titles) == {"train", "validation", "test"}
@@ -84,7 +105,7 @@ def test_own_files_and_what_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.abc", "no tunes", "has no usable tunes"),
+        ("a.abc", "no tunes", "has no tunes to use"),
         ("a.abc", None, "no such file"),
         ("folder", "", "no .abc files"),
     ],
@@ -106,12 +127,12 @@ def pieces(count=12):
 
 def test_roll_streams_give_past_and_following_frames():
     rolls = pieces()
-    dataset, _ = roll_streams(rolls, rows=2, steps=4, batches=80, seed=0)
+    dataset = roll_streams(rolls, batch_size=2, steps=4, epochs=4, seed=0).dataset
     found, now = [], [[], []]
-    for inputs, following in dataset:
+    for inputs, targets in dataset:
         for row in range(2):
-            past, after = inputs["frames"][row].numpy(), following[row].numpy()
-            if not inputs["goes_on"][row]:
+            past, after = inputs["frames"][row].numpy(), targets[row].numpy()
+            if not inputs["is_continuation"][row]:
                 now[row] = []
             there = after[:, 0] >= 0
             before = np.stack([now[row][-1] if now[row] else np.zeros(KEYS), *after[:-1]])
@@ -123,11 +144,24 @@ def test_roll_streams_give_past_and_following_frames():
     assert sorted(set(found)) == [len(roll) for roll in rolls]
 
 
+def test_whole_rolls_are_all_rolls_and_their_inputs_the_frames_before():
+    found = []
+    for inputs, targets in whole_rolls(pieces(), batch_size=5):
+        for frames, given, after in zip(inputs["frames"].numpy(), inputs["targets"].numpy(), targets.numpy()):
+            roll = after[after[:, 0] >= 0]
+            assert (after[len(roll) :] == -1).all() and not given[len(roll) :].any() and not frames[0].any()
+            np.testing.assert_array_equal(given[: len(roll)], roll)
+            np.testing.assert_array_equal(frames[1 : len(roll)], roll[:-1])
+            found.append(roll)
+    for roll, wanted in zip(found, pieces(), strict=True):  # the shortest first
+        np.testing.assert_array_equal(roll, wanted)
+
+
 def test_rolls_are_moved_within_the_piano():
     low = np.zeros((8, KEYS), np.uint8)
     low[:, 1] = low[:, 50] = 1
-    dataset, _ = roll_streams([low], rows=1, steps=8, batches=60, seed=0, transposed=1.0)
-    keys = {tuple(np.flatnonzero(following[0, 0])) for _, following in dataset}
+    dataset = roll_streams([low], batch_size=1, steps=8, epochs=60, seed=0, transpose_prob=1.0).dataset
+    keys = {tuple(np.flatnonzero(targets[0, 0])) for _, targets in dataset}
     assert keys == {(1 + shift, 50 + shift) for shift in range(-1, 6)}
 
 
@@ -139,7 +173,8 @@ def test_midi_comes_back_as_written(tmp_path):
         np.testing.assert_array_equal(read_midi(tmp_path / f"{i}.mid", 0.25), roll)
     (tmp_path / "broken.mid").write_bytes(b"MThd no more")
     rolls = load_rolls(str(tmp_path))
-    assert len(rolls.left_out) == 1 and "not a readable MIDI file" in rolls.left_out[0][2]
+    assert rolls.summary()["pieces"].startswith("10 train (") and rolls.describe()["train"]["skipped"] == 1
+    assert len(rolls.skipped) == 1 and "not a readable MIDI file" in rolls.skipped[0][2]
     assert sum(map(len, rolls.splits.values())) == 12
 
 
@@ -152,9 +187,9 @@ def test_arrays_of_the_wrong_shape_are_named(tmp_path):
         load_rolls(str(tmp_path))
 
 
-def test_unknown_signs_are_unknown():
-    vocabulary = TuneVocabulary.learn_tokens(["ab|"], "characters")
-    assert vocabulary.ids(vocabulary.tokenize(tf.constant(["a?"]))).to_list() == [[4, 1]]
+def test_unknown_characters_are_unknown():
+    vocabulary = TuneVocabulary.train_from_iterator(["ab|"], "characters")
+    assert vocabulary.encode(tf.constant(["a?"])).to_list() == [[4, 1]]
 
 
 def test_a_folder_with_test_tunes_alone_is_evaluated_as_it_is(tmp_path):

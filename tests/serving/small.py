@@ -11,21 +11,22 @@ from apps.common.export import new_version
 from apps.common.formats import load_model
 from apps.common.losses import TokenLoss
 from apps.common.model_card import write_card
-from apps.common.runs import versions
+from apps.common.training.runs import versions
 from apps.image_captioning import export as captioning_export
+from apps.image_captioning.config import Config as CaptioningConfig
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.train import Config as CaptioningConfig
 from apps.music_generation import export as music_export
-from apps.music_generation.model import RollModel, TuneModel
-from apps.music_generation.train import Config as MusicConfig
-from apps.music_generation.tune_serving import tune_headers
+from apps.music_generation.config import RollConfig, TuneConfig
+from apps.music_generation.rolls.model import RollModel
+from apps.music_generation.tunes.model import TuneModel
+from apps.music_generation.tunes.serving import tune_headers
 from apps.sentiment_classification import export as sentiment_export
+from apps.sentiment_classification.config import Config as SentimentConfig
 from apps.sentiment_classification.model import recurrent_classifier
-from apps.sentiment_classification.train import Config as SentimentConfig
 from apps.translation import export as translation_export
+from apps.translation.config import Config as TranslationConfig
 from apps.translation.model import Translator
-from apps.translation.train import Config as TranslationConfig
 from data_pipelines.abc import Tune
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.tunes import TuneVocabulary
@@ -66,7 +67,7 @@ def make_export(application: str, folder: Path) -> Path:
 
 
 def _sentiment_classification(run):
-    vocabulary = WordVocabulary.learn(SENTENCES, 30)
+    vocabulary = WordVocabulary.train(SENTENCES, 30)
     vocabulary.save(run)
     sizes = {"cell": "gru", "units": 8, "num_layers": 1, "embedding_size": 8, "pooling": "attention"}
     model = recurrent_classifier(vocabulary.size, 2, **sizes, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0)
@@ -74,7 +75,7 @@ def _sentiment_classification(run):
 
 
 def _translation(run):
-    vocabularies = Vocabularies.learn([Pair(a, a.upper()) for a in SENTENCES], "bpe", 80, joint=True)
+    vocabularies = Vocabularies.train([Pair(a, a.upper()) for a in SENTENCES], "bpe", 80, joint=True)
     vocabularies.save(run)
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
     model.build()
@@ -83,7 +84,7 @@ def _translation(run):
 
 
 def _image_captioning(run):
-    vocabulary = WordVocabulary.learn(SENTENCES, 40, markers=True)
+    vocabulary = WordVocabulary.train(SENTENCES, 40, has_bos_eos=True)
     vocabulary.save(run)
     size = 32
     model = Captioner(
@@ -96,18 +97,19 @@ def _image_captioning(run):
 
 def _music_generation(run):
     tunes = [Tune("6/8", "1/8", "Dmaj", "d2e fdA|B3 A3|\n"), Tune("C", "1/8", "Gmaj", "G2B2 d4|g>f e/d/c B2 z2|]\n")]
-    vocabulary = TuneVocabulary.learn_tokens([tune.text for tune in tunes], "characters")
+    vocabulary = TuneVocabulary.train_from_iterator([tune.text for tune in tunes], "characters")
     vocabulary.save(run)
     (run / "headers.json").write_text(json.dumps(tune_headers(tunes)))
     model = TuneModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=1)
     model.build()
-    return model, MusicConfig(max_length=60), {}
+    return model, TuneConfig(music="tunes", max_length=60), {}
 
 
 def _piano_rolls(run):
     model = RollModel(frame="nade", hidden=8, batch_size=2, units=8, num_layers=1)
     model.build()
-    return model, MusicConfig(music="rolls", max_length=40), {}
+    model.bias.bias.assign(np.zeros(88))  # with the -3 that it begins with a greedy search is silent
+    return model, RollConfig(music="rolls", max_length=40), {}
 
 
 MAKERS = {

@@ -49,7 +49,7 @@ def test_a_picture(model, tmp_path):
 
 def test_a_tune(model):
     steps = list(answers.music(model("music_generation"), "M:6/8\nL:1/8\nK:Dmaj\nd2e fdA|", 0.8, 1, 60, True))
-    assert [step for step, *_ in steps][:2] == ["1 of 3: writing the tune", "2 of 3: engraving it"]
+    assert [step for step, *_ in steps][:2] == ["1 of 3: generating the tune", "2 of 3: engraving it"]
     _, abc, pictures, sound = steps[-1]
     assert abc.startswith("X:1\nM:6/8\n") and "d2e fdA|" in abc
     if sound:

@@ -10,7 +10,7 @@ from apps.common.export import load_export
 from apps.image_captioning.serving import example_image
 from tests.serving.small import SENTENCES
 
-DRAWING = {"length": 30, "temperature": 0.9, "top_p": 0.95, "seed": 7}
+DRAWING = {"max_new_tokens": 30, "temperature": 0.9, "top_p": 0.95, "seed": 7}
 JPEG = tf.io.encode_jpeg(np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype("uint8")).numpy()
 BAD_TEXTS = ["", b"\xff\xfe broken \xc3", "x" * 1_000_000, "word " * 200_000, "\x00\x01\n\t", "<b>" * 50, "🙂" * 30]
 BAD_IMAGES = [b"", b"no picture", JPEG[:200], JPEG[:-40] + b"\x00" * 40, b"\xff\xd8" + b"\x00" * 1_000_000]
@@ -91,8 +91,8 @@ def test_long_texts_are_bounded(served):
     text = " ".join(["A small dog runs."] * 60)
     long = served("translation", text=[text])
     assert long["attention"].size > 0 and sum(map(bool, long["source_tokens"][0])) > 500
-    left_out = served("translation", text=[text, *[""] * 90])  # most of the attention would be zeros
-    assert left_out["attention"].shape[2] == 0 and left_out["translation"][0] == long["translation"][0]
+    skipped = served("translation", text=[text, *[""] * 90])  # most of the attention would be zeros
+    assert skipped["attention"].shape[2] == 0 and skipped["translation"][0] == long["translation"][0]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* at most 131,072 tokens, padding"):
         served("translation", "serving_greedy", text=[text] * 300)
 
@@ -139,11 +139,11 @@ def test_broken_images_get_an_error_each_and_good_ones_beside_them_their_caption
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "constrained"])
-def test_odd_primes_and_numbers_get_tunes(served, signature):
+def test_odd_prompts_and_numbers_get_tunes(served, signature):
     good, seeds = "M:6/8\nL:1/8\nK:D\nd2e", range(5, 5 + len(BAD_TEXTS) + 2)
     alone = served("music_generation", signature, prompt=[good], **{**DRAWING, "seed": [seeds[1]]})
     numbers = {
-        "length": [30, 30, -5, 0, 2_000_000_000, 30, 30, 30, 30],
+        "max_new_tokens": [30, 30, -5, 0, 2_000_000_000, 30, 30, 30, 30],
         "temperature": [1.0, 0.9, 0.0, -1.0, np.nan, np.inf, 1e30, 1e-30, 1.0],
         "top_p": [0.95, 0.95, 0.0, -1.0, 2.0, np.nan, 0.9, 0.9, 0.9],
     }
@@ -153,19 +153,21 @@ def test_odd_primes_and_numbers_get_tunes(served, signature):
     assert mixed["abc"][3].decode() == BAD_TEXTS[2]  # far too long: it comes back
 
 
-def test_temperature_0_and_below_write_the_most_probable_tune(served):
+def test_temperature_0_and_below_generate_the_most_probable_tune(served):
     tunes = [
         served("music_generation", prompt=[""], **{**DRAWING, "top_p": 1.0, "temperature": t, "seed": 3})["abc"][0]
         for t in (0.0, -1.0, np.nan)
     ]
-    fast = served("music_generation", "serving_greedy", prompt=[""], length=30)["abc"][0]
+    fast = served("music_generation", "serving_greedy", prompt=[""], max_new_tokens=30)["abc"][0]
     assert set(tunes) == {fast}
     assert served("music_generation", prompt=[""], **{**DRAWING, "temperature": 3.0})["abc"][0] != fast
 
 
 def test_a_tune_is_as_long_as_the_limit_at_most(served):
     limit = 60  # of the small export
-    longest = served("music_generation", prompt=["M:6/8\nL:1/8\nK:D\n"], **{**DRAWING, "length": 10**9, "temperature": 1000.0})
+    longest = served(
+        "music_generation", prompt=["M:6/8\nL:1/8\nK:D\n"], **{**DRAWING, "max_new_tokens": 10**9, "temperature": 1000.0}
+    )
     assert len(longest["abc"][0]) <= limit + len("X:1\nM:6/8\nL:1/8\nK:Dmaj\n")
 
 
@@ -174,7 +176,7 @@ def test_a_tune_is_as_long_as_the_limit_at_most(served):
     [
         ("music_generation", "serving_default", {"prompt": ["", ""], **DRAWING, "temperature": [1.0, 1.0, 1.0]}, "temperature"),
         ("music_generation", "constrained", {"prompt": ["", ""], **DRAWING, "seed": []}, "seed"),
-        ("music_generation", "serving_greedy", {"prompt": [""], "length": [1, 2]}, "length"),
+        ("music_generation", "serving_greedy", {"prompt": [""], "max_new_tokens": [1, 2]}, "max_new_tokens"),
         ("music_generation", "score", {"text": ["a" * 200_000]}, "text"),
         ("piano_rolls", "score", {"frames": np.zeros((1, 60_000, 88), "uint8"), "lengths": [60_000]}, "frames"),
     ],
@@ -194,7 +196,7 @@ def test_what_fits_no_signature_is_an_error(served):
 
 
 def test_odd_rolls_get_frames(served):
-    numbers = {"length": 12, "temperature": 1.0, "seed": 1}
+    numbers = {"new_frames": 12, "temperature": 1.0, "seed": 1}
     piece = np.random.default_rng(0).integers(0, 2, (1, 5, 88)).astype("uint8")
     normal = served("piano_rolls", frames=piece, **numbers)["frames"]
     assert normal.shape == (1, 17, 88)
@@ -202,11 +204,23 @@ def test_odd_rolls_get_frames(served):
     for change in ({"temperature": 0.0}, {"temperature": -1.0}, {"temperature": np.nan}):
         np.testing.assert_array_equal(
             served("piano_rolls", frames=piece, **{**numbers, **change})["frames"],
-            served("piano_rolls", "serving_greedy", frames=piece, length=12)["frames"],
+            served("piano_rolls", "serving_greedy", frames=piece, new_frames=12)["frames"],
         )
-    assert served("piano_rolls", frames=piece, **{**numbers, "length": -3})["frames"].shape == (1, 5, 88)
-    assert served("piano_rolls", frames=piece[:, :0], **{**numbers, "length": 0})["frames"].shape == (1, 0, 88)
-    assert served("piano_rolls", frames=piece, **{**numbers, "length": 10**9})["frames"].shape == (1, 45, 88)
+    assert served("piano_rolls", frames=piece, **{**numbers, "new_frames": -3})["frames"].shape == (1, 5, 88)
+    assert served("piano_rolls", frames=piece[:, :0], **{**numbers, "new_frames": 0})["frames"].shape == (1, 0, 88)
+    assert served("piano_rolls", frames=piece, **{**numbers, "new_frames": 10**9})["frames"].shape == (1, 45, 88)
+
+
+def test_a_roll_goes_on_frame_by_frame_as_it_does_at_once(served):
+    piece = np.random.default_rng(0).integers(0, 2, (2, 5, 88)).astype("uint8")
+    at_once = served("piano_rolls", "serving_greedy", frames=piece, new_frames=6)["frames"]
+    assert (at_once[:, 5:] != at_once[:, 5:6]).any()  # they change
+    size = served.function("piano_rolls", "decode_step").structured_input_signature[1]["state"].shape[1]
+    state, frame = np.zeros((2, size), "float32"), np.zeros((2, 88), "uint8")
+    for t in range(11):
+        outputs = served("piano_rolls", "decode_step", frame=frame, state=state, temperature=0.0, seed=1)
+        state, frame = outputs["state"], piece[:, t] if t < 5 else outputs["frame"]
+        np.testing.assert_array_equal(frame, at_once[:, t])
 
 
 def test_fast_signatures_say_what_a_greedy_search_finds(served):

@@ -16,7 +16,7 @@ from apps.image_captioning.serving import example_image
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang) on the path")
 
-DRAWING = {"length": 40, "temperature": 0.9, "top_p": 0.95, "seed": 7}
+DRAWING = {"max_new_tokens": 40, "temperature": 0.9, "top_p": 0.95, "seed": 7}
 REQUESTS = {
     "sentiment_classification": {"text": [b"The food wasn't good!", b"", b"a dog"]},
     "translation": {"text": [b"two men eat on the grass", b"", "Zwölf Boxkämpfer".encode()]},

@@ -1,4 +1,4 @@
-"""What written tunes are worth: can they be read, do their bars fit, do they repeat, are they copied?"""
+"""What generated tunes are worth: can they be read, do their bars fit, do they repeat, are they copied?"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from apps.music_generation.engraver import engrave
+from apps.music_generation.tunes.engraver import engrave
 from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, tonics, transpose
 
 
@@ -16,8 +16,8 @@ def tune_metrics(texts: Sequence[str], copies: "Copies | None") -> dict[str, flo
     parse: can be read here and engraved by verovio.
     bars_fit: of all, those whose every bar is as long as the metre says (`bars_fit` of `data_pipelines.abc`).
     repeated_bars: mean share of bars that stand in the tune before.
-    copied_mean, copied_max: the longest run of signs that stands in a training tune too, in whatever key, as a share of the tune;
-        not without training tunes.
+    copied_mean, copied_max: the longest run of characters that stands in a training tune too, in whatever key, as a share of
+        the tune; not without training tunes.
     """
     tunes = [_read(text) for text in texts]
     parsed = [tune is not None and score is not None for tune, score in zip(tunes, engrave(texts))]
@@ -65,28 +65,28 @@ class Copies:
     """
 
     def __init__(self, training: Sequence[Tune]) -> None:
-        bodies = [_signs(in_c(tune, octave).body) for tune in training for octave in (-12, 0, 12)]
+        bodies = [_without_spaces(in_c(tune, octave).body) for tune in training for octave in (-12, 0, 12)]
         self.text = "\n".join(bodies)
 
     def longest_share(self, tune: Tune) -> float:
-        """The longest run, as a share of the tune's signs; spaces and ends of lines don't count.
+        """The longest run, as a share of the tune's characters; spaces and ends of lines don't count.
 
         >>> tune = read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|")
         >>> Copies([tune]).longest_share(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:G\\ng2 bg|d'4|"))
         1.0
         """
-        signs = _signs(in_c(tune).body)
+        characters = _without_spaces(in_c(tune).body)
         start, longest = 0, 0
-        for end in range(1, len(signs) + 1):
+        for end in range(1, len(characters) + 1):
             if end - start > longest:
-                if signs[start:end] in self.text:
+                if characters[start:end] in self.text:
                     longest = end - start
                 else:
                     start += 1
-        return longest / max(1, len(signs))
+        return longest / max(1, len(characters))
 
 
-def _signs(body: str) -> str:
+def _without_spaces(body: str) -> str:
     return "".join(body.split())
 
 

@@ -1,8 +1,8 @@
-"""Tunes whose bars are all as long as the metre says: an automaton that knows which signs may come next.
+"""Tunes whose bars are all as long as the metre says: an automaton that knows which characters may come next.
 
-It reads a tune sign by sign and keeps what is left of the bar, so that nothing is begun that can't be ended in time. Bars
-open and close full: no upbeats. It knows notes and rests with the usual lengths, triplets, broken rhythms, ties, bar lines,
-repeats and endings; what it doesn't know, chords for instance, it doesn't let pass.
+It reads a tune character by character and keeps what is left of the bar, so that nothing is begun that can't be ended in
+time. Bars open and close full: no upbeats. It knows notes and rests with the usual lengths, triplets, broken rhythms, ties,
+bar lines, repeats and endings; what it doesn't know, chords for instance, it doesn't let pass.
 """
 
 import gc
@@ -64,87 +64,87 @@ class Grammar:
     def reads(self, text: str) -> bool:
         """Is the text a sequence of full bars?"""
         state: State | None = self.start
-        for sign in text:
-            state = self.after(state, sign) if state else None
+        for character in text:
+            state = self.after(state, character) if state else None
         return state is not None and self.may_end(state)
 
     def may_end(self, state: State) -> bool:
         return state.mode in (BAR, LINE) and state.written in ("|", "||", "|]", ":|")
 
-    def after(self, state: State, sign: str) -> State | None:
+    def after(self, state: State, character: str) -> State | None:
         """The state after one more character; None if it may not come."""
         mode = state.mode
         if mode == BAR:
-            return self._after_bar(state, sign)
+            return self._after_bar(state, character)
         if mode == LINE:
-            return State(BAR, 0, sign) if sign in "|:[" else self._begin(State(FREE, self.bar), sign)
+            return State(BAR, 0, character) if character in "|:[" else self._begin(State(FREE, self.bar), character)
         if mode == ACCIDENTAL:
-            if sign == state.written and sign in "^_":
+            if character == state.written and character in "^_":
                 return None  # double accidentals are rare
-            return state._replace(mode=NOTE, written="") if sign in PITCHES else None
+            return state._replace(mode=NOTE, written="") if character in PITCHES else None
         if mode == TUPLET:
-            return state._replace(mode=FREE, written="", factor=4, tuplet=3) if sign == "3" else None
+            return state._replace(mode=FREE, written="", factor=4, tuplet=3) if character == "3" else None
         if mode in (NOTE, REST):
-            return self._after_note(state, sign)
-        return self._begin(state, sign)
+            return self._after_note(state, character)
+        return self._begin(state, character)
 
-    def _begin(self, state: State, sign: str) -> State | None:
+    def _begin(self, state: State, character: str) -> State | None:
         """Where an element begins."""
-        if sign == " " and not state.space and state.same == "?":
+        if character == " " and not state.space and state.same == "?":
             return state._replace(space=True) if state.left != self.bar or state.tuplet else None
-        if sign in "|:[":
-            return None if state.left != self.bar and state.left else self._begin_bar(state, sign)
+        if character in "|:[":
+            return None if state.left != self.bar and state.left else self._begin_bar(state, character)
         if not state.left:
             return None
-        if sign == "(":
+        if character == "(":
             return state._replace(mode=TUPLET, space=False) if not state.tuplet and state.same == "?" else None
-        if sign in "^_=":
-            return state._replace(mode=ACCIDENTAL, written=sign, space=False)
-        if sign in PITCHES:
+        if character in "^_=":
+            return state._replace(mode=ACCIDENTAL, written=character, space=False)
+        if character in PITCHES:
             return state._replace(mode=NOTE, written="", space=False)
-        if sign == "z":
+        if character == "z":
             return state._replace(mode=REST, written="", space=False)
         return None
 
-    def _begin_bar(self, state: State, sign: str) -> State | None:
-        if state.left or state.tuplet or state.same != "?" or sign == "[":
+    def _begin_bar(self, state: State, character: str) -> State | None:
+        if state.left or state.tuplet or state.same != "?" or character == "[":
             return None
-        return State(BAR, 0, sign) if sign in BAR_BEGINNINGS else None
+        return State(BAR, 0, character) if character in BAR_BEGINNINGS else None
 
-    def _after_note(self, state: State, sign: str) -> State | None:
-        if sign in ",'" and state.mode == NOTE and state.written in ("", sign):
-            return state._replace(written=sign) if not state.written else None
+    def _after_note(self, state: State, character: str) -> State | None:
+        if character in ",'" and state.mode == NOTE and state.written in ("", character):
+            return state._replace(written=character) if not state.written else None
         written = state.written.strip(",'")
-        longer = written + sign
+        longer = written + character
         if any(self._fits(state, length) for length in LENGTHS_FROM.get(longer, ())):
             return state._replace(written=longer)
         if written not in LENGTHS or not self._fits(state, written):
             return None
         ticks = self._ticks(state, written)
-        if sign in "<>":
+        if character in "<>":
             if state.tuplet or state.same != "?" or state.left < 2 * ticks or ticks % 2:
                 return None
-            first, second = (ticks * 3 // 2, 3) if sign == ">" else (ticks // 2, 9)
+            first, second = (ticks * 3 // 2, 3) if character == ">" else (ticks // 2, 9)
             return State(FREE, state.left - first, factor=second, same=written)
         left, tuplet = state.left - ticks, max(0, state.tuplet - 1)
         done = State(FREE, left, factor=4 if tuplet else 6, tuplet=tuplet)
-        if sign == "-":
+        if character == "-":
             return done if state.mode == NOTE and not tuplet else None
-        return self._begin(done, sign)
+        return self._begin(done, character)
 
-    def _after_bar(self, state: State, sign: str) -> State | None:
-        longer = state.written + sign
+    def _after_bar(self, state: State, character: str) -> State | None:
+        longer = state.written + character
         if longer in BAR_BEGINNINGS:
             return state._replace(written=longer)
         if state.written not in BARS:
             return None
-        if sign == "\n":
+        if character == "\n":
             return State(LINE, 0, state.written)
-        if sign == " ":
+        if character == " ":
             return State(FREE, self.bar, space=True)
-        if state.written == "|]" or sign in "|:[":
+        if state.written == "|]" or character in "|:[":
             return None
-        return self._begin(State(FREE, self.bar), sign)
+        return self._begin(State(FREE, self.bar), character)
 
     def _ticks(self, state: State, length: str) -> int:
         return _ticks(length, state.factor)
@@ -194,8 +194,8 @@ def make_table(tokens: Sequence[str], bars: Iterable[int]) -> Table:
             first = len(rows)
             numbers = {grammar.start: first}
             starts[bar] = first
-            for state, following in _explore(grammar, tokens, numbers):
-                rows.append(following)
+            for state, targets in _explore(grammar, tokens, numbers):
+                rows.append(targets)
                 ends.append(grammar.may_end(state))
     finally:
         if collects:
@@ -210,19 +210,19 @@ def _explore(grammar: Grammar, tokens: Sequence[str], numbers: dict[State, int])
     queue = list(numbers)
     first = len(numbers) - 1 + min(numbers.values())
     for state in queue:
-        following = []
+        targets = []
         for token in tokens:
             after: State | None = state
-            for sign in token:  # all pitches are alike
-                after = step(after, "A" if sign in PITCHES else sign) if after is not None else None
+            for character in token:  # all pitches are alike
+                after = step(after, "A" if character in PITCHES else character) if after is not None else None
             if not token or after is None:
-                following.append(-1)
+                targets.append(-1)
                 continue
             if after not in numbers:
                 numbers[after] = first + len(numbers)
                 queue.append(after)
-            following.append(numbers[after])
-        yield state, following
+            targets.append(numbers[after])
+        yield state, targets
 
 
 def _without_dead_ends(after: np.ndarray, may_end: np.ndarray) -> np.ndarray:

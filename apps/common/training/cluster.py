@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from apps.common.pipes import Pipes
+from apps.common.training.pipes import Pipes
 from data_pipelines.service import check, reach
 from data_pipelines.sources import DataError
 

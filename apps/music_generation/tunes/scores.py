@@ -1,15 +1,11 @@
-"""Music as files: ABC, MIDI, sheet music, sound, and piano-roll pictures."""
+"""Tunes as files: ABC, MIDI, sheet music and sound."""
 
 import re
 from pathlib import Path
 
-import numpy as np
-
-from apps.common.runs import new_figure, save_figure
-from apps.music_generation.engraver import engrave
-from apps.music_generation.sound import notes_of, synthesize, to_wav
+from apps.music_generation.sound import write_wav
+from apps.music_generation.tunes.engraver import engrave
 from data_pipelines.abc import elements
-from data_pipelines.piano_rolls import LOWEST, midi_bytes
 from data_pipelines.sources import DataError
 
 
@@ -24,7 +20,9 @@ def write_tune(abc: str, path: Path) -> list[Path]:
     files[0].write_text(abc)
     score = engrave([with_open_repeats(abc)], files=True)[0]
     if score is None:
-        raise DataError(f"{files[0]}: written, but verovio can't read it as sheet music. Draw another tune, or use --in-metre.")
+        raise DataError(
+            f"{files[0]}: written, but verovio can't read it as sheet music. Sample another tune, or use --constrained."
+        )
     files.append(path.with_suffix(".mid"))
     files[-1].write_bytes(score.midi)
     for number, svg in enumerate(score.pages, 1):
@@ -32,7 +30,7 @@ def write_tune(abc: str, path: Path) -> list[Path]:
         files.append(path.with_name(f"{name}.svg"))
         files[-1].write_text(svg)
         files.append(_png(svg, path.with_name(f"{name}.png")))
-    return [*files, _wav(score.midi, path)]
+    return [*files, write_wav(score.midi, path)]
 
 
 def with_open_repeats(abc: str) -> str:
@@ -67,41 +65,8 @@ def with_open_repeats(abc: str) -> str:
     return head + key + "".join(parts)
 
 
-def write_roll(frames: np.ndarray, path: Path, frame_beats: float, prompted: int = 0) -> list[Path]:
-    """Write `path` with the endings .mid, .wav and .png; return them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    midi = midi_bytes(frames, frame_beats)
-    path.with_suffix(".mid").write_bytes(midi)
-    draw_roll(frames, path.with_suffix(".png"), frame_beats, prompted)
-    return [path.with_suffix(".mid"), path.with_suffix(".png"), _wav(midi, path)]
-
-
-def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, prompted: int = 0) -> None:
-    """A piano-roll picture: time to the right, pitch upwards; the prompt is grey."""
-    frames = np.asarray(frames)
-    keys = np.flatnonzero(frames.any(axis=0))
-    low, high = (keys[0] - 2, keys[-1] + 3) if len(keys) else (27, 64)
-    figure, axis = new_figure(1, 1, width=10.0, height=3.2)
-    shown = np.zeros((high - low, len(frames)))
-    for row in range(high - low):
-        if 0 <= low + row < frames.shape[1]:
-            shown[row] = frames[:, low + row]
-    shown[:, :prompted] *= 0.4
-    extent = (0, len(frames) * frame_beats, low + LOWEST - 0.5, high + LOWEST - 0.5)
-    axis.imshow(shown, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-    octaves = [note for note in range(low + LOWEST, high + LOWEST) if note % 12 == 0]
-    axis.set(xlabel="quarter notes", ylabel="pitch", yticks=octaves, yticklabels=[f"C{note // 12 - 1}" for note in octaves])
-    axis.grid(axis="y", alpha=0.4)
-    save_figure(figure, path)
-
-
 def _png(svg: str, path: Path) -> Path:
     import resvg_py
 
     path.write_bytes(bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white", width=1800)))
     return path
-
-
-def _wav(midi: bytes, path: Path) -> Path:
-    path.with_suffix(".wav").write_bytes(to_wav(synthesize(notes_of(midi))))
-    return path.with_suffix(".wav")

@@ -1,0 +1,171 @@
+"""A run: its device, its folder, and the loop that trains."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from apps.common.cli import check_ranges
+from apps.common.config import FitFlags
+from apps.common.files import lock_run
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.progress import Progress
+from apps.common.training.workers import Workers
+from data_pipelines.batching import Batches
+from data_pipelines.files import replacing, write_whole
+from data_pipelines.sources import DataError, visible
+
+
+def prepare_device(seed: int, precision: str) -> str:
+    """Fix seed, determinism and precision; let a GPU's memory grow; say which device is used."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_dtype_policy(precision)
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError):  # the device is in use already
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus:
+        return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
+    return f"CPU ({os.cpu_count()} cores)"
+
+
+def log_summary(facts: dict[str, str]) -> None:
+    """Print what a run is about to do, a line each."""
+    for name, fact in {**facts, "started": time.strftime("%H:%M:%S")}.items():
+        print(f"{name:<12}{visible(str(fact))}", flush=True)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
+
+
+def open_run(application: str, config: Any, facts: dict[str, Any], workers: Workers) -> Path:
+    """Make or find the folder of a run and write `config.json`: the command, the flags, what was loaded, the versions. A
+    worker that is not the chief gets a folder of its own, which nobody reads.
+
+    Raises:
+        DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
+            had other flags or other data.
+    """
+    check_ranges(config)
+    if not workers.is_chief:
+        return workers.scratch()
+    folder = Path(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
+    path = folder / "config.json"
+    command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
+    new = {"command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
+    new = json.loads(json.dumps(new))
+    if config.resume:
+        if not path.is_file():
+            raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
+        lock_run(folder)
+        try:
+            old = json.loads(path.read_text())
+        except ValueError:
+            raise DataError(f"{path}: can't be read. Start a new run, or put back the file.") from None
+        _check_same(folder, old, new)
+        return folder
+    if path.exists():
+        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock_run(folder)
+    if path.exists():  # written by another start meanwhile
+        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
+    write_whole(path, json.dumps(new, indent=2))
+    return folder
+
+
+def _default_folder(application: str, resume: bool) -> Path:
+    root = Path("runs") / application
+    if not resume:
+        return root / time.strftime("%Y%m%d-%H%M%S")
+    runs = sorted(path.parent for path in root.glob("*/config.json"))
+    return runs[-1] if runs else root
+
+
+def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    free = set("resume run_dir epochs patience monitor bleu_tokenize export_dir export force_export".split())
+    free |= {"strategy", "workers", "data_service"}
+    for name, value in old["config"].items():
+        if name not in free and new["config"].get(name) != value:
+            raise DataError(
+                f"{folder}: was started with {name} = {value!r}, now {new['config'].get(name)!r}. Resume with the same flags."
+            )
+    if old.get("data") != new.get("data"):
+        raise DataError(f"{folder}: the data changed since the run was started. Start a new run.")
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """A `.keras` file, whole or absent."""
+    with replacing(path) as temporary:
+        model.save(temporary)
+
+
+def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Rise to `peak` over the first tenth of the steps, then fall along a cosine to a fiftieth of it."""
+    warm_up = steps // 10
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm_up), alpha=0.02, warmup_target=peak, warmup_steps=warm_up
+    )
+
+
+def optimizer_options(config: FitFlags, steps: int) -> dict[str, Any]:
+    """The arguments that every optimizer gets from the flags of training."""
+    return {
+        "learning_rate": warm_up_and_decay(config.learning_rate, steps),
+        "global_clipnorm": config.clip_norm,
+        "use_ema": config.ema_momentum > 0,
+        "ema_momentum": config.ema_momentum,
+    }
+
+
+def fit(
+    model: keras.Model,
+    batches: Callable[..., Batches],
+    start_step: int,
+    epochs: int,
+    *,
+    workers: Workers,
+    checkpoint: Checkpoint,
+    folder: Path,
+    plot: Sequence[str],
+    size: Callable[[tf.Tensor], tf.Tensor] = tf.size,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **arguments: Any,
+) -> None:
+    """Train from `start_step` to the last epoch, or until the checkpoint says that there is no use in another.
+
+    Args:
+        model: compiled, and restored if the run is resumed.
+        batches: called with `start_step=`, a step of the run; returns the batches from there on.
+        size: of targets, what the loss is a mean over; how workers share batches.
+        folder: of the run; it gets the log, the curves of the metrics `plot`, and events for TensorBoard.
+        callbacks: before the checkpoint, which needs what they log.
+        arguments: more of `fit`.
+    """
+    first = batches(start_step=start_step)
+    for step, part in checkpoint.parts(start_step, first.steps_per_epoch, epochs):
+        model.fit(
+            workers.shard((first if step == start_step else batches(start_step=step)).dataset, size),
+            shuffle=False,
+            verbose=0,
+            callbacks=workers.callbacks(
+                *callbacks,
+                checkpoint,
+                Progress(folder, checkpoint, plot),
+                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+            ),
+            **part,
+            **arguments,
+        )

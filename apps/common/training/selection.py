@@ -1,0 +1,108 @@
+"""Which epoch of a run is kept, and when another one is no use."""
+
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.sources import DataError
+
+LOWER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats", "nll")
+NOISE = {"val_bleu": 1.0, "val_bleu_4": 1.0, "val_cider": 0.05}  # below these a metric says nothing: the loss decides
+
+
+class Selection:
+    """The metrics of each epoch, and which epoch is the best.
+
+    Args:
+        monitor: the validation metric that chooses the epoch to keep: the highest, or the lowest if its name says so (a loss, an
+            error, perplexity, bits or a negative log-likelihood). Among ties the lower `val_loss` is better, so a metric that
+            never moves (BLEU stays 0 in the first epochs) neither chooses nor stops. Values below `NOISE` count as 0, NaN as
+            the worst.
+        patience: stop after so many epochs in which neither the metric nor `val_loss` improved; None: never.
+
+    >>> selection = Selection("val_bleu", patience=2)
+    >>> for bleu, loss in ((0.0, 3.0), (0.0, 2.0), (12.0, 2.5), (12.0, 2.6), (11.0, 2.7)):
+    ...     is_best = selection.add({"val_bleu": bleu, "val_loss": loss})
+    >>> selection.best_epoch, selection.finished
+    (3, True)
+    """
+
+    def __init__(self, monitor: str, patience: int | None = None) -> None:
+        self.monitor, self.patience = monitor, patience
+        self.best_epoch, self.waited, self.finished = 0, 0, False
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+    def add(self, logs: dict[str, float]) -> bool:
+        """Take in the metrics of an epoch; whether it is the best so far."""
+        epoch = len(self.history) + 1
+        row = {"epoch": epoch, **logs}
+        rank = self._rank(row)
+        is_best = not self.best_epoch or rank > self._rank(self.best)
+        self.waited += 1
+        if is_best:
+            self.best_epoch = epoch
+        if is_best or row.get("val_loss", np.inf) < min((r.get("val_loss", np.inf) for r in self.history), default=np.inf):
+            self.waited = 0
+        self.history.append(row)
+        self.finished = self.patience is not None and self.waited >= self.patience
+        return is_best
+
+    def _rank(self, row: dict[str, float]) -> tuple[float, float]:
+        if self.monitor not in row:
+            names = ", ".join(name.removeprefix("val_") for name in row if name.startswith("val_"))
+            raise DataError(f"--monitor {self.monitor.removeprefix('val_')}: no such validation metric; there are {names}.")
+        value = row[self.monitor] if row[self.monitor] >= NOISE.get(self.monitor, -np.inf) else 0.0
+        rank = (-value if _lower_is_better(self.monitor) else value, -row.get("val_loss", 0.0))
+        return rank if np.isfinite(rank[0]) else (-np.inf, -np.inf)
+
+    def report(self, epochs: int) -> None:
+        """Print which of `epochs` is kept, and why there were no more."""
+        if self.finished and len(self.history) < epochs:
+            name = self.monitor.removeprefix("val_")
+            print(f"{'stopped':<12}neither {name} nor loss improved for {self.patience} epochs (--patience)")
+        names = [name for name in dict.fromkeys((self.monitor, "val_loss")) if name in self.best]
+        values = "  ".join(f"{name} {self.best[name]:.4g}" for name in names)
+        print(f"kept        epoch {self.best_epoch} of {len(self.history)}: {values}", flush=True)
+
+    def refuse_worse_than(self, constant: dict[str, float]) -> None:
+        """Raise if the best epoch is no better than a constant guess in any of these validation metrics.
+
+        Raises:
+            DataError: with the numbers.
+        """
+        worse = [
+            f"{name.removeprefix('val_')} {self.best[name]:.3g} against {value:.3g}"
+            for name, value in constant.items()
+            if not (value - self.best[name] if _lower_is_better(name) else self.best[name] - value) > 1e-6
+        ]
+        if len(worse) == len(constant):
+            raise DataError(
+                f"not exported: the model is no better than a constant guess ({', '.join(worse)}). Train it longer "
+                "(--epochs, --patience, --monitor loss), or on more examples; --resume --force-export exports it all the same."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_epoch": self.best_epoch, "waited": self.waited, "finished": self.finished, "history": list(self.history)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: it is no such state.
+        """
+        if any(type(state[name]) is not int or state[name] < 0 for name in ("best_epoch", "waited")):
+            raise ValueError("its state has a number that is none")
+        rows = state["history"]
+        if type(state["finished"]) is not bool or state["best_epoch"] > len(rows):
+            raise ValueError("its state can't be")
+        if any(type(value) not in (int, float) for row in rows for value in row.values()):
+            raise ValueError("its history has a value that is no number")
+        self.best_epoch, self.waited, self.finished, self.history = state["best_epoch"], state["waited"], state["finished"], rows
+
+
+def _lower_is_better(name: str) -> bool:
+    return any(word in name for word in LOWER_IS_BETTER)

@@ -1,0 +1,59 @@
+"""Validation by exact likelihoods, and by what a model is for."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common.training.averages import averaged_weights
+
+
+def constant_loss(batches: tf.data.Dataset) -> float:
+    """The cross entropy of targets (0: padding) by a guess that is always the same: how often each token comes."""
+    ids = np.concatenate([np.asarray(targets).ravel() for _, targets in batches])
+    counts = np.bincount(ids[ids > 0])
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def perplexity(loss: float) -> float:
+    """e to the mean cross entropy of a token, in nats.
+
+    >>> round(perplexity(1.0), 3)
+    2.718
+    """
+    return math.exp(min(loss, 50))
+
+
+class Validation(keras.callbacks.Callback):
+    """At each epoch's end, with the averaged weights, log `val_loss`, the mean negative log-likelihood, and other metrics.
+
+    Put it before `Checkpoint`, which reads these logs.
+
+    Args:
+        batches: `(inputs, targets)`.
+        nll: (targets, logits) -> the sum of negative log-likelihoods, and of how many; `token_cross_entropy`, say.
+        measure: mean loss -> metrics by name, of the model as it is; `val_` is put before the names.
+    """
+
+    def __init__(
+        self, batches: tf.data.Dataset, nll: Callable[[Any, Any], Any], measure: Callable[[float], dict[str, float]]
+    ) -> None:
+        super().__init__()
+        self.batches, self.nll, self.measure = batches, nll, measure
+        self._graph: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._graph is None:
+            self._graph = tf.function(
+                lambda x, y: self.nll(y, self.model(x, training=False)), reduce_retracing=True, autograph=False
+            )
+        with averaged_weights(self.model):
+            sums = [self._graph(inputs, targets) for inputs, targets in self.batches]
+            loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
+            values = {"loss": loss, **self.measure(loss)}
+        if logs is not None:
+            logs.update({f"val_{name}": value for name, value in values.items()})

@@ -1,0 +1,52 @@
+"""What decides whether a command is about tunes or piano rolls, and what both say."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from apps.common import cli
+from data_pipelines.files import write_whole
+from data_pipelines.sources import DataError
+
+DESCRIPTION = (
+    "Generates music like that it was trained on, from nothing or from a beginning. It has heard nothing else, and may repeat "
+    "passages of its training data: look before you publish what it generates."
+)
+
+
+def kind_of_data(source: str) -> Literal["tunes", "rolls"]:
+    """`rolls` where there are MIDI files or arrays, else `tunes`."""
+    path = Path(source)
+    files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
+    return "rolls" if any(file.suffix.lower() in (".mid", ".midi", ".npz") for file in files) else "tunes"
+
+
+def generates_tunes(served: Any) -> bool:
+    """Is the export a model of tunes? Else it is one of piano rolls."""
+    return "constrained" in served.signatures
+
+
+def refuse(flags: Sequence[argparse.Action], arguments: argparse.Namespace, what: str) -> None:
+    """Refuse the flags of the other model.
+
+    Raises:
+        DataError: one of them was given.
+    """
+    for flag in flags:
+        if getattr(arguments, flag.dest) != flag.default:
+            raise DataError(
+                f"{flag.option_strings[0]}: has no meaning for this export, which is a model of {what}. Leave it out."
+            )
+
+
+def print_metrics(metrics: dict[str, dict[str, float]]) -> None:
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    rows = [[name, *(values.get(name, "") for values in metrics.values())] for name in names]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+
+
+def report(metrics: dict[str, dict[str, float]], folder: Path) -> None:
+    """Print, and write `metrics.json`."""
+    print_metrics(metrics)
+    write_whole(folder / "metrics.json", cli.as_json(metrics))

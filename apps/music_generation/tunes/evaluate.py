@@ -1,0 +1,78 @@
+"""What an exported model of tunes is worth: its likelihood of real tunes, and a judgement of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from apps.music_generation.tunes.judge import Copies, tune_metrics
+from apps.music_generation.tunes.ngram import NgramModel, best_order
+from data_pipelines.abc import Tune
+from data_pipelines.tunes import Tunes
+
+LONGEST_ORDER = 10  # of the character model to compare with
+
+
+def evaluate(
+    served: Any,
+    tunes: Tunes,
+    splits: Sequence[str],
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Metrics by split; and of sampled tunes, `unconstrained` and `constrained`."""
+    metrics: dict[str, dict[str, float]] = {}
+    counted: NgramModel | None = None
+    for split in splits:
+        bits = bits_per_character(served, tunes.splits[split])
+        metrics[split] = {"bits_per_character": bits}
+        if "train" in tunes.splits and split != "train":
+            counted = counted or NgramModel([tune.text for tune in tunes.splits["train"]], LONGEST_ORDER)
+            order, ngram = best_order(counted, [tune.text for tune in tunes.splits[split]])
+            metrics[split] |= {"ngram_bits_per_character": ngram, "ngram_order": order, "gain_over_ngram": 1 - bits / ngram}
+    if num_samples:
+        copies = Copies(tunes.splits["train"]) if "train" in tunes.splits else None
+        for name, constrained in (("unconstrained", False), ("constrained", True)):
+            print(f"sampling and judging {num_samples} tunes, {name}", flush=True)
+            texts = sample_tunes(served, num_samples, max_new_tokens, temperature, top_p, seed, constrained)
+            metrics[name] = tune_metrics(texts, copies)
+    return metrics
+
+
+def bits_per_character(served: Any, tunes: Sequence[Tune]) -> float:
+    texts = sorted((tune.text for tune in tunes), key=len)
+    bits = characters = 0.0
+    for start in range(0, len(texts), 32):
+        outputs = served.signatures["score"](text=tf.constant(texts[start : start + 32]))
+        bits, characters = bits + float(np.sum(outputs["bits"])), characters + float(np.sum(outputs["characters"]))
+    return bits / characters
+
+
+def sample_tunes(
+    served: Any,
+    count: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    constrained: bool,
+    prompt: str = "",
+) -> list[str]:
+    """Tunes that the export generates, in ABC notation."""
+    signature = served.signatures["constrained" if constrained else "serving_default"]
+    texts: list[str] = []
+    for start in range(0, count, 100):
+        rows = min(100, count - start)
+        outputs = signature(
+            prompt=tf.constant([prompt] * rows),
+            max_new_tokens=tf.constant(max_new_tokens),
+            temperature=tf.constant(temperature),
+            top_p=tf.constant(top_p),
+            seed=tf.constant(range(seed + start, seed + start + rows)),
+        )
+        texts += [text.decode("utf-8", "replace") for text in outputs["abc"].numpy()]
+    return texts

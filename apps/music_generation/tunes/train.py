@@ -1,0 +1,118 @@
+"""Train a language model of tunes: data, model, training, export, metrics, an example."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import keras
+
+from apps.common import cli
+from apps.common.evaluation import write_training_rows
+from apps.common.export import load_export, new_version
+from apps.common.losses import TokenLoss, token_cross_entropy
+from apps.common.model_card import write_card
+from apps.common.training import runs
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.sharding import count_tokens
+from apps.common.training.validation import Validation, constant_loss
+from apps.common.training.workers import Workers
+from apps.music_generation.config import APPLICATION, StackFlags, TuneConfig
+from apps.music_generation.shared import DESCRIPTION, report
+from apps.music_generation.tunes.evaluate import evaluate
+from apps.music_generation.tunes.export import write
+from apps.music_generation.tunes.model import TuneModel
+from apps.music_generation.tunes.predict import write_example
+from apps.music_generation.tunes.serving import tune_headers
+from data_pipelines.abc import Tune
+from data_pipelines.files import write_whole
+from data_pipelines.tunes import TuneVocabulary, load_tunes, train_tune_vocabulary, tune_streams, whole_tunes
+
+
+def train(config: TuneConfig) -> dict[str, float]:
+    """Train, export and evaluate; return the validation metrics of the export."""
+    workers = Workers(config.strategy, config.workers)
+    device = runs.prepare_device(config.seed, config.precision)
+
+    # -- data
+    tunes = load_tunes(config.data, config.validation_tunes)
+    vocabulary = train_tune_vocabulary(tunes.splits["train"], config.tokenizer, config.transpose_prob > 0)
+    streams = partial(
+        tune_streams,
+        tunes.splits["train"],
+        vocabulary,
+        batch_size=config.batch_size,
+        steps=config.bptt_steps,
+        epochs=config.epochs,
+        seed=config.seed,
+        transpose_prob=config.transpose_prob,
+    )
+    held_out = whole_tunes(tunes.splits["validation"], vocabulary)
+
+    # -- model
+    model = TuneModel(vocabulary.size, config.embedding_size, **cli.flags_of(config, StackFlags))
+    model.build()
+    folder = runs.open_run(APPLICATION, config, {"data": tunes.describe()}, workers)
+    tunes.write_skipped(folder / "skipped.tsv")
+    vocabulary.save(folder)
+    write_whole(folder / "headers.json", json.dumps(tune_headers(tunes.splits["train"])))
+
+    # -- training
+    optimizer = workers.optimizer(keras.optimizers.Adam)
+    steps = config.epochs * streams().steps_per_epoch
+    model.compile(optimizer(**runs.optimizer_options(config, steps)), TokenLoss(), jit_compile=workers.jit_compile)
+    scale = bits_per_character(tunes.splits["validation"], vocabulary)
+    measure = Validation(held_out, token_cross_entropy, lambda nats: {"bits_per_character": scale * nats})
+    checkpoint = Checkpoint(folder / "checkpoints", "val_bits_per_character", config.patience)
+    restored = checkpoint.restore(model, streams().dataset) if config.resume else None
+    model.set_workers(workers)
+    facts = {"device": f"{device}, {config.precision}", **tunes.summary(), "parameters": f"{model.count_params():,}"}
+    facts |= workers.facts(config.batch_size, "streams")
+    runs.log_summary({**facts, "run": str(folder)})
+    start_step = workers.broadcast_state(model, checkpoint, restored)
+    runs.fit(
+        model,
+        streams,
+        start_step,
+        config.epochs,
+        workers=workers,
+        checkpoint=checkpoint,
+        folder=folder,
+        plot=["loss", "bits_per_character"],
+        size=count_tokens,
+        callbacks=[measure],
+    )
+    if not workers.is_chief:
+        return workers.wait_for_chief()
+    checkpoint.restore_best()
+    runs.save_model(model, folder / "model.keras")
+
+    # -- export, and the metrics of what was exported
+    if not config.force_export:
+        checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
+    with new_version(Path(config.export_dir), config.export) as version:
+        write(version.folder, folder, model)
+        write_training_rows(version.folder, tunes.rows("train"))
+        served = load_export(version.folder)
+        metrics = evaluate(
+            served,
+            tunes,
+            [split for split in tunes.splits if split != "train"],
+            num_samples=config.num_samples,
+            max_new_tokens=config.max_length,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=config.seed,
+        )
+        report(metrics, folder)
+        size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
+    files = write_example(served, folder / "example")
+    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version}  {size}")
+    return metrics["validation"]
+
+
+def bits_per_character(tunes: list[Tune], vocabulary: TuneVocabulary) -> float:
+    """How many bits per character one nat per token is, the end of each tune counted as a token and a character."""
+    texts = [tune.text for tune in tunes]
+    tokens = vocabulary.tokenize(texts).flat_values.shape[0] + len(texts)
+    return tokens / (sum(map(len, texts)) + len(texts)) / math.log(2)

@@ -1,0 +1,78 @@
+"""Flags of `apps.sentiment_classification.train`, and presets of them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from apps.common import config as shared
+from apps.common.config import FitFlags, Rate, RunFlags, Size
+
+APPLICATION = "sentiment_classification"
+
+
+@dataclass(frozen=True)
+class DataFlags:
+    """data"""
+
+    data: Annotated[str, "embedded, tfds:NAME[/config], or a .tsv/.csv file or folder with columns text and label"] = "embedded"
+    validation_rows: Annotated[str | None, "file with the row numbers (0 = first) of the validation part"] = None
+    tokenizer: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
+    vocabulary_size: shared.VocabularySize = 30_000
+    min_count: shared.MinCount = 2
+    max_length: Annotated[int, "tokens; longer texts lose their middle", Size] = 400
+    data_service: shared.DataService = None
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """model"""
+
+    cell: shared.Cell = "gru"
+    units: Annotated[int, "size of the state, each direction", Size] = 96
+    num_layers: Annotated[int, "bidirectional layers", Size] = 1
+    embedding_size: shared.EmbeddingSize = 128
+    pooling: Annotated[Literal["attention", "last"], "how a sequence becomes one vector"] = "attention"
+    dropout: shared.Dropout = 0.5
+    embedding_dropout: Annotated[float, "share of the word vectors' channels", Rate] = 0.3
+    word_dropout: Annotated[float, "share of the words taken for unknown", Rate] = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingFlags(FitFlags):
+    """training"""
+
+    epochs: shared.Epochs = 8
+    batch_size: Annotated[int, "texts", Size] = 32
+    learning_rate: shared.LearningRate = 1e-3
+    ema_momentum: shared.EmaMomentum = 0.0
+    patience: shared.Patience = 3
+    monitor: Annotated[Literal["accuracy", "loss"], "chooses the epoch to keep; ties by loss"] = "accuracy"
+    baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
+    pretrain_on: Annotated[str | None, "a .tsv/.csv file with a column text: first learn to predict its words"] = None
+    pretrain_epochs: Annotated[int, "passes over these and the training texts", Size] = 1
+
+
+@dataclass(frozen=True)
+class Config(DataFlags, ModelFlags, TrainingFlags, RunFlags):
+    """the run"""
+
+    first: ClassVar[tuple[str, ...]] = tuple(
+        "data run_dir resume quick epochs batch_size cell units pretrain_on export_dir".split()
+    )
+    export_dir: shared.ExportDir = f"saved_models/{APPLICATION}"
+
+
+QUICK = {
+    "units": 48,
+    "embedding_size": 48,
+    "epochs": 3,
+    "batch_size": 64,
+    "learning_rate": 3e-3,
+    "embedding_dropout": 0.1,
+    "word_dropout": 0.1,
+    "min_count": 1,
+}
+
+
+def preset(config: Config) -> dict[str, Any]:
+    """The values of flags that were not given."""
+    return QUICK if config.quick else {}
