@@ -6,7 +6,8 @@ from keras import ops
 
 import layers
 
-LAYERS = {"SimpleRNN": layers.SimpleRNN, "GatedRNN": layers.GatedRNN, "GRU": layers.GRU, "LSTM": layers.LSTM}
+LAYERS = {name: getattr(layers, name) for name in "SimpleRNN GatedRNN GRU LSTM SRU QRNN MinGRU SSRU".split()}
+LINEAR = "QRNN MinGRU SSRU".split()  # their gates don't depend on the state: no recurrent product, no hand-written `gradient`
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 JIT = [False, True] if ON_TENSORFLOW else [True]  # of `fit`: nobody trains on JAX operation by operation
 

@@ -44,7 +44,7 @@ def test_layer_equals_its_equations(name, training):
     layer = LAYERS[name](5, return_sequences=True, return_state=True)
     layer(x)
     weights = [np.asarray(w, "float64") for w in random_weights(layer).get_weights()]
-    states = tuple(np.zeros((3, 5)) for _ in layer.state_sizes)
+    states = tuple(np.zeros((3, size)) for size in layer.state_sizes)
     outputs = []
     for t in range(x.shape[1]):
         states = ORACLES[name](x[:, t].astype("float64"), states, *weights)
@@ -58,7 +58,7 @@ def test_cell_alone_is_one_step_of_the_layer(name):
     layer = LAYERS[name](5, return_state=True)
     layer(x)
     random_weights(layer)
-    states = [np.full((3, 5), 0.3, "float32") for _ in layer.state_sizes]
+    states = [np.full((3, size), 0.3, "float32") for size in layer.state_sizes]
     output, new = layer.cell(x[:, 0], states)
     close([output, *new], layer(x, initial_state=states))
 

@@ -158,7 +158,7 @@ def _built(name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_an_empty_row_keeps_its_state(name):
     layer = _built(name)
-    states = [np.full((3, 5), 0.7, "float32") for _ in layer.state_sizes]
+    states = [np.full((3, size), 0.7, "float32") for size in layer.state_sizes]
     _, *final = layer(sequences(), initial_state=states, mask=np.zeros((3, 6), bool))
     close(final, states)
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from layers import RNN, bptt
-from tests.layers.helpers import LAYERS, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
+from tests.layers.helpers import LAYERS, LINEAR, ON_TENSORFLOW, close, gradients, random_weights, sequences, weighted_sum
 
 needs_float64 = pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX computes in float32 unless told otherwise at its start")
 
@@ -21,7 +21,7 @@ def test_against_finite_differences(name, masked, go_backwards):
     layer = LAYERS[name](3, return_sequences=True, return_state=True, go_backwards=go_backwards, dtype="float64")
     layer.build(x.shape)
     random_weights(layer)
-    states = [sequences(2, 1, 3, seed=k, dtype="float64")[:, 0] for k in range(len(layer.state_sizes))]
+    states = [sequences(2, 1, size, seed=k, dtype="float64")[:, 0] for k, size in enumerate(layer.state_sizes)]
 
     def loss(x, *states):
         return weighted_sum(layer(x, initial_state=list(states), mask=mask, training=True))
@@ -44,7 +44,7 @@ def test_against_finite_differences(name, masked, go_backwards):
             np.testing.assert_allclose(gradient[place], (at(up) - at(down)) / (2 * step), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in LINEAR])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("outputs", [False, True])
 def test_fast_path_equals_autodiff_with_recurrent_dropout(name, reverse, outputs):
@@ -111,7 +111,7 @@ def test_a_batch_in_halves_equals_a_batch_at_once(name, batch, known, monkeypatc
     layer = LAYERS[name](5, return_sequences=True, return_state=True)
     layer.build(x.shape)
     random_weights(layer)
-    states = [sequences(batch, 1, 5, seed=k)[:, 0] for k in range(len(layer.state_sizes))]
+    states = [sequences(batch, 1, size, seed=k)[:, 0] for k, size in enumerate(layer.state_sizes)]
     dropout = np.random.default_rng(3).integers(0, 2, (batch, 5)).astype("float32") * 2
     asked = []
 
@@ -177,4 +177,4 @@ def test_a_known_batch_size_stays_known_after_a_layer_that_knew_none(name):
 
     assert shapes(None)[0] == [None, 5, 11]
     sequences, *states = shapes(4)
-    assert sequences == [4, 5, 11] and states and all(state == [4, 11] for state in states)
+    assert sequences == [4, 5, 11] and states and [state[0] for state in states] == [4] * len(states)
