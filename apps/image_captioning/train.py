@@ -134,7 +134,7 @@ def train(config: Config) -> dict[str, float]:
     options = {"size": config.image_size, "max_pixels": config.max_pixels}
     with workers.chief_first():
         store = store_images(
-            data.images, Path(config.cache_dir), encoder.key, encoder.see, **options, progress=runs.verbosity() == 1
+            data.images, Path(config.cache_dir), encoder.key, encoder.encode_image, **options, progress=runs.verbosity() == 1
         )
     data = data.without(store.problems)
     if config.strict and any(data.left_out.values()):
@@ -151,7 +151,7 @@ def train(config: Config) -> dict[str, float]:
 
     # -- model
     settings = {name: getattr(config, name) for name in MODEL_FLAGS}
-    model = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **settings)
+    model = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **settings)
     model.build()
     model.share_rows(workers)
     facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
@@ -168,8 +168,8 @@ def train(config: Config) -> dict[str, float]:
         phases.append(("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate))
     before = None
     for name, seed, epochs, learning_rate in phases:
-        if encoder.is_pretrained and encoder.tail:
-            encoder.tail.trainable = name == "fine_tuning"
+        if encoder.is_pretrained and encoder.trainable_top:
+            encoder.trainable_top.trainable = name == "fine_tuning"
         compile_model(model, config, learning_rate, epochs * steps, workers)
         checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
         checkpoint.go_on_from(before)
@@ -193,8 +193,8 @@ def train(config: Config) -> dict[str, float]:
     if not workers.is_chief:
         return workers.wait_for_chief()
     model.save(folder / "model.keras")
-    if encoder.front:
-        encoder.front.save(folder / "front.keras")
+    if encoder.frozen_backbone:
+        encoder.frozen_backbone.save(folder / "frozen_backbone.keras")
 
     # -- export, and the metrics of what was exported
     if not config.force_export:

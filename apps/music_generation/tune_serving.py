@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common.decoding import NEVER, draw, random_numbers, sample
+from apps.common.decoding import NEG_INF, random_numbers, sample, sample_token
 from apps.common.sequences import within
 from apps.music_generation.grammar import TICKS, make_table
 from apps.music_generation.model import TuneModel
@@ -106,7 +106,7 @@ class TuneWriter(tf.Module):
                 after |= {"bar": bar, "first": tf.zeros_like(before["first"])}
                 ends = (tf.range(logits.shape[-1]) == END) & tf.gather(self.may_end, bar)[:, None]
                 forbidden |= ~(ends | (tf.gather(self.after, bar) >= 0))
-            logits = tf.where(forbidden, NEVER, logits)
+            logits = tf.where(forbidden, NEG_INF, logits)
             return logits[:, None], tf.nest.map_structure(lambda s: s[:, None], after), None
 
         found = sample(
@@ -133,8 +133,8 @@ class TuneWriter(tf.Module):
             tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1),
         )
         stack, logits = self._read(ids, self._unpacked(state))
-        logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [START]], axis=0), NEVER, logits)
-        token = draw(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
+        logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [START]], axis=0), NEG_INF, logits)
+        token = sample_token(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
         return {"next": self.vocabulary.pieces(token), "ends": token == END, "state": self._packed(stack)}
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -201,8 +201,8 @@ class TuneWriter(tf.Module):
         opens = tf.strings.regex_full_match(text, r"(?s)[ML]:.*")
         needs = ~has_key & (constrained | ((text != "") & ~opens))
         wanted = tf.where(opens, text, "")
-        weights = tf.where(self._begin_with(wanted), self.header_weights, NEVER)
-        header = tf.gather(self.headers, draw(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0]))
+        weights = tf.where(self._begin_with(wanted), self.header_weights, NEG_INF)
+        header = tf.gather(self.headers, sample_token(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0]))
         whole = tf.strings.join([_field(text, "M", "C"), _field(text, "L", "1/8"), _field(text, "K", "Cmaj"), _body(text)])
         text = tf.where(needs, tf.strings.join([header, tf.where(opens, "", text)]), tf.where(has_key, whole, text))
         return heading, text
