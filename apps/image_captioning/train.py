@@ -81,9 +81,9 @@ class Config:
     units: Annotated[int, "size of the decoder's states", "[1, inf)"] = 512
     embedding_size: Annotated[int, "size of a word's vector", "[1, inf)"] = 256
     memory_size: Annotated[int, "size of a region's vector", "[1, inf)"] = 512
-    num_layers: Annotated[int, "levels", "[1, inf)"] = 2
+    num_layers: Annotated[int, "recurrent layers", "[1, inf)"] = 2
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
-    attention_penalty: Annotated[float, "doubly stochastic: every region should be looked at some time", "[0, inf)"] = 0.5
+    attention_penalty: Annotated[float, "doubly stochastic: every region should be attended to some time", "[0, inf)"] = 0.5
     dropout: Annotated[float, "between layers", "[0, 1)"] = 0.4
     word_dropout: Annotated[float, "share of the words read that training hides", "[0, 1)"] = 0.0
     # training

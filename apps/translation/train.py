@@ -62,8 +62,8 @@ class Config:
     encoder: Annotated[
         Literal["recurrent", "forward", "self-attention"], "both directions; one, whose final states start the decoder; none"
     ] = "recurrent"
-    encoder_layers: Annotated[int, "levels", "[1, inf)"] = 1
-    decoder_layers: Annotated[int, "levels", "[1, inf)"] = 2
+    encoder_layers: Annotated[int, "recurrent or attention layers", "[1, inf)"] = 1
+    decoder_layers: Annotated[int, "recurrent or attention layers", "[1, inf)"] = 2
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     input_feeding: Annotated[bool, "let the decoder read its last output, step by step"] = False
     reverse_source: Annotated[bool, "read the source backwards"] = False
