@@ -4,8 +4,8 @@
 
 Search: batch 32, beam 4, 8,000 subwords, 30 steps, the translator of `apps.translation` with random weights that never ends
 a sentence. The Python loop keeps the beam in NumPy and calls the decoder for one step at a time: by `model.predict`, as
-tutorials do; directly, `model(inputs)`; and directly as a `tf.function`.
-How probable the sequences are that each finds is printed: the searches are the same.
+tutorials do; directly, `model(inputs)`; and directly as a `tf.function`. Ours counts the END that it must put last when it
+chooses the best of the beam, so the sequences may differ; how probable they are is printed.
 
 Training: one step of the same network, once of our layers and our loss, once of `keras.layers` and Keras' loss, the latter
 as a plain graph and under XLA; the better one counts.

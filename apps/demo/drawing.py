@@ -51,7 +51,7 @@ def attention_table(source: Sequence[str], target: Sequence[str], weights: np.nd
             for other, weight in zip(source, row)
         ]
         rows.append(f'<tr><th scope="row">{_token(token)}</th>{"".join(cells)}</tr>')
-    caption = "Each row is a token of the translation; the darker, the more it attends to that token of the source."
+    caption = "Each row is a token of the translation; the darker, the more attention to that token of the source."
     lines = f"<caption>{caption}</caption><tr><td></td>{head}</tr>{''.join(rows)}"
     return f'<div class="scroll" tabindex="0"><table class="attention">{lines}</table></div>'
 

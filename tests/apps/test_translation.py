@@ -233,3 +233,25 @@ def test_texts_are_translated_with_and_without_attention(options):
     assert found["translation"][2] == alone["translation"][0] and found["translation"][0].numpy().endswith(
         alone["translation"][0].numpy()
     )
+
+
+def test_both_signatures_score_on_one_scale():
+    vocabularies = Vocabularies.learn([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
+    model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
+    model.build()
+    model.bias.assign(4.0 * np.eye(vocabularies.target.size)[-1])  # no translation is empty
+    settings = {"length_penalty": 1.0, "no_repeat_ngram_size": 2}
+    texts = tf.constant(["It sat.", "A dog"])
+
+    def served(beam_size, name):
+        signatures = serving_signatures(model, vocabularies, 20, ("en", "de"), beam_size=beam_size, n_best=beam_size, **settings)
+        return tf.function(signatures[name][0], autograph=False)(texts)
+
+    greedy, default = served(3, "serving_greedy"), served(1, "serving_default")
+    np.testing.assert_array_equal(greedy["translation"], default["translation"])
+    np.testing.assert_allclose(greedy["score"], default["score"], rtol=1e-5)
+    source = vocabularies.source.ids(vocabularies.source.tokenize(texts)).to_tensor(0)
+    found = search(model, source, beam_size=1, **settings)
+    assert found.lengths.numpy().all()
+    scores = found.log_probabilities / ((6.0 + tf.cast(found.lengths, tf.float32)) / 6.0)
+    np.testing.assert_allclose(greedy["score"], scores[:, 0], rtol=1e-5)

