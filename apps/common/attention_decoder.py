@@ -60,12 +60,8 @@ class AttentionDecoder(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.units, self.output_size, self.cell, self.num_layers = units, output_size, cell, num_layers
-        self.attention, self.input_feeding, self.init_state_from_memory, self.dropout = (
-            attention,
-            input_feeding,
-            init_state_from_memory,
-            dropout,
-        )
+        self.attention, self.input_feeding, self.dropout = attention, input_feeding, dropout
+        self.init_state_from_memory = init_state_from_memory
         self.supports_masking = True
         dtype = {"dtype": self.dtype_policy}
         self.rnn_layers = [

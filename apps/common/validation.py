@@ -26,7 +26,7 @@ class SearchValidation(keras.callbacks.Callback):
     Put it before `Checkpoint`, which reads these logs.
 
     Args:
-        batches: `(inputs, following ids)`; padding (0) weighs nothing.
+        batches: `(inputs, targets)`; padding (0) is masked out.
         measure: search with the model as it is and return metrics by name; `val_` is put before the names.
     """
 
@@ -41,7 +41,7 @@ class SearchValidation(keras.callbacks.Callback):
                 lambda x, y: token_cross_entropy(y, self.model(x, training=False)), reduce_retracing=True, autograph=False
             )
         with averaged_weights(self.model):
-            sums = [self._graph(inputs, following) for inputs, following in self.batches]
+            sums = [self._graph(inputs, targets) for inputs, targets in self.batches]
             loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
             values = {"loss": loss, "perplexity": math.exp(min(loss, 50)), **self.measure()}
         if logs is not None:
