@@ -32,7 +32,8 @@ def weighed_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] =
         title = "unknown to the model" if word in unknown else f"attention {weight:.3f}"
         words.append(f'<span class="word" style="{style}" title="{title}">{html.escape(word)}</span>')
     note = "<p>Words that are struck out are unknown to the model.</p>" if set(unknown) & {word for word, _ in pairs} else ""
-    return f'<p>The darker a word, the more attention it gets.</p><p class="words">{" ".join(words)}</p>{note}'
+    legend = "<p>The darker a word, the more attention it gets.</p>" if words else ""
+    return f'{legend}<p class="words">{" ".join(words)}</p>{note}'
 
 
 def unknown(words: Sequence[str]) -> str:
