@@ -29,7 +29,7 @@ from benchmarks.saving import save
 from benchmarks.timing import milliseconds, sgemm_gflops
 from data_pipelines.sources import DataError
 
-ONCE = ("/key/", "/bridge_", "/start_", "/project/")  # done when the source is read, not at each step
+ONCE = ("/key/", "/bridge_", "/project/")  # done when the source is read, not at each step
 SENTENCE = "A man in a blue shirt is standing on a ladder cleaning a window."
 IMAGE = Path(__file__).parent.parent / "apps" / "image_captioning" / "scene.png"
 
@@ -48,8 +48,8 @@ def multiply_adds(model: keras.Model, read: int, steps: int, rows: int) -> float
     return total
 
 
-def of_convolutions(front: keras.Model) -> float:
-    kernels = [layer for layer in front.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))]
+def of_convolutions(backbone: keras.Model) -> float:
+    kernels = [layer for layer in backbone.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))]
     return float(sum(np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:3]) for layer in kernels))
 
 
@@ -59,16 +59,16 @@ def rows_of(folder: Path, application: str, run: Path, gflops: float) -> list[li
     inputs = {"text": tf.constant([SENTENCE])} if translates else {"image_bytes": tf.constant([IMAGE.read_bytes()])}
     whole = {name: value.numpy() for name, value in served.signatures["serving_default"](**inputs).items()}
     steps = whole["attention"].shape[1] + 1  # the end of the sentence is written, too
-    front = 0.0
+    backbone = 0.0
     if not translates:
-        if not (run / "front.keras").exists():
+        if not (run / "frozen_backbone.keras").exists():
             raise DataError(f"{run}: its backbone is not pretrained. Pass runs of training with --backbone mobilenet.")
-        front = of_convolutions(keras.models.load_model(run / "front.keras", compile=False))
+        backbone = of_convolutions(keras.models.load_model(run / "frozen_backbone.keras", compile=False))
     read = whole["source_tokens"].shape[1] if translates else int(np.prod(whole["attention"].shape[2:]))
     for name, beam in (("serving_default", read_config(run).beam_size), ("serving_greedy", 1)):
         function = served.signatures[name]
         p50 = milliseconds({name: lambda function=function: list(function(**inputs).values())}, 101)[name]
-        work = front + multiply_adds(model, read, steps, beam)
+        work = backbone + multiply_adds(model, read, steps, beam)
         floor = 2e-6 * work / gflops
         rows.append(
             [f"{application} {name}", read, steps, f"{work / 1e6:,.0f}", f"{floor:.2f}", f"{p50:.1f}", f"{p50 / floor:.0f}"]

@@ -139,14 +139,16 @@ def captions(path: str, images: int = 600) -> tuple[Side, Side]:
     weights = str(folder / "backbone.weights.h5")
     encoder = image_encoder("mobilenet", config.image_size, weights, config.alpha, "", 0)
     begun = time.perf_counter()
-    store = store_images(data.images, folder / "store", encoder.key, encoder.see, size=config.image_size, max_pixels=10**8)
+    store = store_images(
+        data.images, folder / "store", encoder.key, encoder.encode_image, size=config.image_size, max_pixels=10**8
+    )
     print(f"the store of {len(data.images)} pictures took {time.perf_counter() - begun:.1f} s, once")
     examples = data.splits["train"]
     texts = [caption for example in examples for caption in example.captions]
     vocabulary = train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
-    ours = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **flags_of(config, CaptionFlags))
+    ours = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **flags_of(config, CaptionFlags))
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = caption_batches(
         examples, store, vocabulary, batch_size=config.batch_size, boundaries=boundaries, shuffle_seed=0

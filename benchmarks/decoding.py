@@ -4,8 +4,8 @@
 
 Search: batch 32, beam 4, 8,000 subwords, 30 steps, the translator of `apps.translation` with random weights that never ends
 a sentence. The Python loop keeps the beam in NumPy and calls the decoder for one step at a time: by `model.predict`, as
-tutorials do; directly, `model(inputs)`; and directly as a `tf.function`. Ours always keeps the greedy beginning in the
-beam, so the sequences may differ; how probable they are is printed.
+tutorials do; directly, `model(inputs)`; and directly as a `tf.function`. Ours counts the EOS that it must put last when it
+chooses the best of the beam, so the sequences may differ; how probable they are is printed.
 
 Training: one step of the same network, once of our layers and our loss, once of `keras.layers` and Keras' loss, the latter
 as a plain graph and under XLA; the better one counts.
@@ -30,7 +30,7 @@ from benchmarks.saving import save
 from benchmarks.timing import milliseconds
 from data_pipelines.vocabulary import BOS, EOS
 
-BATCH, WIDTH, VOCABULARY, STEPS, SOURCE = 32, 4, 8_000, 30, 10  # 2 x 10 source tokens + 10 = 30 steps
+BATCH, BEAM, VOCABULARY, STEPS, SOURCE = 32, 4, 8_000, 30, 10  # 2 x 10 source tokens + 10 = 30 steps
 SIZE = 256
 TRAINING_SHAPE = (102, 20)  # sentences, tokens: 2,040 tokens on either side
 
@@ -53,7 +53,7 @@ LOOPS = ("model.predict", "model(inputs)", "tf.function")
 def python_loop(model: Translator, how: str) -> Callable[[np.ndarray], np.ndarray]:
     """Beam search in NumPy that asks a Keras model for the logits of one step at a time."""
     ids = keras.Input((None,), dtype="int32")
-    memory, state = model.encode(ids)
+    memory, state = model.prepare_decoder(ids)
     encoder = keras.Model(ids, [memory.values, memory.keys, *keras.tree.flatten(state)])
     structure = state
     token = keras.Input((1,), dtype="int32")
@@ -67,28 +67,28 @@ def python_loop(model: Translator, how: str) -> Callable[[np.ndarray], np.ndarra
 
     def ask(part: keras.Model, inputs: Any) -> list[np.ndarray]:
         if how == "model.predict":
-            return part.predict(inputs, batch_size=BATCH * WIDTH, verbose=0)
+            return part.predict(inputs, batch_size=BATCH * BEAM, verbose=0)
         outputs = part(inputs) if how == "model(inputs)" else compiled[part](inputs)
         return [np.asarray(o) for o in outputs]
 
     def run(source: np.ndarray) -> np.ndarray:
         values, keys, *states = ask(encoder, source)
-        values, keys = np.repeat(values, WIDTH, axis=0), np.repeat(keys, WIDTH, axis=0)
-        states = [np.repeat(s, WIDTH, axis=0)[:, None] for s in states]
-        scores = np.tile([0.0] + [-1e9] * (WIDTH - 1), (BATCH, 1))
-        tokens = np.full((BATCH, WIDTH, 1), BOS, "int32")
+        values, keys = np.repeat(values, BEAM, axis=0), np.repeat(keys, BEAM, axis=0)
+        states = [np.repeat(s, BEAM, axis=0)[:, None] for s in states]
+        scores = np.tile([0.0] + [-1e9] * (BEAM - 1), (BATCH, 1))
+        tokens = np.full((BATCH, BEAM, 1), BOS, "int32")
         for _ in range(STEPS - 1):
             logits, *states = ask(decoder, [tokens[:, :, -1].reshape(-1, 1), values, keys, *states])
-            logits = logits.reshape(BATCH, WIDTH, -1)
+            logits = logits.reshape(BATCH, BEAM, -1)
             largest = logits.max(-1, keepdims=True)
             logp = logits - largest - np.log(np.exp(logits - largest).sum(-1, keepdims=True))
             total = (scores[:, :, None] + logp).reshape(BATCH, -1)
-            best = np.argpartition(-total, WIDTH, axis=1)[:, :WIDTH]
+            best = np.argpartition(-total, BEAM, axis=1)[:, :BEAM]
             best = np.take_along_axis(best, np.argsort(-np.take_along_axis(total, best, 1), axis=1), 1)
             scores = np.take_along_axis(total, best, 1)
             parent, token = best // VOCABULARY, best % VOCABULARY
             tokens = np.concatenate([np.take_along_axis(tokens, parent[:, :, None], 1), token[:, :, None].astype("int32")], -1)
-            rows = (np.arange(BATCH)[:, None] * WIDTH + parent).reshape(-1)
+            rows = (np.arange(BATCH)[:, None] * BEAM + parent).reshape(-1)
             states = [s[rows] for s in states]
         return tokens[:, 0, 1:]
 
@@ -98,7 +98,7 @@ def python_loop(model: Translator, how: str) -> Callable[[np.ndarray], np.ndarra
 def measure_search(repeats: int) -> dict[str, Any]:
     model = translator()
     source = np.random.default_rng(0).integers(4, VOCABULARY, (BATCH, SOURCE)).astype("int32")
-    graph = tf.function(lambda ids: search(model, ids, width=WIDTH, length_penalty=0.0).tokens[:, 0], autograph=False)
+    graph = tf.function(lambda ids: search(model, ids, beam_size=BEAM, length_penalty=0.0).tokens[:, 0], autograph=False)
     loops = {how: python_loop(model, how) for how in LOOPS}
     candidates: dict[str, Callable[[], Any]] = {"ours": lambda: graph(tf.constant(source))}
     candidates |= {name: lambda run=run: run(source) for name, run in loops.items()}  # type: ignore[misc]
@@ -110,8 +110,8 @@ def measure_search(repeats: int) -> dict[str, Any]:
 
 def log_probability(model: Translator, source: np.ndarray, tokens: np.ndarray) -> float:
     """The mean over the sentences, of all tokens at once."""
-    so_far = np.concatenate([np.full((BATCH, 1), BOS), tokens[:, :-1]], axis=1)
-    scores = tf.nn.log_softmax(model({"source": tf.constant(source), "target": tf.constant(so_far)}))
+    decoder_inputs = np.concatenate([np.full((BATCH, 1), BOS), tokens[:, :-1]], axis=1)
+    scores = tf.nn.log_softmax(model({"source": tf.constant(source), "target": tf.constant(decoder_inputs)}))
     return float(tf.reduce_mean(tf.reduce_sum(tf.gather(scores, tokens, axis=2, batch_dims=2), axis=1)))
 
 

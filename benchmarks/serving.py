@@ -121,14 +121,14 @@ def translation(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[i
 def captioning(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], dict[str, Any]], Request]:
     images = [example.image.read() for example in load_captions("embedded").splits["test"][:32]]
     config = json.loads((run / "config.json").read_text())["config"]
-    front = keras.saving.load_model(run / "front.keras") if (run / "front.keras").exists() else None
-    encoder = ImageEncoder(front, None, "", True)
+    backbone = keras.saving.load_model(run / "frozen_backbone.keras") if (run / "frozen_backbone.keras").exists() else None
+    encoder = ImageEncoder(backbone, None, "", True)
     words = served.signatures["serving_default"](image_bytes=tf.constant(images))["words"].shape[1]
 
     def usual(rows: int) -> Any:
         pixels, _ = decode_images(tf.constant(take(images, rows)), config["image_size"], config["max_pixels"])
         tokens = np.full((rows, 1), BOS, "int32")
-        return write_with_predict(model, {"image": encoder.see(pixels).numpy()}, "caption", tokens, int(words) + 1)
+        return write_with_predict(model, {"image": encoder.encode_image(pixels).numpy()}, "caption", tokens, int(words) + 1)
 
     return lambda rows: {"image_bytes": tf.constant(take(images, rows))}, usual
 

@@ -60,9 +60,9 @@ logits = keras.layers.Dense(vocabularies.target.size, name="logits")(keras.layer
 model = keras.Model({"source": source, "target": target}, logits)
 
 
-def weighted(inputs, following):
-    """Padding weighs nothing."""
-    return inputs, following, tf.cast(following != 0, tf.float32)
+def weighted(inputs, targets):
+    """Padding is masked out."""
+    return inputs, targets, tf.cast(targets != 0, tf.float32)
 
 
 model.compile(
@@ -94,15 +94,15 @@ print("validation: share of next tokens that are right", round(history["val_accu
 # token.)
 
 # %%
-look = keras.Model(model.inputs, [logits, attention])
+with_attention = keras.Model(model.inputs, [logits, attention])
 
 
 def translate(text, limit=50):
-    """The subwords of the source and of the translation, and where each of these looked."""
+    """The subwords of the source and of the translation, and what each of these attended to."""
     source = vocabularies.source.encode(tf.constant([text])).to_tensor()
     written = [BOS]
     for _ in range(limit):
-        scores, weights = look({"source": source, "target": tf.constant([written])})
+        scores, weights = with_attention({"source": source, "target": tf.constant([written])})
         written.append(int(tf.argmax(scores[0, -1])))
         if written[-1] == EOS:
             break
@@ -119,7 +119,7 @@ for pair in held_out[:4]:
     print(f"source      {pair.source}\nreference   {pair.target}\ntranslation {text}\n")
 
 # %% [markdown]
-# ## Where did it look?
+# ## What did it attend to?
 
 # %% tags=["picture"]
 figure, axes = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
@@ -156,9 +156,9 @@ def serve(text):
     done = tf.fill([tf.shape(text)[0]], False)
 
     def step(written, done):
-        following = tf.argmax(model({"source": source, "target": written})[:, -1], -1, output_type=tf.int32)
-        following = tf.where(done, 0, following)
-        return tf.concat([written, following[:, None]], 1), done | (following == EOS)
+        token = tf.argmax(model({"source": source, "target": written})[:, -1], -1, output_type=tf.int32)
+        token = tf.where(done, 0, token)
+        return tf.concat([written, token[:, None]], 1), done | (token == EOS)
 
     shapes = (tf.TensorShape([None, None]), tf.TensorShape([None]))
     written, _ = tf.while_loop(
@@ -179,5 +179,5 @@ for text, answer in zip(held_out[4:6], served(text=tf.constant([pair.source for 
     print(f"{text.source}\n    {answer.decode()}")
 
 # %% [markdown]
-# **Seen:** the decoder looks at what it translates, in the order of its own language. For real sentences, beam
+# **Seen:** the decoder attends to what it translates, in the order of its own language. For real sentences, beam
 # search, BLEU, resuming and fast decoding: `python -m apps.translation.train --data FOLDER`.

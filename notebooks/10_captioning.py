@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Image captioning with `model.fit`
 #
-# **Question: how does a network say what it sees, and where does it look for each word?**
+# **Question: how does a network say what it sees, and what does it attend to for each word?**
 #
 # What `python -m apps.image_captioning.train` does, by hand: scenes of shapes, a small convolutional network, a
 # recurrent decoder with attention over the regions of the picture. For your own photographs change one line: `DATA`
@@ -115,22 +115,22 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Captions, and where each word looked
+# ## Captions, and what each word attended to
 
 # %%
-look = keras.Model(model.inputs, [logits, attention])
+with_attention = keras.Model(model.inputs, [logits, attention])
 
 
 @tf.function(reduce_retracing=True)
-def looked(images, written):
-    return look([images, written])
+def attended(images, written):
+    return with_attention([images, written])
 
 
 def describe(images, longest=24):
     """Greedy: words (n, t) and attention (n, t, 64)."""
     written = np.full((len(images), 1), BOS, np.int32)
     for _ in range(longest):
-        scores, weights = looked(tf.constant(images), tf.constant(written))
+        scores, weights = attended(tf.constant(images), tf.constant(written))
         written = np.concatenate([written, tf.argmax(scores[:, -1], -1, output_type=tf.int32).numpy()[:, None]], 1)
     return written[:, 1:], weights.numpy()
 
@@ -211,7 +211,7 @@ served = tf.saved_model.load(str(folder / "1")).signatures["serving_default"]
 print(served(image_bytes=tf.constant([test_examples[0].image.read()]))["caption"].numpy()[0].decode())
 
 # %% [markdown]
-# **Seen:** the words for colours and sizes look at the thing that they name, those for shapes and places beside it or
+# **Seen:** the words for colours and sizes attend to the thing that they name, those for shapes and places beside it or
 # at both. Two minutes of training make four captions of five wholly true. The application trains longer, on more,
 # and adds a beam, pretrained backbones, CIDEr, and an export that answers broken pictures: `python -m
 # apps.image_captioning.train --data FOLDER`; 97% of its captions of such scenes are true.

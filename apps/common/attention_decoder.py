@@ -1,13 +1,13 @@
 """A recurrent decoder that attends to what an encoder remembers: words of a sentence, or regions of a picture.
 
-    h_t = cell(x_t, h_{t-1})                       the first level reads the token so far
-    c_t = sum_j a_tj m_j,  a_t = attention(h_t)    what it looks at
-    g_t = cell([h_t ; c_t], g_{t-1})               each further level reads the level below and what was looked at
+    h_t = cell(x_t, h_{t-1})                       the first layer reads the last token
+    c_t = sum_j a_tj m_j,  a_t = attention(h_t)    what it attends to
+    g_t = cell([h_t ; c_t], g_{t-1})               each further layer reads the one below and the context
     o_t = tanh(W [g_t ; c_t ; x_t])                from which the next token is predicted
 
-No level needs c_{t-1}, so in training each runs over the whole sequence at once, and so does the attention (after Luong et
-al. 2015, https://aclanthology.org/D15-1166; levels as in Wu et al. 2016, https://arxiv.org/abs/1609.08144). With input
-feeding the first level reads [x_t ; o_{t-1}], step by step.
+No layer needs c_{t-1}, so in training each runs over the whole sequence at once, and so does the attention (after Luong et
+al. 2015, https://aclanthology.org/D15-1166; layers as in Wu et al. 2016, https://arxiv.org/abs/1609.08144). With input
+feeding the first layer reads [x_t ; o_{t-1}], step by step.
 """
 
 from typing import Any, NamedTuple
@@ -36,14 +36,14 @@ class AttentionDecoder(keras.layers.Layer):
     """Embedded tokens and a memory to vectors from which the next tokens are predicted.
 
     Args:
-        units: of each level.
+        units: of each layer.
         output_size: of o_t.
         cell: a key of `CELLS`.
-        num_layers: levels.
+        num_layers: recurrent layers.
         attention: `additive` (learns sooner), `dot` (scaled, on projected keys), or `none`.
-        input_feeding: let the first level read o_{t-1}.
-        own_start: make the first states from the mean of the memory; else the caller passes them.
-        dropout: between levels and on o_t.
+        input_feeding: let the first layer read o_{t-1}.
+        init_state_from_memory: make the initial states from the mean of the memory; else the caller passes them.
+        dropout: between layers and on o_t.
     """
 
     def __init__(
@@ -54,23 +54,23 @@ class AttentionDecoder(keras.layers.Layer):
         num_layers: int = 2,
         attention: str = "additive",
         input_feeding: bool = False,
-        own_start: bool = True,
+        init_state_from_memory: bool = True,
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.units, self.output_size, self.cell, self.num_layers = units, output_size, cell, num_layers
-        self.attention, self.input_feeding, self.own_start, self.dropout = attention, input_feeding, own_start, dropout
+        self.attention, self.input_feeding, self.dropout = attention, input_feeding, dropout
+        self.init_state_from_memory = init_state_from_memory
         self.supports_masking = True
         dtype = {"dtype": self.dtype_policy}
-        self.levels = [
-            CELLS[cell](units, return_sequences=True, return_state=True, name=f"level_{n + 1}", **dtype)
-            for n in range(num_layers)
+        self.rnn_layers = [
+            CELLS[cell](units, return_sequences=True, return_state=True, name=f"rnn_{n + 1}", **dtype) for n in range(num_layers)
         ]
-        count = len(self.levels[0].state_sizes)
+        count = len(self.rnn_layers[0].state_sizes)
         self.bridges = [
             [keras.layers.Dense(units, "tanh", name=f"bridge_{n + 1}_{i + 1}", **dtype) for i in range(count)]
-            for n in range(num_layers if own_start else 0)
+            for n in range(num_layers if init_state_from_memory else 0)
         ]
         self.key = keras.layers.Dense(units, use_bias=False, name="key", **dtype)
         self.query = keras.layers.Dense(units, name="query", **dtype)
@@ -81,8 +81,8 @@ class AttentionDecoder(keras.layers.Layer):
         size, memory_size = tokens_shape[-1], memory_shape[-1]
         context = 0 if self.attention == "none" else memory_size
         feed = self.output_size if self.input_feeding else 0
-        for n, level in enumerate(self.levels):
-            _build(level, (None, None, size + feed if n == 0 else self.units + context))
+        for n, layer in enumerate(self.rnn_layers):
+            _build(layer, (None, None, size + feed if n == 0 else self.units + context))
         for bridges in self.bridges:
             for bridge in bridges:
                 _build(bridge, (None, memory_size))
@@ -95,26 +95,26 @@ class AttentionDecoder(keras.layers.Layer):
 
     # -- the memory
 
-    def remember(self, values: Tensor, mask: Tensor | None = None) -> Memory:
+    def setup_memory(self, values: Tensor, mask: Tensor | None = None) -> Memory:
         """Prepare the encoder's values once for all steps."""
         return Memory(values, None if self.attention == "none" else self.key(values), mask)
 
-    def start(self, memory: Memory, states: list[list[Tensor]] | None = None) -> dict[str, Any]:
-        """The state before the first token: the encoder's own states, or made from the mean of the memory."""
+    def get_initial_state(self, memory: Memory, states: list[list[Tensor]] | None = None) -> dict[str, Any]:
+        """The state before the first token: the given `states`, or made from the mean of the memory."""
         if states is None:
             if memory.mask is None:
                 mean = ops.mean(memory.values, axis=1)
             else:
-                kept = ops.cast(memory.mask, memory.values.dtype)[..., None]
-                mean = ops.sum(memory.values * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1)
+                mask = ops.cast(memory.mask, memory.values.dtype)[..., None]
+                mean = ops.sum(memory.values * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1)
             states = [[bridge(mean) for bridge in bridges] for bridges in self.bridges]
-        state: dict[str, Any] = {"levels": states}
+        state: dict[str, Any] = {"rnn": states}
         if self.input_feeding:
             state["output"] = ops.zeros_like(states[0][0][:, :1]) * ops.zeros((1, self.output_size), dtype=self.compute_dtype)
         return state
 
-    def look(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """The context (batch, queries, size) and the weights (batch, queries, positions) for hidden (batch, queries, units)."""
+    def attend(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
+        """Hidden (batch, queries, units) -> the context (batch, queries, size), attention weights (batch, queries, positions)."""
         if self.attention == "none":
             return hidden[..., :0], None
         mask = None if memory.mask is None else memory.mask[:, None]
@@ -130,15 +130,15 @@ class AttentionDecoder(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor | None]:
         """Embedded tokens (batch, time, size) and the encoder's values (batch, positions, size) -> outputs (batch, time,
         output_size) and attention weights (batch, time, positions)."""
-        memory = self.remember(values, values_mask)
-        state = self.start(memory, states)
+        memory = self.setup_memory(values, values_mask)
+        state = self.get_initial_state(memory, states)
         if self.input_feeding:
             return self._feed(tokens, memory, state, training)
-        hidden = self.levels[0](tokens, initial_state=state["levels"][0], training=training)[0]
-        context, weights = self.look(hidden, memory)
-        for level, initial in zip(self.levels[1:], state["levels"][1:]):
+        hidden = self.rnn_layers[0](tokens, initial_state=state["rnn"][0], training=training)[0]
+        context, weights = self.attend(hidden, memory)
+        for layer, initial in zip(self.rnn_layers[1:], state["rnn"][1:]):
             below = self.drop(ops.concatenate([hidden, context], axis=-1), training=training)
-            hidden = level(below, initial_state=initial, training=training)[0]
+            hidden = layer(below, initial_state=initial, training=training)[0]
         outputs = self.readout(ops.concatenate([hidden, context, tokens], axis=-1))
         return self.drop(outputs, training=training), weights
 
@@ -146,17 +146,17 @@ class AttentionDecoder(keras.layers.Layer):
         return None
 
     def _feed(self, tokens, memory, state, training):
-        sizes = [len(level) for level in state["levels"]]
+        sizes = [len(states) for states in state["rnn"]]
 
         def step(carry, elements):
             *flat, output = carry
-            levels = [[flat.pop(0) for _ in range(size)] for size in sizes]
-            output, weights, after = self._step(elements[0][:, None], {"levels": levels, "output": output}, memory, training)
+            states = [[flat.pop(0) for _ in range(size)] for size in sizes]
+            output, weights, after = self._step(elements[0][:, None], {"rnn": states, "output": output}, memory, training)
             outputs = [output[:, 0]] if weights is None else [output[:, 0], weights[:, 0]]
-            return [*keras.tree.flatten(after["levels"]), after["output"]], outputs
+            return [*keras.tree.flatten(after["rnn"]), after["output"]], outputs
 
         widths = [self.output_size] if self.attention == "none" else [self.output_size, memory.values.shape[1]]
-        carry = [*keras.tree.flatten(state["levels"]), state["output"]]
+        carry = [*keras.tree.flatten(state["rnn"]), state["output"]]
         _, (outputs, *weights) = scan(step, carry, [ops.transpose(tokens, (1, 0, 2))], widths, differentiable=True)
         outputs = self.drop(ops.transpose(outputs, (1, 0, 2)), training=training)
         return outputs, (ops.transpose(weights[0], (1, 0, 2)) if weights else None)
@@ -164,38 +164,38 @@ class AttentionDecoder(keras.layers.Layer):
     # -- one step
 
     def step(self, token: Tensor, state: dict[str, Any], memory: Memory) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
-        """One embedded token of each hypothesis (batch, width, size), a state whose tensors are (batch, width, …), and one
-        memory for all hypotheses -> output (batch, width, output_size), weights (batch, width, positions), state."""
-        width = token.shape[1]
+        """One embedded token of each hypothesis (batch, beam, size), a state whose tensors are (batch, beam, …), and one
+        memory for all hypotheses -> output (batch, beam, output_size), weights (batch, beam, positions), state."""
+        beam = token.shape[1]
         flat = keras.tree.map_structure(lambda s: ops.reshape(s, (-1, s.shape[-1])), state)
         output, weights, after = self._step(token, flat, memory, False)
-        return output, weights, keras.tree.map_structure(lambda s: ops.reshape(s, (-1, width, s.shape[-1])), after)
+        return output, weights, keras.tree.map_structure(lambda s: ops.reshape(s, (-1, beam, s.shape[-1])), after)
 
     def _step(self, token, state, memory, training):
-        """States are (batch x width, …), the rest (batch, width, …)."""
-        width = token.shape[1]
+        """States are (batch x beam, …), the rest (batch, beam, …)."""
+        beam = token.shape[1]
 
         def wide(x):
-            return ops.reshape(x, (-1, width, x.shape[-1]))
+            return ops.reshape(x, (-1, beam, x.shape[-1]))
 
         def flat(x):
             return ops.reshape(x, (-1, x.shape[-1]))
 
         x = flat(token)
         first = ops.concatenate([x, state["output"]], axis=-1) if self.input_feeding else x
-        hidden, new = self.levels[0].cell(first, state["levels"][0])
-        context, weights = self.look(wide(hidden), memory)
-        levels = [new]
-        for level, before in zip(self.levels[1:], state["levels"][1:]):
+        hidden, new = self.rnn_layers[0].cell(first, state["rnn"][0])
+        context, weights = self.attend(wide(hidden), memory)
+        states = [new]
+        for layer, before in zip(self.rnn_layers[1:], state["rnn"][1:]):
             below = ops.concatenate([hidden, flat(context)], axis=-1)
-            hidden, new = level.cell(self.drop(below, training=training), before)
-            levels.append(new)
+            hidden, new = layer.cell(self.drop(below, training=training), before)
+            states.append(new)
         output = self.readout(ops.concatenate([hidden, flat(context), x], axis=-1))
-        after = {"levels": levels, "output": output} if self.input_feeding else {"levels": levels}
+        after = {"rnn": states, "output": output} if self.input_feeding else {"rnn": states}
         return wide(output), weights, after
 
     def get_config(self) -> dict[str, Any]:
-        names = ("units", "output_size", "cell", "num_layers", "attention", "input_feeding", "own_start", "dropout")
+        names = ("units", "output_size", "cell", "num_layers", "attention", "input_feeding", "init_state_from_memory", "dropout")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.sequences import NEVER, Sequences, Step, as_sequences, keep_shapes, room
+from apps.common.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
 
 
 def beam_search(
@@ -15,146 +15,119 @@ def beam_search(
     start: int,
     end: int,
     max_length: Any,
-    width: int,
-    best: int = 1,
+    beam_size: int,
+    n_best: int = 1,
     length_penalty: float = 0.0,
     coverage_penalty: float = 0.0,
     source_mask: tf.Tensor | None = None,
     no_repeat_ngram_size: int = 0,
 ) -> Sequences:
-    """Keep the `width` best beginnings; rank what is finished by (Wu et al. 2016, https://arxiv.org/abs/1609.08144, eq. 14)
+    """Keep the `beam_size` most probable hypotheses; rank the finished ones by (Wu et al. 2016,
+    https://arxiv.org/abs/1609.08144, eq. 14)
 
         score    = log p / ((5 + length) / 6)^length_penalty + coverage
         coverage = coverage_penalty * sum_j log(min(sum_i attention_ij, 1))
 
-    A sequence that ends among the `width` best continuations is finished. One place of the beam is always the greedy
-    beginning, so no result scores worse than greedy search's. The search stops when `width` sequences and the greedy one
-    are finished, or no beginning can win any more.
+    A hypothesis that ends among the `beam_size` best continuations is finished. The search stops when `beam_size` are finished,
+    or when no other can win any more. What it finds for a row doesn't depend on the other rows.
 
     Args:
-        width: beginnings kept; 1 is greedy search.
-        best: sequences returned.
+        beam_size: hypotheses kept; 1 is greedy search.
+        n_best: sequences returned.
         length_penalty: 0: the log-probability decides, which favours short sequences; 1: nearly its mean.
         coverage_penalty: above 0, favour what attends to every position of the source; needs a decoder with attention.
         source_mask: booleans (batch, positions), for the coverage; True = keep.
         no_repeat_ngram_size: never repeat so many tokens in a row; 0: allow it.
 
     Raises:
-        ValueError: `width` or `best` below 1, or a penalty below 0.
+        ValueError: `beam_size` or `n_best` below 1, or a penalty below 0.
     """
     for name, value, least in (
-        ("width", width, 1),
-        ("best", best, 1),
+        ("beam_size", beam_size, 1),
+        ("n_best", n_best, 1),
         ("length_penalty", length_penalty, 0),
         ("coverage_penalty", coverage_penalty, 0),
         ("no_repeat_ngram_size", no_repeat_ngram_size, 0),
     ):
         if value < least:
             raise ValueError(f"beam_search: {name} is {value}; expected {least} or more. Pass a larger one.")
-    longest = room(max_length)
+    longest = max_decode_length(max_length)
     places = tf.range(longest)
-
-    def penalty(length):
-        return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** length_penalty
 
     def coverage_score(coverage):
         logs = tf.math.log(tf.clip_by_value(coverage, 1e-6, 1.0))
         return coverage_penalty * tf.reduce_sum(logs if source_mask is None else tf.where(source_mask[:, None], logs, 0.0), -1)
 
-    def body(t, beam, found, state):
+    def body(t, beam, finished, state):
         logits, state_after, attention = step(beam["last"], state)
-        logits = tf.cast(logits, tf.float32)  # (batch, width, vocabulary)
+        logits = tf.cast(logits, tf.float32)  # (batch, beam, vocabulary)
         largest = tf.reduce_max(logits, axis=-1, keepdims=True)
         total = beam["logp"] - tf.squeeze(largest, -1) - tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1))
         if no_repeat_ngram_size:
             logits = _without_repeats(logits, beam["tokens"], t, no_repeat_ngram_size)
-        parent, token, value, greedy = _candidates(logits, total, beam["greedy"], t >= max_length - 1, end)
+        parent, token, logp = _candidates(logits, total, t >= max_length - 1, end)
+        tokens = _take(beam["tokens"], parent)
+        coverage = _take(beam["coverage"] + tf.cast(attention, tf.float32) if coverage_penalty else beam["coverage"], parent)
+
         ends = token == end
+        counts = ends & (tf.range(2 * beam_size) < beam_size) & (logp > NEG_INF / 2) & ~is_done(finished)[:, None]
+        score = length_normalised(logp, t + 1, length_penalty) + coverage_score(coverage)
+        new = {"tokens": tokens, "scores": tf.where(counts, score, NEG_INF), "logp": logp}
+        both = {name: tf.concat([finished[name], new[name]], axis=1) for name in new}
+        best = tf.math.top_k(both["scores"], n_best).indices
+        finished_after = {name: _take(value, best) for name, value in both.items()}
+        finished_after["count"] = finished["count"] + tf.reduce_sum(tf.cast(counts, tf.int32), axis=1)
 
-        tokens = tf.gather(beam["tokens"], parent, axis=1, batch_dims=1)
-        coverage = beam["coverage"]
-        if coverage_penalty:
-            coverage += tf.cast(attention, tf.float32)
-        score = value / penalty(t + 1) + tf.gather(coverage_score(coverage), parent, axis=1, batch_dims=1)
-        rank = tf.range(tf.shape(value)[1])
-        counts = ends & (value > NEVER / 2) & ((rank < width) | (rank == greedy[:, None])) & ~is_done(beam, found)[:, None]
-        new = {"tokens": tokens, "scores": tf.where(counts, score, NEVER), "logp": value}
-        found_after = {
-            **_best_of({name: found[name] for name in new}, new, best),
-            "count": found["count"] + tf.reduce_sum(tf.cast(counts, tf.int32), axis=1),
-        }
+        logp, chosen = tf.math.top_k(tf.where(ends, NEG_INF, logp), beam_size)
+        parent, token, tokens, coverage = (_take(x, chosen) for x in (parent, token, tokens, coverage))
+        tokens = tf.where(places == t, token[:, :, None], tokens)
+        after = {"last": token, "tokens": tokens, "logp": logp, "coverage": coverage}
+        state_after = tf.nest.map_structure(lambda s: _take(s, parent), state_after)
+        return t + 1, keep_shapes(after, beam), keep_shapes(finished_after, finished), keep_shapes(state_after, state)
 
-        chosen, greedy = _continue(tf.where(ends, NEVER, value), greedy, ends, width)
-        parent, token, value = (tf.gather(x, chosen, axis=1, batch_dims=1) for x in (parent, token, value))
-        tokens = tf.gather(tokens, chosen, axis=1, batch_dims=1)
-        after = {
-            "last": token,
-            "tokens": tf.where(places == t, token[:, :, None], tokens),
-            "logp": tf.where(token == end, NEVER, value),
-            "greedy": greedy,
-            "coverage": tf.gather(coverage, parent, axis=1, batch_dims=1),
-        }
-        state_after = tf.nest.map_structure(lambda s: tf.gather(s, parent, axis=1, batch_dims=1), state_after)
-        return t + 1, keep_shapes(after, beam), keep_shapes(found_after, found), keep_shapes(state_after, state)
+    def is_done(finished):
+        return finished["count"] >= beam_size
 
-    def is_done(beam, found):
-        """As many have ended as the beam is wide, the greedy one among them."""
-        return (found["count"] >= width) & (beam["greedy"] < 0)
-
-    def goes_on(t, beam, found, state):
-        bound = tf.reduce_max(beam["logp"], axis=1) / penalty(max_length)  # probability can only fall
-        can_win = bound > tf.reduce_min(found["scores"], axis=1)
-        return (t < longest) & tf.reduce_any(can_win & ~is_done(beam, found))
+    def is_running(t, beam, finished, state):
+        bound = length_normalised(tf.reduce_max(beam["logp"], axis=1), max_length, length_penalty)  # log p can only fall
+        can_win = bound > tf.reduce_min(finished["scores"], axis=1)
+        return (t < longest) & tf.reduce_any(can_win & ~is_done(finished))
 
     positions = tf.shape(source_mask)[1] if source_mask is not None else 0
     beam = {
-        "last": tf.fill([batch_size, width], start),
-        "tokens": tf.zeros([batch_size, width, longest], tf.int32),
-        "logp": tf.tile(tf.constant([[0.0] + [NEVER] * (width - 1)]), [batch_size, 1]),
-        "greedy": tf.zeros([batch_size], tf.int32),  # its place in the beam, or -1 when it has ended
-        "coverage": tf.zeros([batch_size, width, positions]),
+        "last": tf.fill([batch_size, beam_size], start),
+        "tokens": tf.zeros([batch_size, beam_size, longest], tf.int32),
+        "logp": tf.tile(tf.constant([[0.0] + [NEG_INF] * (beam_size - 1)]), [batch_size, 1]),
+        "coverage": tf.zeros([batch_size, beam_size, positions]),
     }
-    found = {
-        "tokens": tf.zeros([batch_size, best, longest], tf.int32),
-        "scores": tf.fill([batch_size, best], NEVER),
-        "logp": tf.fill([batch_size, best], NEVER),
-        "count": tf.zeros([batch_size], tf.int32),  # how many have ended
+    finished = {
+        "tokens": tf.zeros([batch_size, n_best, longest], tf.int32),
+        "scores": tf.fill([batch_size, n_best], NEG_INF),
+        "logp": tf.fill([batch_size, n_best], NEG_INF),
+        "count": tf.zeros([batch_size], tf.int32),
     }
-    state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], width, axis=1), state)
-    _, _, found, _ = tf.while_loop(goes_on, body, (tf.constant(0), beam, found, state), parallel_iterations=1)
-    return as_sequences(found["tokens"], found["scores"], found["logp"])
+    state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], beam_size, axis=1), state)
+    _, _, finished, _ = tf.while_loop(is_running, body, (tf.constant(0), beam, finished, state), parallel_iterations=1)
+    return Sequences(finished["tokens"], lengths_of(finished["tokens"]), finished["scores"], finished["logp"])
 
 
-def _candidates(logits, total, greedy, last, end):
-    """The best continuations of all beginnings, and in the last column the greedy continuation of the greedy beginning.
+def _take(x, index):
+    """x[b, index[b]] for each row b of the batch."""
+    return tf.gather(x, index, axis=1, batch_dims=1)
 
-    Twice the width is enough: at most half of them end. Returns parents, tokens and values (batch, 2 width + 1), and in which
-    column the greedy one stands (batch,), -1 if there is none any more. Where it is the `last` place only END may follow.
-    """
-    width = logits.shape[1]
-    few = min(2 * width + 1, logits.shape[2])  # one more, as padding may be among them
-    value, token = _top(logits, few)  # (batch, width, few)
-    value = tf.where(token == 0, NEVER, value)
-    last = tf.reshape(last, [-1, 1, 1])
-    only_end = tf.where(tf.range(few) == 0, logits[:, :, end : end + 1], NEVER)
-    value = tf.where(last, only_end, value) + total[:, :, None]
-    token = tf.where(last, end, token)
-    slot = tf.maximum(greedy, 0)
-    greedy_values = tf.gather(value, slot, axis=1, batch_dims=1)  # (batch, few)
-    greedy_place = tf.argmax(greedy_values, axis=1, output_type=tf.int32)[:, None]
-    greedy_value = tf.reduce_max(greedy_values, axis=1, keepdims=True)
-    greedy_token = tf.gather(tf.gather(token, slot, axis=1, batch_dims=1), greedy_place, axis=1, batch_dims=1)
 
-    columns = width * few
-    value, index = tf.math.top_k(tf.reshape(value, [-1, columns]), min(2 * width, columns))
-    same = index == slot[:, None] * few + greedy_place
-    known = tf.reduce_any(same, axis=1)
-    alone = (greedy >= 0) & ~known
-    parent = tf.concat([index // few, slot[:, None]], axis=1)
-    token = tf.concat([tf.gather(tf.reshape(token, [-1, columns]), index, axis=1, batch_dims=1), greedy_token], axis=1)
-    value = tf.concat([value, tf.where(alone[:, None], greedy_value, NEVER)], axis=1)
-    column = tf.where(known, tf.argmax(same, axis=1, output_type=tf.int32), tf.shape(index)[1])
-    return parent, token, value, tf.where(greedy >= 0, column, -1)
+def _candidates(logits, total, is_last, end):
+    """The best continuations of all hypotheses, twice as many as these, as at most half of them end: parents, tokens and
+    log-probabilities (batch, 2 beam). At the last place only EOS may follow."""
+    beam_size = logits.shape[1]
+    few = min(2 * beam_size + 1, logits.shape[2])  # one more, as padding may be among them
+    value, token = _top(logits, few)  # (batch, beam, few)
+    is_last = tf.reshape(is_last, [-1, 1, 1])
+    only_end = tf.where(tf.range(few) == 0, logits[:, :, end : end + 1], NEG_INF)
+    value = tf.where(is_last, only_end, tf.where(token == 0, NEG_INF, value)) + total[:, :, None]
+    token = tf.where(is_last, end, token)
+    logp, index = tf.math.top_k(tf.reshape(value, [-1, beam_size * few]), 2 * beam_size)
+    return index // few, _take(tf.reshape(token, [-1, beam_size * few]), index), logp
 
 
 def _top(x, k, chunk=32):
@@ -176,24 +149,6 @@ def _top(x, k, chunk=32):
     return value, tf.gather(places, index, axis=-1, batch_dims=x.shape.rank - 1)
 
 
-def _continue(value, greedy, ends, width):
-    """Choose the beginnings that go on: the best, and in the last place the greedy one if it is not among them."""
-    chosen = tf.math.top_k(value, width).indices
-    goes_on = (greedy >= 0) & ~tf.gather(ends, tf.maximum(greedy, 0), axis=1, batch_dims=1)
-    same = chosen == greedy[:, None]
-    missing = goes_on & ~tf.reduce_any(same, axis=1)
-    last = tf.range(width) == width - 1
-    chosen = tf.where(missing[:, None] & last, greedy[:, None], chosen)
-    place = tf.where(missing, width - 1, tf.argmax(same, axis=1, output_type=tf.int32))
-    return chosen, tf.where(goes_on, place, -1)
-
-
-def _best_of(found, new, best):
-    both = {name: tf.concat([found[name], new[name]], axis=1) for name in found}
-    chosen = tf.math.top_k(both["scores"], best).indices
-    return {name: tf.gather(value, chosen, axis=1, batch_dims=1) for name, value in both.items()}
-
-
 def _without_repeats(logits, tokens, t, n):
     """Forbid each token that would complete a run of `n` tokens that stands already."""
     length = tf.shape(tokens)[2]
@@ -206,4 +161,4 @@ def _without_repeats(logits, tokens, t, n):
         match &= then == now[:, :, None]
     where = tf.cast(tf.where(match), tf.int32)  # (runs, 3)
     forbidden = tf.concat([where[:, :2], tf.gather_nd(tokens, where)[:, None]], axis=1)
-    return tf.tensor_scatter_nd_update(logits, forbidden, tf.fill([tf.shape(where)[0]], NEVER))
+    return tf.tensor_scatter_nd_update(logits, forbidden, tf.fill([tf.shape(where)[0]], NEG_INF))

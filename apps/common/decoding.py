@@ -1,14 +1,14 @@
-"""Search for the best sequence of a decoder, or draw one: greedy, beam search, sampling.
+"""Search for the best sequence of a decoder, or sample one: greedy, beam search, sampling.
 
 A decoder is a function of one step for many hypotheses at once,
 
-    step(tokens (batch, width), state) -> (logits (batch, width, vocabulary), state, attention (batch, width, positions))
+    step(tokens (batch, beam), state) -> (logits (batch, beam, vocabulary), state, attention (batch, beam, positions))
 
-with `attention` None where there is none. `state` is a nest of tensors (batch, width, …) that begins as (batch, …). All
+with `attention` None where there is none. `state` is a nest of tensors (batch, beam, …) that begins as (batch, …). All
 searches are loops of plain graph operations: they run in a `tf.function` and in an export.
 
-Token 0 is padding and is never chosen. A sequence ends with the token END, and has at most `max_length` tokens with it (a
-number, or one for each row); at the last place only END may stand.
+Token 0 is padding and is never chosen. A sequence ends with the token EOS, and has at most `max_length` tokens with it (a
+number, or one for each row); at the last place only EOS may stand.
 """
 
 from typing import Any
@@ -16,31 +16,45 @@ from typing import Any
 import tensorflow as tf
 
 from apps.common.beam_search import beam_search
-from apps.common.sequences import NEVER, Sequences, Step, as_sequences, keep_shapes, room
+from apps.common.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
 
 
-def find(step: Step, state: Any, *, width: int, best: int = 1, no_repeat_ngram_size: int = 0, **settings: Any) -> Sequences:
-    """`beam_search`, or `greedy_search` where that is the same; `settings` are theirs."""
-    if width == 1 and best == 1 and not no_repeat_ngram_size:
-        names = ("batch_size", "start", "end", "max_length")
-        return greedy_search(step, state, **{name: settings[name] for name in names})
-    return beam_search(step, state, width=width, best=best, no_repeat_ngram_size=no_repeat_ngram_size, **settings)
+def decode(
+    step: Step,
+    state: Any,
+    *,
+    beam_size: int,
+    n_best: int = 1,
+    length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    source_mask: tf.Tensor | None = None,
+    no_repeat_ngram_size: int = 0,
+    **settings: Any,
+) -> Sequences:
+    """`beam_search`, or `greedy_search` where that is the same and sooner done."""
+    if beam_size == n_best == 1 and not coverage_penalty and not no_repeat_ngram_size:
+        return greedy_search(step, state, length_penalty=length_penalty, **settings)
+    settings |= {"length_penalty": length_penalty, "coverage_penalty": coverage_penalty, "source_mask": source_mask}
+    return beam_search(step, state, beam_size=beam_size, n_best=n_best, no_repeat_ngram_size=no_repeat_ngram_size, **settings)
 
 
-def texts(vocabulary: Any, found: Sequences) -> tf.Tensor:
+def detokenize(vocabulary: Any, found: Sequences) -> tf.Tensor:
     """What a search found as strings (batch, n)."""
     batch, n = tf.unstack(tf.shape(found.lengths))
     ragged = tf.RaggedTensor.from_tensor(tf.reshape(found.tokens, [batch * n, -1]), lengths=tf.reshape(found.lengths, [-1]))
     return tf.reshape(vocabulary.detokenize(ragged), [batch, n])
 
 
-def greedy_search(step: Step, state: Any, *, batch_size: Any, start: int, end: int, max_length: Any) -> Sequences:
-    """The most probable token at each step."""
+def greedy_search(
+    step: Step, state: Any, *, batch_size: Any, start: int, end: int, max_length: Any, length_penalty: float = 0.0
+) -> Sequences:
+    """The most probable token at each step; scored as `beam_search` does."""
 
     def most_probable(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)
 
-    return _one_at_a_time(most_probable, step, state, batch_size, start, end, max_length)
+    found = _one_at_a_time(most_probable, step, state, batch_size, start, end, max_length)
+    return found._replace(scores=length_normalised(found.scores, found.lengths + 1, length_penalty))
 
 
 def sample(
@@ -56,7 +70,7 @@ def sample(
     top_k: int = 0,
     top_p: Any = 1.0,
 ) -> Sequences:
-    """Draw each token from the decoder's distribution.
+    """Sample each token from the decoder's distribution.
 
     Args:
         start: the token before the first one drawn; one for all, or one for each row.
@@ -68,19 +82,19 @@ def sample(
         seed: the same seed draws the same tokens. With one for each row, a row draws the same in whatever batch it is; with one
             for all, every row draws its own.
     """
-    uniform = random_numbers(seed, batch_size, room(max_length))
+    uniform = random_numbers(seed, batch_size, max_decode_length(max_length))
 
     def choose(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
-        return draw(log_probabilities, uniform[:, t], temperature, top_k, top_p)
+        return sample_token(log_probabilities, uniform[:, t], temperature, top_k, top_p)
 
     return _one_at_a_time(choose, step, state, batch_size, start, end, max_length)
 
 
-def draw(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
+def sample_token(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
     """One token for each row of logits (batch, vocabulary); `uniform` (batch,) are random numbers from 0 to 1."""
     temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
     temperature = tf.where(temperature > 1e-4, tf.minimum(temperature, 1e3), 1e-4)  # what is no number counts as 0
-    logits = restrict(logits / temperature, top_k, top_p)
+    logits = filter_top_k_top_p(logits / temperature, top_k, top_p)
     below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
     return tf.argmax(below > uniform[:, None] * below[:, -1:], axis=-1, output_type=tf.int32)
 
@@ -94,23 +108,23 @@ def random_numbers(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
     return tf.map_fn(lambda pair: tf.random.stateless_uniform([count], pair), pairs, fn_output_signature=tf.float32)[:-1]
 
 
-def restrict(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
-    """Give `NEVER` to all but the `top_k` largest logits and to all outside the nucleus of probability `top_p`.
+def filter_top_k_top_p(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
+    """Give `NEG_INF` to all but the `top_k` largest logits and to all outside the nucleus of probability `top_p`.
 
-    >>> (restrict(tf.math.log([[0.5, 0.3, 0.2]]), top_p=0.6) > NEVER).numpy().tolist()
+    >>> (filter_top_k_top_p(tf.math.log([[0.5, 0.3, 0.2]]), top_p=0.6) > NEG_INF).numpy().tolist()
     [[True, True, False]]
     """
     if top_k:
         least = tf.math.top_k(logits, tf.minimum(top_k, tf.shape(logits)[-1])).values[..., -1:]
-        logits = tf.where(logits < least, NEVER, logits)
+        logits = tf.where(logits < least, NEG_INF, logits)
     ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
     before = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # the share of what is more probable
     least = tf.reduce_min(tf.where(before < tf.where(top_p > 1e-6, top_p, 1e-6), ranked, tf.float32.max), axis=-1, keepdims=True)
-    return tf.where(logits < least, NEVER, logits)
+    return tf.where(logits < least, NEG_INF, logits)
 
 
 def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
-    longest = room(max_length)
+    longest = max_decode_length(max_length)
     places = tf.range(longest)
 
     def body(t, last, done, tokens, log_probability, state):
@@ -135,11 +149,12 @@ def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
     _, _, _, tokens, log_probability, _ = tf.while_loop(
         lambda t, last, done, *_: (t < longest) & ~tf.reduce_all(done), body, first, parallel_iterations=1
     )
-    return as_sequences(tokens[:, None], log_probability[:, None], log_probability[:, None])
+    tokens, log_probability = tokens[:, None], log_probability[:, None]
+    return Sequences(tokens, lengths_of(tokens), log_probability, log_probability)
 
 
 def _allowed(log_probabilities, t, max_length, end):
-    """(batch, width, vocabulary): no padding, and at the last place only END."""
+    """(batch, beam, vocabulary): no padding, and at the last place only EOS."""
     token = tf.range(tf.shape(log_probabilities)[-1])
     last = tf.reshape(t >= max_length - 1, [-1, 1, 1])
-    return tf.where((token == end) | (~last & (token != 0)), log_probabilities, NEVER)
+    return tf.where((token == end) | (~last & (token != 0)), log_probabilities, NEG_INF)

@@ -1,4 +1,4 @@
-"""The loss of a decoder: cross entropy of the tokens that are there."""
+"""The loss of a decoder: cross entropy of the target tokens, without padding."""
 
 from typing import Any
 
@@ -8,75 +8,75 @@ import tensorflow as tf
 Tensor = Any
 
 
-def token_cross_entropy(following: Tensor, logits: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy and how many tokens there were; padding (0) weighs nothing.
+def token_cross_entropy(targets: Tensor, logits: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy and the number of tokens; padding (0) is masked out.
 
-    With `smoothing` e the true token has probability 1 - e and e is spread evenly over the vocabulary of V (Szegedy et al.
+    With `smoothing` e the target has probability 1 - e and e is spread evenly over the vocabulary of V (Szegedy et al.
     2016, https://arxiv.org/abs/1512.00567, section 7):
 
-        loss     = logsumexp(z) - (1 - e) z_true - e mean(z)
-        dloss/dz = softmax(z) - (1 - e) onehot(true) - e / V
+        loss     = logsumexp(z) - (1 - e) z_target - e mean(z)
+        dloss/dz = softmax(z) - (1 - e) onehot(target) - e / V
 
     The gradient is written by hand: three passes over the logits instead of ten.
 
     Args:
-        following: ids (batch, time).
+        targets: ids (batch, time).
         logits: (batch, time, vocabulary).
 
     >>> loss, count = token_cross_entropy([[1, 0]], tf.zeros((1, 2, 8)))
     >>> print(round(float(loss) / float(tf.math.log(8.0)), 4), float(count))
     1.0 1.0
     """
-    following = tf.cast(following, tf.int32)
+    targets = tf.cast(targets, tf.int32)
     logits = tf.convert_to_tensor(logits)
-    kept = tf.cast(following != 0, logits.dtype)
+    mask = tf.cast(targets != 0, logits.dtype)
 
     @tf.custom_gradient
     def summed(logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
         largest = tf.reduce_max(logits, axis=-1, keepdims=True)
         exponentials = tf.exp(logits - largest)
         total = tf.reduce_sum(exponentials, axis=-1, keepdims=True)
-        true = tf.gather(logits, following, axis=2, batch_dims=2)
-        loss = tf.squeeze(tf.math.log(total) + largest, -1) - (1 - smoothing) * true
+        target_logits = tf.gather(logits, targets, axis=2, batch_dims=2)
+        loss = tf.squeeze(tf.math.log(total) + largest, -1) - (1 - smoothing) * target_logits
         if smoothing:
             loss -= smoothing * tf.reduce_mean(logits, axis=-1)
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            weight = (upstream * kept)[..., None]  # (batch, time, 1)
+            weight = (upstream * mask)[..., None]  # (batch, time, 1)
             even = smoothing / tf.cast(tf.shape(logits)[-1], logits.dtype)
             spread = exponentials * (weight / total) - weight * even
-            places = tf.concat([tf.cast(tf.where(tf.ones_like(following, tf.bool)), tf.int32), tf.reshape(following, [-1, 1])], 1)
+            places = tf.concat([tf.cast(tf.where(tf.ones_like(targets, tf.bool)), tf.int32), tf.reshape(targets, [-1, 1])], 1)
             return tf.tensor_scatter_nd_sub(spread, places, tf.reshape((1 - smoothing) * weight, [-1]))
 
-        return tf.reduce_sum(loss * kept), gradient
+        return tf.reduce_sum(loss * mask), gradient
 
-    return summed(logits), tf.reduce_sum(kept)
+    return summed(logits), tf.reduce_sum(mask)
 
 
 def sampled_cross_entropy(
-    following: Tensor, outputs: Tensor, embeddings: Tensor, bias: Tensor, uniform: Tensor
+    targets: Tensor, outputs: Tensor, embeddings: Tensor, bias: Tensor, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """An estimate of `token_cross_entropy` from a few drawn tokens (sampled softmax, Jean et al. 2015,
-    https://aclanthology.org/P15-1001; drawn log-uniformly, as ids are in the order of frequency):
+    """An estimate of `token_cross_entropy` from a few sampled tokens (sampled softmax, Jean et al. 2015,
+    https://aclanthology.org/P15-1001; sampled log-uniformly, as ids are in the order of frequency):
 
         z_k  = e_k . o + b_k
-        loss = log(exp(z_true) + sum_k exp(z_k) / (n q_k)) - z_true     k: the n drawn tokens but the true one
+        loss = log(exp(z_target) + sum_k exp(z_k) / (n q_k)) - z_target     k: the n sampled tokens but the target
         q_k  = log((k + 2) / (k + 1)) / log(V + 1)
 
     The sum's expectation is that over the whole vocabulary.
 
     Args:
-        following: ids (batch, time); padding (0) weighs nothing.
+        targets: ids (batch, time); padding (0) is masked out.
         outputs: (batch, time, size).
         embeddings, bias: (V, size) and (V,).
         uniform: n random numbers from 0 to 1.
     """
     size = embeddings.shape[0]
-    labels = tf.reshape(tf.cast(following, tf.int64), [-1, 1])
-    drawn = tf.cast(tf.exp(uniform * tf.math.log(size + 1.0)) - 1.0, tf.int64)
-    drawn = tf.clip_by_value(drawn, 0, size - 1)
-    place = tf.cast(drawn, tf.float32)
-    times = tf.size(drawn, tf.float32) * tf.math.log((place + 2.0) / (place + 1.0)) / tf.math.log(size + 1.0)  # n q_k
+    labels = tf.reshape(tf.cast(targets, tf.int64), [-1, 1])
+    sampled = tf.cast(tf.exp(uniform * tf.math.log(size + 1.0)) - 1.0, tf.int64)
+    sampled = tf.clip_by_value(sampled, 0, size - 1)
+    place = tf.cast(sampled, tf.float32)
+    times = tf.size(sampled, tf.float32) * tf.math.log((place + 2.0) / (place + 1.0)) / tf.math.log(size + 1.0)  # n q_k
     losses = tf.nn.sampled_softmax_loss(
         embeddings,
         bias,
@@ -84,14 +84,14 @@ def sampled_cross_entropy(
         tf.reshape(outputs, [-1, outputs.shape[-1]]),
         uniform.shape[0],
         size,
-        sampled_values=(drawn, tf.ones_like(labels, tf.float32), times),
+        sampled_values=(sampled, tf.ones_like(labels, tf.float32), times),
     )
-    kept = tf.cast(labels[:, 0] != 0, losses.dtype)
-    return tf.reduce_sum(losses * kept), tf.reduce_sum(kept)
+    mask = tf.cast(labels[:, 0] != 0, losses.dtype)
+    return tf.reduce_sum(losses * mask), tf.reduce_sum(mask)
 
 
 def scaled(loss: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """A batch's mean loss times the weight that all its rows have, as in `Workers.shard`."""
+    """A batch's mean loss times the weight that all its examples have, as in `Workers.shard`."""
     return loss if sample_weight is None else loss * tf.reduce_mean(tf.cast(sample_weight, loss.dtype))
 
 
@@ -103,11 +103,11 @@ class TokenLoss(keras.losses.Loss):
         super().__init__(name=name, **{**kwargs, "reduction": None})
         self.smoothing = smoothing
 
-    def __call__(self, following: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        return scaled(super().__call__(following, logits), sample_weight)
+    def __call__(self, targets: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        return scaled(super().__call__(targets, logits), sample_weight)
 
-    def call(self, following: Tensor, logits: Tensor) -> Tensor:
-        loss, count = token_cross_entropy(following, logits, self.smoothing)
+    def call(self, targets: Tensor, logits: Tensor) -> Tensor:
+        loss, count = token_cross_entropy(targets, logits, self.smoothing)
         return loss / tf.maximum(count, 1)
 
     def get_config(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def classification_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict
         "accuracy": float((predicted == truth).mean()),
         "macro_f1": float(metrics.f1_score(truth, predicted, labels=classes, average="macro", zero_division=0)),
         "roc_auc": float(metrics.roc_auc_score(truth, scores, multi_class="ovr")) if several else float("nan"),
-        "calibration_error": calibration_error(truth, probabilities),
+        "ece": expected_calibration_error(truth, probabilities),
         "log_loss": float(metrics.log_loss(truth, probabilities, labels=classes)),
         "examples": len(truth),
     }
@@ -52,11 +52,11 @@ def calibration_bins(truth: np.ndarray, probabilities: np.ndarray, bins: int = 1
     ]
 
 
-def calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error: the mean distance of confidence and accuracy over the bins (Guo et al. 2017,
     https://arxiv.org/abs/1706.04599).
 
-    >>> calibration_error(np.array([0, 0, 0, 1]), np.array([[0.75, 0.25]] * 4))
+    >>> expected_calibration_error(np.array([0, 0, 0, 1]), np.array([[0.75, 0.25]] * 4))
     0.0
     """
     parts = calibration_bins(truth, probabilities, bins)
@@ -96,7 +96,7 @@ def translation_metrics(translations: Sequence[str], references: Sequence[str], 
         DataError: the tokenizer needs a package that is not installed.
 
     >>> metrics = translation_metrics(["The dog runs home now."], ["The dog runs home now."])
-    >>> print(metrics["bleu"], metrics["exact"])
+    >>> print(metrics["bleu"], metrics["exact_match"])
     100.0 1.0
     """
     import sacrebleu
@@ -118,7 +118,7 @@ def translation_metrics(translations: Sequence[str], references: Sequence[str], 
     }
     exact = float(np.mean([a == b for a, b in zip(translations, references, strict=True)]))
     signature = str(scores["bleu"].get_signature())
-    return {**metrics, "exact": exact, "examples": len(translations), "bleu_signature": signature}
+    return {**metrics, "exact_match": exact, "examples": len(translations), "bleu_signature": signature}
 
 
 def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]], meteor: bool = True) -> dict[str, float]:

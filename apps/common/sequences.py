@@ -7,16 +7,16 @@ import tensorflow as tf
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor | None]]
 
-NEVER = -1e9  # the log-probability of what must not be
+NEG_INF = -1e9  # the log-probability of what must not be
 
 
 class Sequences(NamedTuple):
     """What a search found, best first.
 
-    tokens: (batch, n, max_length) int32; END and what follows are 0.
-    lengths: (batch, n) int32, tokens before END.
-    scores: (batch, n): what the search ranks by; below `NEVER / 2` where there are fewer than n sequences.
-    log_probabilities: (batch, n): sum of the log-probabilities of all tokens, END among them.
+    tokens: (batch, n, max_length) int32; EOS and what follows are 0.
+    lengths: (batch, n) int32, tokens before EOS.
+    scores: (batch, n): what the search ranks by; below `NEG_INF / 2` where there are fewer than n sequences.
+    log_probabilities: (batch, n): sum of the log-probabilities of all tokens, EOS among them.
     """
 
     tokens: tf.Tensor
@@ -25,8 +25,19 @@ class Sequences(NamedTuple):
     log_probabilities: tf.Tensor
 
 
-def room(max_length: Any) -> Any:
-    """The room that sequences of at most `max_length` tokens need."""
+def length_normalised(log_probability: tf.Tensor, length: Any, length_penalty: float) -> tf.Tensor:
+    """`log p / ((5 + length) / 6)^length_penalty`, EOS counted (Wu et al. 2016, https://arxiv.org/abs/1609.08144, eq. 14).
+
+    With 0 the log-probability decides, which favours short sequences; with 1 nearly its mean.
+
+    >>> print(length_normalised(tf.constant([-4.0, -4.0]), tf.constant([1, 7]), 1.0).numpy())
+    [-4. -2.]
+    """
+    return log_probability / ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** length_penalty
+
+
+def max_decode_length(max_length: Any) -> Any:
+    """The number of steps in which sequences of at most `max_length` tokens end."""
     return max_length if isinstance(max_length, int) else tf.maximum(1, tf.reduce_max(max_length))  # a batch may be empty
 
 
@@ -37,10 +48,9 @@ def keep_shapes(after: Any, before: Any) -> Any:
     return after
 
 
-def as_sequences(tokens: tf.Tensor, scores: tf.Tensor, log_probabilities: tf.Tensor) -> Sequences:
-    """With their lengths."""
-    # END is never written, and no other token is 0
-    return Sequences(tokens, tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=2), scores, log_probabilities)
+def lengths_of(tokens: tf.Tensor) -> tf.Tensor:
+    """The lengths of `Sequences.tokens`."""
+    return tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=-1)  # EOS is never written, and no other token is 0
 
 
 def within(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:

@@ -44,15 +44,17 @@ def _checked(text: str) -> str:
 
 
 def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
-    """The classes with their probabilities; the words, weighed."""
+    """The classes with their probabilities; the words with their attention, or the unknown ones if the model has none."""
     classes = _first(served, "probabilities", text=_checked(text))
     labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
     prediction = next(predictions(served, [text]))
+    if "weights" not in prediction:
+        return labels, drawing.unknown(list(dict.fromkeys(prediction["unknown"])))
     return labels, drawing.weighed_words(prediction["weights"], prediction["unknown"])
 
 
 def translation(served: Any, text: str) -> tuple[str, str, str, str]:
-    """The translation; the words it has never read; the alternatives; what each token attended to."""
+    """The translation; the words it has never seen; the alternatives; what each token attended to."""
     outputs = _first(served, "serving_default", text=_checked(text))
     rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)
@@ -62,7 +64,7 @@ def translation(served: Any, text: str) -> tuple[str, str, str, str]:
 
 
 def caption(served: Any, path: str | None) -> tuple[str, str]:
-    """The caption; where each of its words looked."""
+    """The caption; what each of its words attended to, if the model has attention."""
     if path is None:
         raise DataError("There is no picture yet. Drop a JPEG or PNG, or choose the example.")
     data = Path(path).read_bytes()  # of at most LARGEST_IMAGE, or the page had refused it
@@ -70,8 +72,10 @@ def caption(served: Any, path: str | None) -> tuple[str, str]:
     if outputs["error"]:
         reason = outputs["error"].decode("utf-8", "replace").removeprefix("image_bytes[0]: ")
         raise DataError(f"This file can't be read as a picture: {reason} Drop a JPEG or PNG.")
-    words = _strings(outputs["words"])
-    return outputs["caption"].decode("utf-8", "replace"), drawing.looking(open_image(data), words, outputs["attention"])
+    caption = outputs["caption"].decode("utf-8", "replace")
+    if "attention" not in outputs:
+        return caption, ""
+    return caption, drawing.attention_maps(open_image(data), _strings(outputs["words"]), outputs["attention"])
 
 
 def music(

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: weighed words, attention over a sentence, attention over a picture, a piano roll.
+"""What the page shows, as HTML: attention over words, over a sentence, over a picture, a piano roll.
 
 Text of users and models is always escaped, and no picture comes from elsewhere: all are in the page.
 """
@@ -24,19 +24,20 @@ def shade(weight: float) -> str:
 
 
 def weighed_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] = ()) -> str:
-    """The words of a text, each on a ground as dark as its weight, relative to the largest; unknown ones are struck out."""
+    """The words of a text, each on a ground as dark as its attention, relative to the largest; unknown ones are struck out."""
     largest = max([weight for _, weight in pairs], default=0.0) or 1.0
     words = []
     for word, weight in pairs:
         style = shade(weight / largest) + (";text-decoration:line-through" if word in unknown else "")
-        title = "unknown to the model" if word in unknown else f"weight {weight:.3f}"
+        title = "unknown to the model" if word in unknown else f"attention {weight:.3f}"
         words.append(f'<span class="word" style="{style}" title="{title}">{html.escape(word)}</span>')
     note = "<p>Words that are struck out are unknown to the model.</p>" if set(unknown) & {word for word, _ in pairs} else ""
-    return f'<p class="words">{" ".join(words)}</p>{note}'
+    legend = "<p>The darker a word, the more attention it gets.</p>" if words else ""
+    return f'{legend}<p class="words">{" ".join(words)}</p>{note}'
 
 
 def unknown(words: Sequence[str]) -> str:
-    """Words that a model has never read."""
+    """Words that a model has never seen."""
     listed = ", ".join(f"<s>{html.escape(word)}</s>" for word in words)
     return f"<p>Unknown to the model: {listed}</p>" if words else ""
 
@@ -47,11 +48,11 @@ def attention_table(source: Sequence[str], target: Sequence[str], weights: np.nd
     rows = []
     for token, row in zip(target, weights):
         cells = [
-            f'<td style="{shade(weight)}" title="{_token(token)} looks at {_token(other)}: {weight:.2f}"></td>'
+            f'<td style="{shade(weight)}" title="{_token(token)} attends to {_token(other)}: {weight:.2f}"></td>'
             for other, weight in zip(source, row)
         ]
         rows.append(f'<tr><th scope="row">{_token(token)}</th>{"".join(cells)}</tr>')
-    caption = "Each row is a token of the translation; the darker, the more it looked at that token of the source."
+    caption = "Each row is a token of the translation; the darker, the more attention to that token of the source."
     lines = f"<caption>{caption}</caption><tr><td></td>{head}</tr>{''.join(rows)}"
     return f'<div class="scroll" tabindex="0"><table class="attention">{lines}</table></div>'
 
@@ -68,8 +69,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f'<div class="scroll" tabindex="0"><table class="plain">{"".join(lines)}</table></div>'
 
 
-def looking(image: Any, words: Sequence[str], attention: np.ndarray) -> str:
-    """The picture, and for each word where it looked.
+def attention_maps(image: Any, words: Sequence[str], attention: np.ndarray) -> str:
+    """The picture, and for each word what it attended to.
 
     Args:
         image: of Pillow.
@@ -81,13 +82,13 @@ def looking(image: Any, words: Sequence[str], attention: np.ndarray) -> str:
     figures = [_figure(image, "")]
     for word, weights in zip(words, attention):
         figures.append(_figure(Image.fromarray(darkened(image, weights)), word.replace("▁", " ").strip()))
-    return f'<div class="looking">{"".join(figures)}</div>'
+    return f'<div class="attention-maps">{"".join(figures)}</div>'
 
 
 def _figure(image: Any, word: str) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
-    alternative = html.escape(f"where {word!r} looked" if word else "the picture")
+    alternative = html.escape(f"attention of {word!r}" if word else "the picture")
     picture = f'<img src="{_data(file.getvalue(), "image/jpeg")}" alt="{alternative}">'
     return f"<figure>{picture}<figcaption>{html.escape(word) or 'the picture'}</figcaption></figure>"
 

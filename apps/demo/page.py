@@ -33,8 +33,8 @@ table.attention th { font-weight: normal; padding: 0 .4rem; text-align: right; w
 table.attention th[scope=col] { vertical-align: bottom; padding: .2rem 0; }
 table.attention th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); }
 table.plain td, table.plain th { padding: .2rem .8rem .2rem 0; text-align: left; }
-.looking { display: flex; flex-wrap: wrap; gap: .6rem; } .looking figure { margin: 0; width: 8.5rem; }
-.looking img { width: 100%; border-radius: .3rem; } .looking figcaption { text-align: center; }
+.attention-maps { display: flex; flex-wrap: wrap; gap: .6rem; } .attention-maps figure { margin: 0; width: 8.5rem; }
+.attention-maps img { width: 100%; border-radius: .3rem; } .attention-maps figcaption { text-align: center; }
 .sheet { background: white; width: 100%; } .roll { background: white; width: 100%; margin-top: .8rem; border: 1px solid #ddd; }
 audio { width: 100%; margin-bottom: .5rem; } .download { margin-right: 1rem; }
 .problem { border-left: .3rem solid #dc2626; padding: .4rem .8rem; }
@@ -132,7 +132,6 @@ def _sentiment(model: Callable[[], Any]) -> None:
     text = gr.Textbox(label="Review", lines=3, placeholder="Type a review", elem_id="review")
     button = gr.Button("Classify", variant="primary")
     label = gr.Label(label="Sentiment", elem_id="sentiment")
-    gr.Markdown("The darker a word, the more it weighed.")
     words = gr.HTML(elem_id="words")
     gr.Examples(["the food was good , not bad at all .", "the food was bad , not good at all ."], text)
     _run(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
@@ -154,9 +153,9 @@ def _captions(model: Callable[[], Any]) -> None:
     file = gr.File(label=f"Picture: a JPEG or PNG of at most {limit} MB", file_types=[".jpg", ".jpeg", ".png"], elem_id="picture")
     button = gr.Button("Describe", variant="primary")
     best = gr.Textbox(label="Caption", interactive=False, elem_id="caption")
-    looking = gr.HTML(elem_id="looking")
+    maps = gr.HTML(elem_id="attention-maps")
     gr.Examples([str(SCENE)], file)
-    _run(lambda path: answers.caption(model(), path), [file], [best, looking], button, file.upload)
+    _run(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
 
 
 def _music(model: Callable[[], Any]) -> None:

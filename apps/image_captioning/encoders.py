@@ -1,7 +1,7 @@
-"""Image encoders: a front, computed once for each image and kept, and a tail, which trains with the decoder.
+"""Image encoders: a frozen backbone, whose features are computed once for each image and kept, and a trainable top.
 
-A backbone with ImageNet weights is all front; with `fine_tune_blocks` its last blocks are the tail. What learns from nothing is
-all tail, and its front are the pixels.
+A network with ImageNet weights is all frozen; with `fine_tune_blocks` its last blocks are the trainable top. One that is trained
+from scratch is all trainable, and reads the pixels.
 """
 
 import os
@@ -27,21 +27,23 @@ BLOCK_ENDS = {
 
 
 class ImageEncoder(NamedTuple):
-    """The two parts, and a key that names what the front computes; a part that does nothing is None."""
+    """The two parts, and a key that names the frozen part's features; a part that does nothing is None."""
 
-    front: keras.Model | None
-    tail: keras.layers.Layer | None
+    frozen_backbone: keras.Model | None
+    trainable_top: keras.layers.Layer | None
     key: str
     is_pretrained: bool
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """Pixels (n, size, size, 3), uint8, to what the captioner reads: features as float16, or the same pixels."""
-        if self.front is None:
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, size, size, 3), uint8, to the input of the captioner: features as float16, or the same pixels."""
+        if self.frozen_backbone is None:
             return pixels
-        return ops.cast(self.front(ops.cast(pixels, "float32"), training=False), "float16")
+        return ops.cast(self.frozen_backbone(ops.cast(pixels, "float32"), training=False), "float16")
 
 
-def image_encoder(name: str, size: int, weights: str, alpha: float = 1.0, layer: str = "", tail_blocks: int = 0) -> ImageEncoder:
+def image_encoder(
+    name: str, size: int, weights: str, alpha: float = 1.0, layer: str = "", trainable_blocks: int = 0
+) -> ImageEncoder:
     """Build an encoder.
 
     Args:
@@ -50,14 +52,14 @@ def image_encoder(name: str, size: int, weights: str, alpha: float = 1.0, layer:
         weights: `imagenet`, `none`, or a path of weights that Keras saved.
         alpha: width of the MobileNets.
         layer: take the output of this layer; "": of the last block.
-        tail_blocks: how many of the last blocks may be trained.
+        trainable_blocks: how many of the last blocks may be trained.
 
     Raises:
         DataError: weights that can't be had, a layer that isn't there.
     """
     if name == "small-cnn":
         if weights not in ("imagenet", "none"):
-            raise DataError(f"--backbone-weights is {weights!r}; small-cnn always learns from nothing. Leave the flag out.")
+            raise DataError(f"--backbone-weights is {weights!r}; small-cnn is always trained from scratch. Leave the flag out.")
         return ImageEncoder(None, SmallCNN(size), "pixels", False)
     base = _application(name, size, alpha, "imagenet" if weights == "imagenet" else None)
     ends = _block_ends(name, base, layer)
@@ -66,14 +68,14 @@ def image_encoder(name: str, size: int, weights: str, alpha: float = 1.0, layer:
         _load_weights(whole, base, weights)
     if weights == "none":
         return ImageEncoder(None, _with_scaling(whole, name), "pixels", False)
-    if tail_blocks >= len(ends):
-        raise DataError(f"--fine-tune-blocks is {tail_blocks}; {name} has {len(ends)} blocks. Pass a smaller number.")
-    cut = base.get_layer(ends[-1 - tail_blocks]).output
-    front = _with_scaling(keras.Model(base.input, cut), name)
-    front.trainable = False
-    tail = keras.Model(cut, whole.output, name="tail") if tail_blocks else None
-    key = f"{name}-{ends[-1 - tail_blocks]}-{weights_key(front)}"
-    return ImageEncoder(front, tail, key, True)
+    if trainable_blocks >= len(ends):
+        raise DataError(f"--fine-tune-blocks is {trainable_blocks}; {name} has {len(ends)} blocks. Pass a smaller number.")
+    cut = base.get_layer(ends[-1 - trainable_blocks]).output
+    frozen_backbone = _with_scaling(keras.Model(base.input, cut), name)
+    frozen_backbone.trainable = False
+    trainable_top = keras.Model(cut, whole.output, name="trainable_top") if trainable_blocks else None
+    key = f"{name}-{ends[-1 - trainable_blocks]}-{weights_key(frozen_backbone)}"
+    return ImageEncoder(frozen_backbone, trainable_top, key, True)
 
 
 def _application(name: str, size: int, alpha: float, weights: str | None) -> keras.Model:

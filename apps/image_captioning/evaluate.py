@@ -50,11 +50,11 @@ def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -
     metrics = caption_metrics(captions, [example.captions for example in examples])
     if source == "embedded":
         scenes = {scene.name: scene for part in embedded_scenes().values() for scene in part}
-        true = np.array([is_true(c, scenes[e.image.name]) for c, e in zip(captions, examples)])
+        correct = np.array([is_true(c, scenes[e.image.name]) for c, e in zip(captions, examples)])
         unseen = np.array([scenes[e.image.name].is_unseen for e in examples])
-        metrics |= {"true": float(true.mean())}
+        metrics |= {"caption_accuracy": float(correct.mean())}
         if unseen.any():
-            metrics |= {"true_of_unseen_pairs": float(true[unseen].mean())}
+            metrics |= {"caption_accuracy_unseen": float(correct[unseen].mean())}
     return metrics
 
 
@@ -69,8 +69,11 @@ def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, 
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
-    for n, example in enumerate(data.splits["validation"][:3], start=1):
-        print(f"{example.image.name}  {draw_attention(served, example.image.read(), folder / f'attention_{n}.png')}")
+    few = data.splits["validation"][:3]
+    for n, (example, caption) in enumerate(zip(few, describe_all(served, few)), start=1):
+        print(f"{example.image.name}  {caption}")
+        if "attention" in served.signatures["serving_default"].structured_outputs:
+            draw_attention(served, example.image.read(), folder / f"attention_{n}.png")
     return metrics
 
 

@@ -16,29 +16,30 @@ from apps.image_captioning.serving import example_image, serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
-    "Describes a photograph, JPEG or PNG, in a sentence, and says where each word looked. It names what stood in its training "
-    "pictures; what it has never seen it takes for something else. It is no judge of people."
+    "Describes a photograph, JPEG or PNG, in a sentence, and shows what each word attended to. It names what stood in its "
+    "training pictures; what it has never seen it takes for something else. It is no judge of people. A `score` is a "
+    "log-probability over the length penalty, in all signatures: 0 is certain."
 )
 
 
 def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
     config, vocabulary = formats.read_config(run), load_vocabulary(run)
-    front = keras.saving.load_model(run / "front.keras") if (run / "front.keras").exists() else None
-    search: dict[str, Any] = {"width": config.beam_size, "best": config.beam_size}
+    backbone = keras.saving.load_model(run / "frozen_backbone.keras") if (run / "frozen_backbone.keras").exists() else None
+    search: dict[str, Any] = {"beam_size": config.beam_size, "n_best": config.beam_size}
     search |= {"length_penalty": config.length_penalty, "no_repeat_ngram_size": config.no_repeat_ngram_size}
     limits = {"size": config.image_size, "max_pixels": config.max_pixels, "max_length": config.max_length}
     write_saved_model(
         folder,
-        [vocabulary, *([front] if front else [])],
-        serving_signatures(ImageEncoder(front, None, "", True), model, vocabulary, **limits, **search),
+        [vocabulary, *([backbone] if backbone else [])],
+        serving_signatures(ImageEncoder(backbone, None, "", True), model, vocabulary, **limits, **search),
         warm_up={"image_bytes": [example_image()]},
         files=vocabulary_files(run),
     )
 
 
 def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
-    """Pictures, or the features of a pre-trained network, and the caption so far, to the logits of what follows."""
+    """Pictures, or the features of a frozen backbone, and the decoder inputs, to the logits of the targets."""
     return {
         "image": tf.TensorSpec([None, *model.image_shape], tf.float32, "image"),
         "caption": tf.TensorSpec([None, None], tf.int32, "caption"),

@@ -1,4 +1,4 @@
-"""Pictures of what a captioner does: where each word looked, and its best and worst captions."""
+"""Pictures of what a captioner does: what each word attended to, and its best and worst captions."""
 
 import io
 import textwrap
@@ -42,17 +42,19 @@ def darkened(image: Any, weights: np.ndarray) -> np.ndarray:
     return (np.asarray(image) * (0.15 + 0.85 * light[..., None])).astype("uint8")
 
 
-def draw_attention(served: Any, data: bytes, path: Path) -> str:
-    """The picture, and for each word of its caption where it looked; returns the caption.
+def draw_attention(served: Any, data: bytes, path: Path) -> None:
+    """The picture, and for each word of its caption what it attended to.
 
     Raises:
-        DataError: the picture has no caption.
+        DataError: the picture has no caption, or the model no attention.
     """
     outputs = served.signatures["serving_default"](image_bytes=tf.constant([data], tf.string))
     outputs = {name: value.numpy()[0] for name, value in outputs.items()}
     words = [word.decode("utf-8", "replace").replace("▁", " ") for word in outputs["words"] if word]
     if not words:
         raise DataError(f"attention: no caption to draw ({outputs['error'].decode() or 'it is empty'}). Give another image.")
+    if "attention" not in outputs:
+        raise DataError("attention: the model has none. Train one with --attention additive or dot.")
     image = open_image(data)
     columns = min(6, len(words) + 1)
     rows = -(-(len(words) + 1) // columns)
@@ -67,7 +69,6 @@ def draw_attention(served: Any, data: bytes, path: Path) -> str:
         axis.set_title(word, fontsize=10)
     figure.suptitle("\n".join(textwrap.wrap(caption, 30 * columns)), fontsize=11)
     save_figure(figure, path)
-    return caption
 
 
 def contact_sheet(examples: Sequence[Example], captions: Sequence[str], path: Path, count: int = 8) -> None:

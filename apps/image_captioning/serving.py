@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import decoding
-from apps.common.decoding import NEVER, Sequences, texts
 from apps.common.metrics import caption_metrics
+from apps.common.sequences import NEG_INF, Sequences
 from apps.image_captioning.encoders import ImageEncoder
 from apps.image_captioning.model import Captioner
 from data_pipelines.captions import Example
@@ -18,17 +18,17 @@ from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 
 
 def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
-    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.find`."""
-    memory, state = model.encode(images)
+    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.decode`."""
+    memory, state = model.prepare_decoder(images)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.find(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
+    return decoding.decode(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
 
 
 def search_captions(
-    model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], store: ImageStore, max_length: int, width: int
+    model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], store: ImageStore, max_length: int, beam_size: int
 ) -> Callable[[], dict[str, float]]:
     """A function that describes the images by search with the model as it is then, and returns what the captions are worth."""
     paths = tf.data.Dataset.from_tensor_slices([store.paths[e.image] for e in examples])
@@ -36,7 +36,8 @@ def search_captions(
 
     @tf.function(reduce_retracing=True, autograph=False)
     def describe(images: tf.Tensor) -> tf.Tensor:
-        return texts(vocabulary, search(model, images, max_length, width=width, length_penalty=1.0))[:, 0]
+        found = search(model, images, max_length, beam_size=beam_size, length_penalty=1.0)
+        return decoding.detokenize(vocabulary, found)[:, 0]
 
     def measure() -> dict[str, float]:
         captions = [text.decode() for batch in images for text in describe(batch).numpy()]
@@ -57,53 +58,54 @@ def serving_signatures(
     **settings: Any,
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Bytes of pictures in, captions out: `caption` and `score`; `alternatives` with their scores, best first; the `words` of the
-    caption and, for each, how much `attention` it paid to each region; `error`, "" or why there is no caption. `serving_greedy`
-    searches greedily, and gives `caption`, `score` and `error`."""
+    caption and their `attention` to each region, if the model has it; `error`, "" or why there is no caption. `serving_greedy`
+    searches with a beam of 1, and gives `caption`, `score` and `error`.
 
-    def see(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pictures as the captioner reads them, at least one, as convolutions want; and what is wrong with each."""
+    Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty`.
+    """
+
+    def encode_images(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The inputs of the captioner, at least one, as convolutions want; and what is wrong with each image."""
         missing = tf.cast(tf.shape(image_bytes)[:1] == 0, tf.int32)
         pixels, problems = decode_images(tf.concat([image_bytes, tf.fill(missing, "")], axis=0), size, max_pixels)
         places = tf.strings.as_string(tf.range(tf.shape(problems)[0]))
         problems = tf.where(problems == "", "", tf.strings.join(["image_bytes[", places, "]: ", problems]))
-        return encoder.see(pixels), problems
+        return encoder.encode_image(pixels), problems
 
-    def find(images: tf.Tensor, problems: tf.Tensor, **settings: Any) -> tuple[Sequences, tf.Tensor]:
-        found = search(model, images, max_length, **settings)
+    def decode(images: tf.Tensor, problems: tf.Tensor, **changed: Any) -> tuple[Sequences, tf.Tensor]:
+        found = search(model, images, max_length, **{**settings, **changed})
         good = problems[:, None] == ""
-        found = found._replace(lengths=tf.where(good, found.lengths, 0), scores=tf.where(good, found.scores, NEVER))
-        return found, texts(vocabulary, found)
+        found = found._replace(lengths=tf.where(good, found.lengths, 0), scores=tf.where(good, found.scores, NEG_INF))
+        return found, decoding.detokenize(vocabulary, found)
 
-    def describe_fast(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        images, problems = see(image_bytes)
-        found, strings = find(images, problems, width=1)
+    def describe_greedily(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, problems = encode_images(image_bytes)
+        found, strings = decode(images, problems, beam_size=1, n_best=1)
         outputs = {"caption": strings[:, 0], "score": found.scores[:, 0], "error": problems}
         return {name: value[: tf.shape(image_bytes)[0]] for name, value in outputs.items()}
 
     def describe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        images, problems = see(image_bytes)
-        found, strings = find(images, problems, **settings)
+        images, problems = encode_images(image_bytes)
+        found, strings = decode(images, problems)
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
-        so_far = tf.concat([tf.fill([tf.shape(best)[0], 1], BOS), best[:, :-1]], axis=1)
-        _, attention = model.write(so_far, model.see(images))
-        rows, columns = model.grid
-        if attention is None:
-            attention = tf.zeros([tf.shape(best)[0], longest, rows * columns])
-        attention = tf.where((best != PADDING)[:, :, None], tf.cast(attention, tf.float32), 0.0)
+        decoder_inputs = tf.concat([tf.fill([tf.shape(best)[0], 1], BOS), best[:, :-1]], axis=1)
+        _, attention = model.decode(decoder_inputs, model.encode_image(images))
         outputs = {
             "caption": strings[:, 0],
             "score": found.scores[:, 0],
             "alternatives": strings,
             "alternative_scores": found.scores,
             "words": tf.where(best != PADDING, vocabulary.ids_to_tokens(best), ""),
-            "attention": tf.reshape(attention, [-1, longest, rows, columns]),
             "error": problems,
         }
+        if attention is not None:
+            attention = tf.where((best != PADDING)[:, :, None], tf.cast(attention, tf.float32), 0.0)
+            outputs["attention"] = tf.reshape(attention, [-1, longest, *model.grid])
         return {name: value[: tf.shape(image_bytes)[0]] for name, value in outputs.items()}
 
     specs = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
-    return {"serving_default": (describe, specs), "serving_greedy": (describe_fast, specs)}
+    return {"serving_default": (describe, specs), "serving_greedy": (describe_greedily, specs)}
 
 
 def example_image(size: int = 32) -> bytes:

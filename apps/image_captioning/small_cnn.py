@@ -1,4 +1,4 @@
-"""A convolutional network that learns from nothing, and its batch normalisation, which several workers share."""
+"""A convolutional network trained from scratch, and its batch normalisation, which several workers share."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="unfold")
 class SharedBatchNormalization(keras.layers.BatchNormalization):
-    """Mean and variance are those of the rows of all workers."""
+    """Mean and variance are those of the examples of all workers."""
 
     workers: Workers | None = None
 

@@ -56,7 +56,9 @@ def train(config: Config) -> dict[str, float]:
     )
     options = {"size": config.image_size, "max_pixels": config.max_pixels}
     with workers.chief_first():
-        store = store_images(data.images, Path(config.cache_dir), encoder.key, encoder.see, **options, progress=verbosity() == 1)
+        store = store_images(
+            data.images, Path(config.cache_dir), encoder.key, encoder.encode_image, **options, progress=verbosity() == 1
+        )
     data = data.without(store.problems)
     if config.strict and data.skipped:
         raise DataError(f"--strict: {data.summary()['skipped']}. Mend the images or the table, or leave the flag out.")
@@ -75,7 +77,7 @@ def train(config: Config) -> dict[str, float]:
 
     # -- model
     flags = cli.flags_of(config, ModelFlags)
-    model = Captioner(vocabulary.size, store.shape, encoder.tail, encoder.is_pretrained, **flags)
+    model = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **flags)
     model.build()
     model.set_workers(workers)
     facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
@@ -95,8 +97,8 @@ def train(config: Config) -> dict[str, float]:
         phases.append(("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate))
     before = None
     for name, seed, epochs, learning_rate in phases:
-        if encoder.is_pretrained and encoder.tail:
-            encoder.tail.trainable = name == "fine_tuning"
+        if encoder.is_pretrained and encoder.trainable_top:
+            encoder.trainable_top.trainable = name == "fine_tuning"
         phase = dataclasses.replace(config, learning_rate=learning_rate)
         optimizer = workers.optimizer(keras.optimizers.Adam)(**runs.optimizer_options(phase, epochs * steps))
         model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
@@ -120,8 +122,8 @@ def train(config: Config) -> dict[str, float]:
     if not workers.is_chief:
         return workers.wait_for_chief()
     runs.save_model(model, folder / "model.keras")
-    if encoder.front:
-        runs.save_model(encoder.front, folder / "front.keras")
+    if encoder.frozen_backbone:
+        runs.save_model(encoder.frozen_backbone, folder / "frozen_backbone.keras")
 
     # -- export, and the metrics of what was exported
     if not config.force_export:

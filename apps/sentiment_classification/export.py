@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from apps.common import cli, formats
 from apps.common.export import vocabulary_files, write_saved_model
-from apps.sentiment_classification.model import serving_signatures
+from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
-    "Classifies a text, and says how much each word weighed. It knows the kind of text it was trained on; of others, in another "
-    "language or about other things, its probabilities mean little."
+    "Classifies a text. It knows the kind of text it was trained on; of others, in another language or about other things, its "
+    "probabilities mean little."
 )
 
 
@@ -34,7 +34,7 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
 
 
 def network(model: keras.Model) -> tf.TensorSpec:
-    """Ids to logits and attention."""
+    """Ids to logits, and attention if the model has it."""
     return tf.TensorSpec([None, None], tf.int32, "ids")
 
 

@@ -17,29 +17,35 @@ BATCH_SIZE = 64
 
 
 def predictions(served: Any, texts: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """For each text its `label`, `probability`, `weights`: pairs of token and attention, in order, and the `unknown` tokens."""
+    """For each text its `label`, `probability`, the `unknown` tokens and, if the model has attention, `weights`: pairs of token
+    and attention, in order."""
     for start in range(0, len(texts), BATCH_SIZE):
         batch = list(texts[start : start + BATCH_SIZE])
         outputs = {k: v.numpy() for k, v in served.signatures["serving_default"](text=tf.constant(batch)).items()}
         for i, text in enumerate(batch):
             tokens = [token.decode("utf-8", "replace") for token in outputs["tokens"][i] if token]
-            yield {
+            prediction = {
                 "text": text,
                 "label": outputs["label"][i].decode(),
                 "probability": float(outputs["probability"][i]),
-                "weights": [[t, round(float(w), 4)] for t, w in zip(tokens, outputs["attention"][i])],
                 "unknown": [t for t, is_unknown in zip(tokens, outputs["unknown"][i]) if is_unknown],
             }
+            if "attention" in outputs:
+                prediction["weights"] = [[t, round(float(w), 4)] for t, w in zip(tokens, outputs["attention"][i])]
+            yield prediction
 
 
 def explain(served: Any, texts: Sequence[str], words: int = 4) -> list[str]:
-    """One line a text: label, probability, the phrases that weighed most, unknown words, the text."""
+    """One line a text: label, probability, the phrases with most attention if the model has it, unknown words, the text."""
     lines = []
     for prediction in predictions(served, texts):
-        weights = ", ".join(f"{phrase} {weight:.2f}" for phrase, weight in phrases(prediction["weights"])[:words])
+        weights = ""
+        if "weights" in prediction:
+            heaviest = phrases(prediction["weights"])[:words]
+            weights = "  [" + ", ".join(f"{phrase} {weight:.2f}" for phrase, weight in heaviest) + "]"
         unknown = f"  unknown: {', '.join(dict.fromkeys(prediction['unknown']))}" if prediction["unknown"] else ""
         text = prediction["text"] if len(prediction["text"]) <= 80 else prediction["text"][:77] + "..."
-        lines.append(f"{prediction['label']}  {prediction['probability']:.3f}  [{weights}]{unknown}  {text}")
+        lines.append(f"{prediction['label']}  {prediction['probability']:.3f}{weights}{unknown}  {text}")
     return lines
 
 

@@ -112,7 +112,7 @@ def train(config: Config) -> dict[str, float]:
         served = load_export(version.folder)
         metrics = report(served, reviews, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
-    print("\nThree validation texts, with the words that weighed most:")
+    print("\nThree validation texts:")
     print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
     print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]

@@ -15,7 +15,8 @@ from data_pipelines.translations import Vocabularies
 
 DESCRIPTION = (
     "Translates a text sentence by sentence. It knows the kind of sentence it was trained on; what is far from it is translated "
-    "fluently and wrongly. `unknown` tells the words that it has never read."
+    "fluently and wrongly. `unknown` tells the words that it has never seen. A `score` is a log-probability over the length "
+    "penalty, in all signatures: 0 is certain."
 )
 
 
@@ -25,7 +26,7 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     assert vocabularies is not None, run  # training saved it
     search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "no_repeat_ngram_size")}
     languages = config.source_lang, config.target_lang
-    search |= {"width": config.beam_size, "best": config.beam_size}
+    search |= {"beam_size": config.beam_size, "n_best": config.beam_size}
     write_saved_model(
         folder,
         [vocabularies.source, vocabularies.target, vocabularies.words],
@@ -39,7 +40,7 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
 
 
 def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
-    """Ids of the source and of the translation so far, to the logits of what follows."""
+    """Ids of the source and the decoder inputs, to the logits of the targets."""
     return {name: tf.TensorSpec([None, None], tf.int32, name) for name in ("source", "target")}
 
 

@@ -1,6 +1,6 @@
-"""The translator: an encoder that reads the whole source, a decoder that attends to it and writes the target.
+"""The translator: an encoder of the whole source, a decoder that attends to it and generates the target.
 
-m_j  = [forward_j ; backward_j]                      what the encoder remembers at source token j
+m_j  = [forward_j ; backward_j]                      the encoder's output at source token j
 o_t  = decoder(y_1 … y_{t-1}, m)                     see apps/common/attention_decoder.py
 p(y_t | y_1 … y_{t-1}, x) = softmax(E o_t + b)       E: the embedding of the target (Press & Wolf 2017)
 """
@@ -27,25 +27,27 @@ class RecurrentEncoder(keras.layers.Layer):
         self.units, self.cell, self.num_layers = units, cell, num_layers
         self.bidirectional, self.dropout = bidirectional, dropout
         self.supports_masking = True
-        self.levels = []
+        self.rnn_layers = []
         for n in range(num_layers):
-            name, options = f"level_{n + 1}", {"return_sequences": True, "return_state": True, "dtype": self.dtype_policy}
+            name, options = f"rnn_{n + 1}", {"return_sequences": True, "return_state": True, "dtype": self.dtype_policy}
             if bidirectional:
-                self.levels.append(layers.Bidirectional(CELLS[cell](units // 2, **options), name=name, dtype=self.dtype_policy))
+                self.rnn_layers.append(
+                    layers.Bidirectional(CELLS[cell](units // 2, **options), name=name, dtype=self.dtype_policy)
+                )
             else:
-                self.levels.append(CELLS[cell](units, **options, name=name))
+                self.rnn_layers.append(CELLS[cell](units, **options, name=name))
         self.drop = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, shape: tuple) -> None:
-        for level in self.levels:
-            if not level.built:
-                level.build(shape)
+        for layer in self.rnn_layers:
+            if not layer.built:
+                layer.build(shape)
             shape = (*shape[:-1], self.units)
 
     def call(self, x: Tensor, mask: Tensor | None = None, training: bool = False) -> tuple[Tensor, list[list[Tensor]]]:
         states = []
-        for n, level in enumerate(self.levels):
-            x, *final = level(self.drop(x, training=training) if n else x, mask=mask, training=training)
+        for n, layer in enumerate(self.rnn_layers):
+            x, *final = layer(self.drop(x, training=training) if n else x, mask=mask, training=training)
             states.append(final)
         return x, states
 
@@ -59,7 +61,7 @@ class RecurrentEncoder(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class SelfAttentionEncoder(keras.layers.Layer):
-    """Encode the position; then, in each block, let every token look at all others (Vaswani et al. 2017, section 3.1,
+    """Encode the position; then, in each block, let every token attend to all others (Vaswani et al. 2017, section 3.1,
     normalised before each part: Xiong et al. 2020, https://arxiv.org/abs/2002.04745)."""
 
     def __init__(self, units: int, num_layers: int, heads: int, dropout: float, **kwargs: Any) -> None:
@@ -112,18 +114,18 @@ class SelfAttentionEncoder(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class Translator(keras.Model):
-    """`{"source": ids (batch, time), "target": ids so far (batch, time)}` -> logits of what follows (batch, time, vocabulary).
+    """`{"source": ids (batch, time), "target": decoder inputs (batch, time)}` -> logits of the targets (batch, time, vocabulary).
 
     Args:
         source_size, target_size: of the vocabularies; joint: one embedding for both.
         embedding_size, units, cell, encoder_layers, decoder_layers, attention, input_feeding, dropout: see the two parts.
-        encoder: `recurrent`, in both directions; `forward`, in one, whose final states start the decoder; `self-attention`.
+        encoder: `recurrent`, in both directions; `forward`, in one, whose final states initialise the decoder; `self-attention`.
         reverse_source: feed the source's last token first (Sutskever et al. 2014).
         heads: of self-attention.
-        scheduled_sampling: share of the target tokens that training replaces by the model's own (Bengio et al. 2015,
+        scheduled_sampling: share of the decoder inputs that training replaces by the model's own (Bengio et al. 2015,
             https://arxiv.org/abs/1506.03099; from one pass over the true ones: Mihaylova & Martins 2019,
             https://aclanthology.org/P19-2049).
-        sampled_softmax: in training, compare each target token with so many drawn ones instead of with the whole vocabulary,
+        sampled_softmax: in training, compare each target token with so many sampled ones instead of with the whole vocabulary,
             and without label smoothing; 0: exact. See `sampled_cross_entropy`.
     """
 
@@ -172,7 +174,7 @@ class Translator(keras.Model):
             num_layers=decoder_layers,
             attention=attention,
             input_feeding=input_feeding,
-            own_start=encoder != "forward",
+            init_state_from_memory=encoder != "forward",
             dropout=dropout,
             name="decoder",
         )
@@ -192,14 +194,8 @@ class Translator(keras.Model):
 
     # -- its parts
 
-    def encode(self, source: Tensor, training: bool = False) -> tuple[Memory, dict[str, Any]]:
-        """Source ids -> what the decoder attends to, and its state before the first token."""
-        values, mask, states = self.read(source, training)
-        memory = self.decoder.remember(values, mask)
-        return memory, self.decoder.start(memory, states)
-
-    def read(self, source: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Any]:
-        """Source ids -> the encoder's values (batch, time, units), their mask, and its final states if they start the decoder."""
+    def encode(self, source: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Any]:
+        """Source ids -> the encoder's values (batch, time, units), their mask, its states if the decoder starts from them."""
         mask = ops.not_equal(source, PADDING)
         x = self.drop(self.source_embedding(source), training=training)
         if self.reverse_source:
@@ -207,27 +203,32 @@ class Translator(keras.Model):
         values, states = self.encoder(x, mask=mask, training=training)
         return values, mask, (states if self.settings["encoder"] == "forward" else None)
 
+    def prepare_decoder(self, source: Tensor) -> tuple[Memory, dict[str, Any]]:
+        """Source ids -> what the decoder attends to, and its initial state."""
+        values, mask, states = self.encode(source)
+        memory = self.decoder.setup_memory(values, mask)
+        return memory, self.decoder.get_initial_state(memory, states)
+
     def logits(self, outputs: Tensor) -> Tensor:
-        rows = ops.reshape(outputs, (-1, outputs.shape[-1]))  # one large product is faster than one for each row of a batch
-        logits = self.target_embedding(rows, reverse=True) + self.bias
+        flat = ops.reshape(outputs, (-1, outputs.shape[-1]))  # one large product is faster than one for each example
+        logits = self.target_embedding(flat, reverse=True) + self.bias
         return ops.reshape(logits, (-1, ops.shape(outputs)[1], logits.shape[-1]))
 
-    def decode(self, target: Tensor, read: tuple, training: bool = False) -> tuple[Tensor, Any]:
-        """What the decoder makes of each token of the target (batch, time, embedding_size), and the attention (batch, time,
-        source time)."""
-        values, mask, states = read
+    def decode(self, target: Tensor, encoded: tuple, training: bool = False) -> tuple[Tensor, Any]:
+        """Decoder inputs (batch, time) -> its outputs (batch, time, embedding_size), the attention (batch, time, source time)."""
+        values, mask, states = encoded
         tokens = self.drop(self.target_embedding(target), training=training)
         return self.decoder(tokens, values, values_mask=mask, states=states, training=training)
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         target = inputs["target"]
-        read = self.read(inputs["source"], training)
+        encoded = self.encode(inputs["source"], training)
         if training and self.scheduled_sampling:
-            guess = ops.cast(ops.argmax(self.logits(self.decode(target, read, training=True)[0]), axis=-1), target.dtype)
+            guess = ops.cast(ops.argmax(self.logits(self.decode(target, encoded, training=True)[0]), axis=-1), target.dtype)
             guess = ops.concatenate([target[:, :1], guess[:, :-1]], axis=1)
             coin = keras.random.uniform(ops.shape(target), seed=self.seed_generator) < self.scheduled_sampling
             target = ops.where(ops.logical_and(coin, target > BOS), ops.stop_gradient(guess), target)
-        outputs, _ = self.decode(target, read, training)
+        outputs, _ = self.decode(target, encoded, training)
         return outputs if training and self.sampled_softmax else self.logits(outputs)
 
     def compute_loss(
@@ -240,7 +241,7 @@ class Translator(keras.Model):
         return scaled(loss / ops.maximum(count, 1.0), sample_weight)
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step of `apps.common.decoding`: tokens (batch, width) -> logits, state, attention."""
+        """One step of `apps.common.decoding`: tokens (batch, beam) -> logits, state, attention."""
         output, weights, state = self.decoder.step(self.target_embedding(tokens), state, memory)
         return self.logits(output), state, weights
 

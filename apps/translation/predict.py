@@ -39,7 +39,7 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
 
 
 def unknown_words(tokens: Sequence[bytes], unknown: Sequence[bool]) -> list[str]:
-    """The words that the model has never read: unknown tokens that follow each other, up to the next word."""
+    """The words that the model has never seen: unknown tokens that follow each other, up to the next word."""
     pieces = [token.decode("utf-8", "replace") if new else "▁" for token, new in zip(tokens, unknown)]
     groups = "".join(pieces).replace("▁", " ").split()
     words = [re.sub(r"^\W+(?=\w)|(?<=\w)\W+$", "", group) for group in groups]
@@ -52,7 +52,7 @@ def alternatives_of(texts: Sequence[bytes], scores: Sequence[float]) -> list[tup
 
 
 def attention_of(outputs: dict[str, Any]) -> tuple[list[str], list[str], np.ndarray]:
-    """The tokens of a source and of its translation, and how much these looked at those, from the outputs for one sentence."""
+    """The tokens of a source and of its translation, and the attention of these to those, from the outputs for one text."""
     source, target = (
         [token.decode("utf-8", "replace").replace("▁", " ") for token in outputs[f"{side}_tokens"] if token][:LARGEST_PLOT]
         for side in ("source", "target")
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.translation.predict", allow_abbrev=False)
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("input", nargs="+", help="sentences; '-' reads standard input, one a line")
-    parser.add_argument("--n-best", type=int, default=1, help="translations a sentence, at most the beam width of the export")
+    parser.add_argument("--n-best", type=int, default=1, help="translations a sentence, at most the beam size of the export")
     parser.add_argument("--attention", type=Path, help="draw the attention of the first sentence into this .png")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from apps.common import decoding
-from apps.common.decoding import Sequences, texts
 from apps.common.metrics import translation_metrics
-from apps.common.sequences import NEVER, within
+from apps.common.sequences import NEG_INF, Sequences, within
 from apps.translation.model import Translator
 from data_pipelines.languages import UNSPACED, code
 from data_pipelines.sentences import split_sentences
@@ -22,13 +21,13 @@ LARGEST_ATTENTION = 2**24  # numbers
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
     """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
-    `apps.common.decoding.find`."""
-    memory, state = model.encode(source)
+    `apps.common.decoding.decode`."""
+    memory, state = model.prepare_decoder(source)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.find(
+    return decoding.decode(
         step,
         state,
         batch_size=tf.shape(source)[0],
@@ -41,7 +40,7 @@ def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
 
 
 def search_translations(
-    model: Translator, vocabularies: Vocabularies, pairs: Sequence[Pair], width: int, tokenizer: str, batch_size: int = 64
+    model: Translator, vocabularies: Vocabularies, pairs: Sequence[Pair], beam_size: int, tokenizer: str, batch_size: int = 64
 ) -> Callable[[], dict[str, float]]:
     """A function that translates the pairs by search with the model as it is then, and returns their BLEU and chrF."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))  # texts of one length pad least
@@ -50,7 +49,7 @@ def search_translations(
     @tf.function(reduce_retracing=True, autograph=False)
     def translate(text: tf.Tensor) -> tf.Tensor:
         source = vocabularies.source.encode(text).to_tensor(PADDING)
-        return texts(vocabularies.target, search(model, source, width=width, length_penalty=1.0))[:, 0]
+        return decoding.detokenize(vocabularies.target, search(model, source, beam_size=beam_size, length_penalty=1.0))[:, 0]
 
     def measure() -> dict[str, float]:
         outputs = [t.decode() for block in blocks for t in translate(tf.constant([pair.source for pair in block])).numpy()]
@@ -96,8 +95,11 @@ def serving_signatures(
     **settings: Any,
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Texts in, texts out, translated sentence by sentence: `translation` and `score`; `alternatives` with their scores, best
-    first; the tokens of both sides, how much each target token `attention` paid to each source token, and which source tokens are
-    `unknown`. `serving_greedy` searches greedily, and gives the first two.
+    first; the tokens of both sides, the `attention` of each target token to each source token, and which source tokens are
+    `unknown`. `serving_greedy` searches with a beam of 1, and gives the first two.
+
+    Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty` and the coverage; of a text, the mean over
+    its sentences.
 
     Args:
         languages: of the source and the target.
@@ -106,7 +108,7 @@ def serving_signatures(
     """
     separator = "" if code(languages[1]) in UNSPACED else " "
 
-    def read(text: tf.Tensor) -> Sentences:
+    def split_and_tokenize(text: tf.Tensor) -> Sentences:
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
         each = tf.strings.regex_replace(sentences.flat_values, r"\s+", " ")
         each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length)  # more would be cut off below
@@ -117,34 +119,34 @@ def serving_signatures(
         source = within(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
 
-    def find(sentences: Sentences, **settings: Any) -> tuple[Sequences, tf.Tensor]:
-        found = search(model, sentences.source, **settings)
+    def decode(sentences: Sentences, **changed: Any) -> tuple[Sequences, tf.Tensor]:
+        found = search(model, sentences.source, **{**settings, **changed})
         found = found._replace(lengths=tf.where(sentences.is_empty[:, None], 0, found.lengths))
-        return found, texts(vocabularies.target, found)
+        return found, decoding.detokenize(vocabularies.target, found)
 
-    def translate_fast(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        sentences = read(text)
-        found, strings = find(sentences, width=1)
+    def translate_greedily(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        sentences = split_and_tokenize(text)
+        found, strings = decode(sentences, beam_size=1, n_best=1)
         return {
             "translation": sentences.joined(strings, separator)[:, 0],
             "score": sentences.mean(found.scores)[:, 0],
         }
 
     def translate(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        sentences = read(text)
-        found, strings = find(sentences, **settings)
-        there = found.scores > NEVER / 2  # a search may find fewer than it was asked for: then its best stands in
-        alternatives = sentences.joined(tf.where(there, strings, strings[:, :1]), separator)
-        scores = sentences.mean(tf.where(there, found.scores, found.scores[:, :1]))
+        sentences = split_and_tokenize(text)
+        found, strings = decode(sentences)
+        is_found = found.scores > NEG_INF / 2  # a search may find fewer than it was asked for: then its best stands in
+        alternatives = sentences.joined(tf.where(is_found, strings, strings[:, :1]), separator)
+        scores = sentences.mean(tf.where(is_found, found.scores, found.scores[:, :1]))
         scores = tf.where(
-            tf.math.unsorted_segment_max(tf.cast(there, tf.int32), sentences.text, sentences.texts) > 0, scores, NEVER
+            tf.math.unsorted_segment_max(tf.cast(is_found, tf.int32), sentences.text, sentences.texts) > 0, scores, NEG_INF
         )
 
         best = tf.RaggedTensor.from_tensor(found.tokens[:, 0], lengths=found.lengths[:, 0])
         target = best.to_tensor(PADDING, shape=[None, None])
         target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
-        so_far = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
-        _, attention = model.decode(so_far, model.read(sentences.source))
+        decoder_inputs = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
+        _, attention = model.decode(decoder_inputs, model.encode(sentences.source))
         target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.ids_to_tokens(best.flat_values)))
         return {
             "translation": alternatives[:, 0],
@@ -158,7 +160,7 @@ def serving_signatures(
         }
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
-    return {"serving_default": (translate, specs), "serving_greedy": (translate_fast, specs)}
+    return {"serving_default": (translate, specs), "serving_greedy": (translate_greedily, specs)}
 
 
 def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:

@@ -51,8 +51,8 @@ def translation(generator):
 
 
 def image_captioning(generator):
-    tail = image_encoder("small-cnn", 32, "none").tail
-    model = Captioner(20, (32, 32, 3), tail, False, memory_size=8, num_layers=1, attention="additive", **SMALL)
+    encoder = image_encoder("small-cnn", 32, "none").trainable_top
+    model = Captioner(20, (32, 32, 3), encoder, False, memory_size=8, num_layers=1, attention="additive", **SMALL)
     model.build()
     batches = []
     for i in range(STEPS):

@@ -32,8 +32,8 @@ def built(**options):
 def test_steps_one_by_one_equal_all_steps_at_once(options):
     decoder, tokens, values = built(**options), sequences(3, 7, 6), sequences(3, 4, 8, seed=1)
     outputs, weights = decoder(tokens, values, values_mask=MASK)
-    memory = decoder.remember(values, MASK)
-    state = tf.nest.map_structure(lambda s: s[:, None], decoder.start(memory))
+    memory = decoder.setup_memory(values, MASK)
+    state = tf.nest.map_structure(lambda s: s[:, None], decoder.get_initial_state(memory))
     for t in range(7):
         output, weight, state = decoder.step(tokens[:, t : t + 1], state, memory)
         close(output[:, 0], outputs[:, t])
@@ -44,13 +44,13 @@ def test_steps_one_by_one_equal_all_steps_at_once(options):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_hypotheses_of_one_row_do_not_mix(options):
     decoder, values = built(**options), sequences(3, 4, 8, seed=1)
-    memory = decoder.remember(values, MASK)
+    memory = decoder.setup_memory(values, MASK)
     tokens = sequences(3, 2, 6)  # two hypotheses
-    state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], 2, axis=1), decoder.start(memory))
+    state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], 2, axis=1), decoder.get_initial_state(memory))
     both, _, state = decoder.step(tokens, state, memory)
     both_again, _, _ = decoder.step(tokens, state, memory)
     for k in range(2):
-        alone = tf.nest.map_structure(lambda s: s[:, None], decoder.start(memory))
+        alone = tf.nest.map_structure(lambda s: s[:, None], decoder.get_initial_state(memory))
         for wanted in (both, both_again):
             output, _, alone = decoder.step(tokens[:, k : k + 1], alone, memory)
             close(output[:, 0], wanted[:, k])
@@ -88,26 +88,26 @@ def test_it_reloads():
 
 
 def test_the_smoothed_loss_equals_keras_without_its_padding():
-    logits, following = sequences(2, 5, 7), np.array([[3, 1, 6, 0, 0], [2, 2, 2, 2, 1]])
-    kept = following > 0
-    smooth = np.eye(7)[following] * 0.9 + 0.1 / 7
-    wanted = numpy(keras.losses.categorical_crossentropy(smooth[kept], logits[kept], from_logits=True))[0]
-    close(TokenLoss(0.1)(following, logits), wanted.mean())
-    total, count = token_cross_entropy(following, logits)
+    logits, targets = sequences(2, 5, 7), np.array([[3, 1, 6, 0, 0], [2, 2, 2, 2, 1]])
+    mask = targets > 0
+    smooth = np.eye(7)[targets] * 0.9 + 0.1 / 7
+    wanted = numpy(keras.losses.categorical_crossentropy(smooth[mask], logits[mask], from_logits=True))[0]
+    close(TokenLoss(0.1)(targets, logits), wanted.mean())
+    total, count = token_cross_entropy(targets, logits)
     assert count == 8
-    close(total, numpy(keras.losses.sparse_categorical_crossentropy(following[kept], logits[kept], from_logits=True))[0].sum())
-    changed = np.where(kept[..., None], logits, 99.0)
-    close(TokenLoss(0.1)(following, changed), TokenLoss(0.1)(following, logits))
+    close(total, numpy(keras.losses.sparse_categorical_crossentropy(targets[mask], logits[mask], from_logits=True))[0].sum())
+    changed = np.where(mask[..., None], logits, 99.0)
+    close(TokenLoss(0.1)(targets, changed), TokenLoss(0.1)(targets, logits))
 
 
 def test_many_drawn_tokens_give_the_loss_of_all():
     vocabulary = 40
-    outputs, following = sequences(2, 5, 7), np.array([[3, 1, 36, 0, 0], [2, 12, 2, 2, 1]])
+    outputs, targets = sequences(2, 5, 7), np.array([[3, 1, 36, 0, 0], [2, 12, 2, 2, 1]])
     embeddings, bias = sequences(1, vocabulary, 7, seed=4)[0], sequences(1, 1, vocabulary, seed=5)[0, 0]
-    exact, count = token_cross_entropy(following, outputs @ embeddings.T + bias)
+    exact, count = token_cross_entropy(targets, outputs @ embeddings.T + bias)
     uniform = tf.constant((np.arange(40_000) + 0.5) / 40_000, tf.float32)
     tensors = [tf.constant(array) for array in (outputs, embeddings, bias)]
-    drawn, drawn_count = sampled_cross_entropy(following, *tensors, uniform)
+    drawn, drawn_count = sampled_cross_entropy(targets, *tensors, uniform)
     assert count == drawn_count == 8
     assert abs(drawn - exact) < 2e-3 * exact
 

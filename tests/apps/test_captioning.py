@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 
 import keras
 import numpy as np
@@ -12,10 +13,11 @@ from apps.common.losses import TokenLoss
 from apps.common.metrics import caption_metrics, cider_scores
 from apps.image_captioning.encoders import SmallCNN, image_encoder
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.serving import search
+from apps.image_captioning.pictures import draw_attention
+from apps.image_captioning.serving import search, serving_signatures
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.sources import DataError
-from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
+from data_pipelines.vocabulary import BOS, EOS, UNKNOWN, WordVocabulary
 from tests.apps import helpers
 from tests.data_pipelines.test_images import encoded, picture
 from tests.serving.operations import check_graph
@@ -219,7 +221,7 @@ def batch(model, seed=0):
 def test_the_search_scores_as_the_training_model_does(options):
     model = captioner(**options)
     images = batch(model)[0]["image"]
-    found = search(model, images, max_length=6, width=3, best=3)
+    found = search(model, images, max_length=6, beam_size=3, n_best=3)
     assert not (found.tokens == UNKNOWN).numpy().any()
     for row in range(3):
         for n in range(3):
@@ -236,10 +238,10 @@ def test_the_search_scores_as_the_training_model_does(options):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_path):
     model = captioner(dropout=0.1, **options)
-    inputs, following = batch(model)
+    inputs, targets = batch(model)
     before = model.get_weights()
     model.compile(keras.optimizers.Adam(0.02), TokenLoss(0.1), jit_compile=jit_compile)
-    data = tf.data.Dataset.from_tensors((inputs, following))
+    data = tf.data.Dataset.from_tensors((inputs, targets))
     losses = model.fit(data, epochs=12, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     for old, new, variable in zip(before, model.get_weights(), model.weights):
@@ -250,13 +252,36 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
     np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(inputs), model(inputs), atol=1e-6)
 
 
+@pytest.mark.parametrize("attention", ["additive", "none"])
+def test_a_model_without_attention_shows_none(attention, tmp_path):
+    vocabulary = WordVocabulary.learn(["a dog runs", "two cats"], 20, markers=True)
+    model = Captioner(
+        vocabulary.size, (16, 16, 3), SmallCNN(16, grid=4), embedding_size=8, units=8, memory_size=8, attention=attention
+    )
+    model.build()
+    model.bias.assign(9.0 * np.eye(vocabulary.size)[-1])  # no caption is empty
+    encoder, limits = image_encoder("small-cnn", 16, "none"), {"size": 16, "max_pixels": 10**6, "max_length": 5}
+    signatures = serving_signatures(encoder, model, vocabulary, **limits, beam_size=2, n_best=2, length_penalty=3.0)
+    served = types.SimpleNamespace(signatures={name: tf.function(f, autograph=False) for name, (f, _) in signatures.items()})
+    image = encoded(picture(16, 16), "PNG")
+    outputs = served.signatures["serving_default"](image_bytes=tf.constant([image]))
+    assert ("attention" in outputs) == (attention != "none") and outputs["alternatives"].shape == (1, 2)
+    greedy = served.signatures["serving_greedy"](image_bytes=tf.constant([image]))
+    assert greedy["score"].shape == (1,)
+    if attention != "none":
+        draw_attention(served, image, tmp_path / "a.png")
+        return
+    with pytest.raises(DataError, match="attention: the model has none"):
+        draw_attention(served, image, tmp_path / "a.png")
+
+
 def test_the_attention_penalty_is_that_of_the_paper():
     model = captioner(attention_penalty=2.0)
     inputs, _ = batch(model)
     model(inputs, training=True)
-    _, weights = model.write(inputs["caption"], model.see(inputs["image"]))
-    kept = weights.numpy() * (inputs["caption"] != 0)[..., None]
-    wanted = 2.0 * np.mean((1 - kept.sum(axis=1)) ** 2)
+    _, weights = model.decode(inputs["caption"], model.encode_image(inputs["image"]))
+    attention = weights.numpy() * (inputs["caption"] != 0)[..., None]
+    wanted = 2.0 * np.mean((1 - attention.sum(axis=1)) ** 2)
     np.testing.assert_allclose(model.losses[0], wanted, rtol=1e-5)
 
 
@@ -264,14 +289,18 @@ def test_the_parts_of_an_encoder_make_the_whole(backbone_weights):
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     weights = str(backbone_weights)
     whole = image_encoder("mobilenet", 64, weights, alpha=0.25)
-    assert whole.tail is None and whole.is_pretrained
-    parts = image_encoder("mobilenet", 64, weights, alpha=0.25, tail_blocks=2)
-    assert parts.key != whole.key and len(parts.tail.trainable_variables) == 12 and not parts.front.trainable_variables
-    np.testing.assert_allclose(parts.tail(parts.front(pixels)), whole.front(pixels), atol=1e-4)
+    assert whole.trainable_top is None and whole.is_pretrained
+    parts = image_encoder("mobilenet", 64, weights, alpha=0.25, trainable_blocks=2)
+    assert (
+        parts.key != whole.key
+        and len(parts.trainable_top.trainable_variables) == 12
+        and not parts.frozen_backbone.trainable_variables
+    )
+    np.testing.assert_allclose(parts.trainable_top(parts.frozen_backbone(pixels)), whole.frozen_backbone(pixels), atol=1e-4)
     cut = image_encoder("mobilenet", 64, weights, alpha=0.25, layer="conv_pw_11_relu")
-    np.testing.assert_allclose(cut.front(pixels), parts.front(pixels), atol=1e-4)
+    np.testing.assert_allclose(cut.frozen_backbone(pixels), parts.frozen_backbone(pixels), atol=1e-4)
     nothing = image_encoder("mobilenet", 64, "none", alpha=0.25)
-    assert nothing.front is None and nothing.tail.trainable_variables and not nothing.is_pretrained
+    assert nothing.frozen_backbone is None and nothing.trainable_top.trainable_variables and not nothing.is_pretrained
     with pytest.raises(DataError, match="doesn't fit"):
         image_encoder("mobilenet", 64, weights, alpha=0.5)
 
@@ -290,7 +319,7 @@ def test_missing_weights_say_where_to_put_them(monkeypatch):
 def test_the_other_backbones_build(name, channels):
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
     encoder = image_encoder(name, 64, "none")
-    assert encoder.tail(pixels).shape == (1, 2, 2, channels)
+    assert encoder.trainable_top(pixels).shape == (1, 2, 2, channels)
 
 
 def test_metrics_of_captions():

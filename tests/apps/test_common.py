@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from apps.common import cli
-from apps.common.metrics import calibration_error, classification_metrics
+from apps.common.metrics import classification_metrics, expected_calibration_error
 from data_pipelines.sources import DataError
 
 
@@ -77,7 +77,7 @@ def test_metrics_of_a_known_case():
 
 def test_calibration_error_of_an_overconfident_model():
     probabilities = np.tile([0.95, 0.05], (10, 1))
-    assert calibration_error(np.array([0] * 6 + [1] * 4), probabilities) == pytest.approx(0.35)
+    assert expected_calibration_error(np.array([0] * 6 + [1] * 4), probabilities) == pytest.approx(0.35)
 
 
 def test_several_classes():

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from apps.common import beam_search as beam
 from apps.common import decoding
-from apps.common.decoding import beam_search, greedy_search, sample
+from apps.common.decoding import beam_search, decode, greedy_search, sample
 
 START, END, VOCABULARY, LONGEST = 1, 2, 5, 4
 
@@ -46,7 +46,6 @@ class Toy:
             for tokens in itertools.product([1, 3, 4], repeat=length):
                 if allowed(tokens):
                     total, coverage = self.log_probability(row, tokens)
-                    # the last step's attention covers nothing: no word was written with it
                     score = total / ((6 + length) / 6) ** alpha + beta * np.log(np.clip(coverage, 1e-6, 1)).sum()
                     scored.append((score, total, list(tokens)))
         return sorted(scored, key=lambda item: -item[0])
@@ -62,7 +61,14 @@ def test_a_wide_beam_finds_what_trying_all_sequences_finds(seed, alpha, beta):
     toy = Toy(seed)
     mask = tf.ones([3, 3], tf.bool)
     found = beam_search(
-        toy.step, toy.initial, width=60, best=5, length_penalty=alpha, coverage_penalty=beta, source_mask=mask, **toy.settings
+        toy.step,
+        toy.initial,
+        beam_size=60,
+        n_best=5,
+        length_penalty=alpha,
+        coverage_penalty=beta,
+        source_mask=mask,
+        **toy.settings,
     )
     for row in range(3):
         for n, (score, total, tokens) in enumerate(toy.ranking(row, alpha, beta)[:5]):
@@ -75,7 +81,7 @@ def test_beam_1_is_greedy_search():
     for seed in range(8):
         toy = Toy(seed)
         greedy = greedy_search(toy.step, toy.initial, **toy.settings)
-        beam = beam_search(toy.step, toy.initial, width=1, **toy.settings)
+        beam = beam_search(toy.step, toy.initial, beam_size=1, **toy.settings)
         np.testing.assert_array_equal(greedy.tokens, beam.tokens)
         np.testing.assert_allclose(greedy.log_probabilities, beam.log_probabilities, rtol=1e-5, atol=1e-5)
 
@@ -93,18 +99,58 @@ def test_greedy_takes_the_most_probable_token_and_scores_are_the_models_own():
             assert (state @ toy.w)[1:].argmax() + 1 == tokens[k]
 
 
-@pytest.mark.parametrize("width", [2, 3])
+def plain_beam_search(toy, row, beam_size, alpha):
+    """The same search of one row in plain Python: [(score, tokens)] of the finished hypotheses, best first."""
+    beam, finished = [(0.0, [START], toy.initial[row])], []
+    for length in range(1, LONGEST + 1):
+        candidates = []
+        for total, tokens, state in beam:
+            state = np.tanh(toy.a[tokens[-1]] + state @ toy.r)
+            logp = state @ toy.w - np.log(np.exp(state @ toy.w).sum())
+            following = [END] if length == LONGEST else range(1, VOCABULARY)
+            candidates += [(total + logp[token], [*tokens, token], state) for token in following]
+        candidates.sort(key=lambda candidate: -candidate[0])
+        ended = [(total, tokens) for total, tokens, _ in candidates[:beam_size] if tokens[-1] == END]
+        finished += [(total / ((5 + length) / 6) ** alpha, tokens[1:-1]) for total, tokens in ended]
+        beam = [candidate for candidate in candidates if candidate[1][-1] != END][:beam_size]
+        if len(finished) >= beam_size:
+            break
+    return sorted(finished, key=lambda item: -item[0])
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 3])
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_a_beam_never_scores_worse_than_greedy_search(width, alpha):
-    better = 0
-    for seed in range(60):
+def test_a_narrow_beam_finds_what_a_plain_loop_finds(beam_size, alpha):
+    for seed in range(20):
         toy = Toy(seed, batch=8, scale=1.0)
-        greedy = greedy_search(toy.step, toy.initial, **toy.settings)
-        beam = beam_search(toy.step, toy.initial, width=width, length_penalty=alpha, **toy.settings)
-        scores = greedy.scores[:, 0] / ((6.0 + tf.cast(greedy.lengths[:, 0], tf.float32)) / 6.0) ** alpha
-        assert (beam.scores[:, 0] >= scores - 1e-5).numpy().all(), seed
-        better += int(tf.reduce_sum(tf.cast(beam.scores[:, 0] > scores + 1e-4, tf.int32)))
-    assert better > 20
+        found = beam_search(toy.step, toy.initial, beam_size=beam_size, n_best=beam_size, length_penalty=alpha, **toy.settings)
+        for row in range(8):
+            for n, (score, tokens) in enumerate(plain_beam_search(toy, row, beam_size, alpha)[:beam_size]):
+                assert words(found, row, n) == tokens, (seed, row, n)
+                np.testing.assert_allclose(found.scores[row, n], score, rtol=1e-4, atol=1e-5)
+
+
+def test_greedy_and_beam_search_score_alike():
+    toy = Toy(3)
+    settings = {**toy.settings, "length_penalty": 0.8}
+    greedy, beam = decode(toy.step, toy.initial, beam_size=1, **settings), decode(toy.step, toy.initial, beam_size=60, **settings)
+    for found in (greedy, beam):
+        for row in range(3):
+            tokens = words(found, row)
+            score = toy.log_probability(row, tokens)[0] / ((6 + len(tokens)) / 6) ** 0.8
+            np.testing.assert_allclose(found.scores[row, 0], score, rtol=1e-4)
+    assert (beam.scores >= greedy.scores - 1e-5).numpy().all()  # so wide a beam keeps all hypotheses
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_the_other_rows_of_a_batch_change_nothing(beam_size):
+    toy = Toy(4, batch=16, scale=1.0)
+    options = {"beam_size": beam_size, "n_best": 2, "length_penalty": 1.0, "no_repeat_ngram_size": 2}
+    whole = beam_search(toy.step, toy.initial, **options, **toy.settings)
+    for row in range(16):
+        alone = beam_search(toy.step, toy.initial[row : row + 1], **options, **{**toy.settings, "batch_size": 1})
+        np.testing.assert_array_equal(alone.tokens[0], whole.tokens[row])
+        np.testing.assert_allclose(alone.scores[0], whole.scores[row], rtol=1e-5)
 
 
 def test_blocked_ngrams_never_repeat():
@@ -118,7 +164,7 @@ def test_blocked_ngrams_never_repeat():
         repeats = 0
         for seed in range(4):
             toy = Toy(seed)
-            found = beam_search(toy.step, toy.initial, width=250, no_repeat_ngram_size=2, length_penalty=3.0, **toy.settings)
+            found = beam_search(toy.step, toy.initial, beam_size=250, no_repeat_ngram_size=2, length_penalty=3.0, **toy.settings)
             for row in range(3):
                 assert words(found, row) == toy.ranking(row, 3.0, allowed=allowed)[0][2]
                 repeats += not allowed(toy.ranking(row, 3.0)[0][2])
@@ -136,23 +182,23 @@ def test_it_stops_early_when_nothing_can_win():
         return logits + 20 * tf.one_hot(END, VOCABULARY), state, attention
 
     settings = {**toy.settings, "max_length": 50}
-    found = tf.function(lambda: beam_search(step, toy.initial, width=3, **settings))()
+    found = tf.function(lambda: beam_search(step, toy.initial, beam_size=3, **settings))()
     assert len(calls) < 5 and not found.lengths.numpy().any()
 
 
 def test_unfinished_places_are_told_by_their_score():
     toy = Toy(0)
-    found = beam_search(toy.step, toy.initial, width=2, best=3, **{**toy.settings, "max_length": 1})
-    there = found.scores.numpy() > decoding.NEVER / 2
+    found = beam_search(toy.step, toy.initial, beam_size=2, n_best=3, **{**toy.settings, "max_length": 1})
+    there = found.scores.numpy() > decoding.NEG_INF / 2
     assert there.tolist() == [[True, False, False]] * 3  # the empty sequence is the only one of one token
 
 
-@pytest.mark.parametrize("width", [1, 3])
-def test_each_row_may_have_its_own_longest_length(width):
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_each_row_may_have_its_own_longest_length(beam_size):
     toy = Toy(3, batch=3)
     settings = {**toy.settings, "max_length": tf.constant([1, 3, 6])}
-    search = greedy_search if width == 1 else beam_search
-    kwargs = {} if width == 1 else {"width": width, "length_penalty": 3.0}
+    search = greedy_search if beam_size == 1 else beam_search
+    kwargs = {} if beam_size == 1 else {"beam_size": beam_size, "length_penalty": 3.0}
     found = search(toy.step, toy.initial, **kwargs, **settings)
     for row, longest in enumerate([1, 3, 6]):
         alone = Toy(3, batch=3)
@@ -174,7 +220,7 @@ def test_it_runs_in_an_exported_graph_with_a_free_batch_size(search, tmp_path):
                 return greedy_search(toy.step, initial, **settings).tokens
             if search == "sample":
                 return sample(toy.step, initial, seed=7, top_k=2, top_p=0.9, **settings).tokens
-            return beam_search(toy.step, initial, width=2, no_repeat_ngram_size=2, length_penalty=1.0, **settings).tokens
+            return beam_search(toy.step, initial, beam_size=2, no_repeat_ngram_size=2, length_penalty=1.0, **settings).tokens
 
     tf.saved_model.save(Module(), str(tmp_path))
     run = tf.saved_model.load(str(tmp_path)).run
@@ -223,7 +269,7 @@ def test_top_k_and_top_p_keep_the_right_tokens():
     logits = tf.math.log([[0.1, 0.4, 0.3, 0.2]])
 
     def kept(**kwargs):
-        return np.flatnonzero(decoding.restrict(logits, **kwargs)[0] > decoding.NEVER / 2).tolist()
+        return np.flatnonzero(decoding.filter_top_k_top_p(logits, **kwargs)[0] > decoding.NEG_INF / 2).tolist()
 
     assert kept() == [0, 1, 2, 3]
     assert kept(top_k=2) == [1, 2]
@@ -245,7 +291,7 @@ def test_the_top_of_long_rows_is_the_top(size):
 
 def test_errors():
     toy = Toy(0)
-    with pytest.raises(ValueError, match="beam_search: width is 0; expected 1 or more"):
-        beam_search(toy.step, toy.initial, width=0, **toy.settings)
+    with pytest.raises(ValueError, match="beam_search: beam_size is 0; expected 1 or more"):
+        beam_search(toy.step, toy.initial, beam_size=0, **toy.settings)
     with pytest.raises(ValueError, match="length_penalty is -1; expected 0 or more"):
-        beam_search(toy.step, toy.initial, width=2, length_penalty=-1, **toy.settings)
+        beam_search(toy.step, toy.initial, beam_size=2, length_penalty=-1, **toy.settings)

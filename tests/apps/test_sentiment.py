@@ -1,13 +1,18 @@
 """The application from its command line to a server that knows nothing of this project."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.demo import answers
 from apps.sentiment_classification.model import AttentionPooling, bag_of_words_classifier, recurrent_classifier
+from apps.sentiment_classification.predict import explain, predictions
+from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.embedded.reviews import embedded_reviews
+from data_pipelines.vocabulary import WordVocabulary
 from tests.apps import helpers
 from tests.serving.operations import check_graph
 
@@ -51,7 +56,7 @@ def test_the_run_folder_is_complete(trained):
     assert config["data"]["train"]["examples"] == 400 and len(config["data"]["train"]["sha256"]) == 64
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in log] == [1, 2] and log[1]["loss"] < log[0]["loss"]
-    for part in ("device", "CPU (", "examples", "parameters", "accuracy", "macro_f1", "roc_auc", "calibration_error"):
+    for part in ("device", "CPU (", "examples", "parameters", "accuracy", "macro_f1", "roc_auc", "ece"):
         assert part in printed
     assert {path.name for path in export.iterdir()} == {"1"}
 
@@ -92,12 +97,15 @@ def test_the_export_predicts_without_this_project(trained):
     helpers.run_alone(script, export / "1")
 
 
-def test_subwords_baseline_and_last_state_export_too(reviews, tmp_path):
+def test_subwords_and_last_state_export_too_and_show_no_attention(reviews, tmp_path):
     result = train(
         reviews, tmp_path, "--tokenizer", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm"
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "good" in command("predict", tmp_path / "export", "good food").stdout
+    shown = command("predict", tmp_path / "export", "good food").stdout
+    assert shown.strip().endswith("  good food") and "[" not in shown
+    assert "weights" not in json.loads(command("predict", tmp_path / "export", "--json", "good food").stdout)
+    assert "attention" not in (tmp_path / "export" / "1" / "model_card.md").read_text().split("## Signatures")[1]
     check_graph(tmp_path / "export" / "1", text_ops=True)
 
 
@@ -177,6 +185,26 @@ def test_padding_changes_nothing():
     padded = model(np.array([[3, 4, 5, 0, 0]]))
     np.testing.assert_allclose(short["logits"], padded["logits"], atol=1e-6)
     assert not padded["attention"][0, 3:].numpy().any()
+
+
+def last_state(vocabulary_size):
+    sizes = {"cell": "gru", "units": 4, "num_layers": 1, "embedding_size": 4, "pooling": "last"}
+    return recurrent_classifier(vocabulary_size, 2, **sizes, dropout=0, embedding_dropout=0, word_dropout=0)
+
+
+@pytest.mark.parametrize("make", [last_state, lambda size: bag_of_words_classifier(size, 2)])
+def test_a_model_without_attention_shows_none(make):
+    vocabulary = WordVocabulary.learn(["good food", "bad food"], 20)
+    signatures = serving_signatures(make(vocabulary.size), vocabulary, ["negative", "positive"], 10)
+    served = types.SimpleNamespace(signatures={name: tf.function(f, autograph=False) for name, (f, _) in signatures.items()})
+    outputs = served.signatures["serving_default"](text=tf.constant(["good zyxwv", ""]))
+    assert set(outputs) == {"label", "probability", "tokens", "unknown"} and outputs["label"].shape == (2,)
+    assert outputs["unknown"].numpy().tolist() == [[False, True], [False, False]]
+    prediction = next(predictions(served, ["good zyxwv"]))
+    assert "weights" not in prediction and prediction["unknown"] == ["zyxwv"]
+    assert explain(served, ["good zyxwv"])[0].endswith(f"{prediction['probability']:.3f}  unknown: zyxwv  good zyxwv")
+    labels, words = answers.sentiment(served, "good zyxwv")
+    assert set(labels) == {"negative", "positive"} and words == "<p>Unknown to the model: <s>zyxwv</s></p>"
 
 
 def test_an_empty_row_pools_to_zeros():

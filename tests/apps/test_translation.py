@@ -164,7 +164,7 @@ def batch(seed=0):
 @pytest.mark.parametrize("options", VARIANTS)
 def test_the_search_scores_as_the_training_model_does(options):
     model, source = translator(**options), batch()["source"]
-    found = search(model, source, width=3, best=3, length_penalty=0.0)
+    found = search(model, source, beam_size=3, n_best=3, length_penalty=0.0)
     for row in range(3):
         for n in range(3):
             tokens = found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
@@ -189,8 +189,8 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
     model, inputs = translator(dropout=0.1, **options), batch()
     before = model.get_weights()
     model.compile(keras.optimizers.Adam(0.02), TokenLoss(0.1), jit_compile=jit_compile)
-    following = np.concatenate([inputs["target"][:, 1:], np.full((3, 1), EOS)], axis=1)
-    data = tf.data.Dataset.from_tensors((inputs, following))  # static lengths: XLA needs them for input feeding's loop
+    targets = np.concatenate([inputs["target"][:, 1:], np.full((3, 1), EOS)], axis=1)
+    data = tf.data.Dataset.from_tensors((inputs, targets))  # static lengths: XLA needs them for input feeding's loop
     losses = model.fit(data, epochs=12, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     for old, new, variable in zip(before, model.get_weights(), model.weights):
@@ -215,7 +215,7 @@ def test_the_sutskever_preset_builds_and_takes_a_step():
 
 def test_metrics_of_sentences():
     exact = translation_metrics(["a b c d e", "f"], ["a b c d e", "g"])
-    assert exact["exact"] == 0.5 and 0 < exact["bleu"] < 100
+    assert exact["exact_match"] == 0.5 and 0 < exact["bleu"] < 100
     cased = translation_metrics(["The dog runs home now"], ["the dog runs home now"])
     assert cased["bleu"] < cased["bleu_lowercase"] == 100.0
 
@@ -225,7 +225,7 @@ def test_texts_are_translated_with_and_without_attention(options):
     vocabularies = Vocabularies.train([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8, **options)
     model.build()
-    signatures = serving_signatures(model, vocabularies, 20, ("en", "ja"), width=2, best=2, length_penalty=1.0)
+    signatures = serving_signatures(model, vocabularies, 20, ("en", "ja"), beam_size=2, n_best=2, length_penalty=1.0)
     translate = tf.function(signatures["serving_default"][0], autograph=False)
     found = translate(tf.constant(["A dog runs. It sat.", "", "It sat."]))
     assert found["attention"].shape[2] == (0 if options["attention"] == "none" else len("▁A▁dog▁runs.▁It▁sat."))
@@ -233,3 +233,25 @@ def test_texts_are_translated_with_and_without_attention(options):
     assert found["translation"][2] == alone["translation"][0] and found["translation"][0].numpy().endswith(
         alone["translation"][0].numpy()
     )
+
+
+def test_both_signatures_score_on_one_scale():
+    vocabularies = Vocabularies.learn([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
+    model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
+    model.build()
+    model.bias.assign(4.0 * np.eye(vocabularies.target.size)[-1])  # no translation is empty
+    settings = {"length_penalty": 1.0, "no_repeat_ngram_size": 2}
+    texts = tf.constant(["It sat.", "A dog"])
+
+    def served(beam_size, name):
+        signatures = serving_signatures(model, vocabularies, 20, ("en", "de"), beam_size=beam_size, n_best=beam_size, **settings)
+        return tf.function(signatures[name][0], autograph=False)(texts)
+
+    greedy, default = served(3, "serving_greedy"), served(1, "serving_default")
+    np.testing.assert_array_equal(greedy["translation"], default["translation"])
+    np.testing.assert_allclose(greedy["score"], default["score"], rtol=1e-5)
+    source = vocabularies.source.encode(texts).to_tensor(0)
+    found = search(model, source, beam_size=1, **settings)
+    assert found.lengths.numpy().all()
+    scores = found.log_probabilities / ((6.0 + tf.cast(found.lengths, tf.float32)) / 6.0)
+    np.testing.assert_allclose(greedy["score"], scores[:, 0], rtol=1e-5)

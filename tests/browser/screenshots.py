@@ -27,7 +27,7 @@ def main():
         for name, act, done in (
             ("sentiment", lambda: classify(page, "the food was good , not bad at all ."), "#words .word"),
             ("translation", lambda: translate(page, "The town has 12,345 inhabitants."), "#attention table"),
-            ("captions", lambda: describe(page, SCENE), "#looking figure"),
+            ("captions", lambda: describe(page, SCENE), "#attention-maps figure"),
             ("music", lambda: play(page), "#sound audio"),
         ):
             act()

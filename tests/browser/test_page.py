@@ -69,7 +69,7 @@ def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, serve
     assert rows.count() > 5 and rows.nth(1).locator("td").count() > 5
 
 
-def test_a_picture_gets_its_caption_and_where_each_word_looked(visit, server, tmp_path):
+def test_a_picture_gets_its_caption_and_what_each_word_attended_to(visit, server, tmp_path):
     scene = embedded_scenes()["test"][0]
     (tmp_path / "scene.png").write_bytes(scene.png())
     page = visit(server)
@@ -77,8 +77,8 @@ def test_a_picture_gets_its_caption_and_where_each_word_looked(visit, server, tm
     caption = page.locator("#caption textarea")
     expect(caption).to_have_value(re.compile("."))
     assert is_true(caption.input_value(), scene), caption.input_value()
-    expect(page.locator("#looking figure")).to_have_count(2 + caption.input_value().count(" ") + 1)
-    assert page.locator("#looking img").nth(1).evaluate("image => image.complete && image.naturalWidth > 0")
+    expect(page.locator("#attention-maps figure")).to_have_count(2 + caption.input_value().count(" ") + 1)
+    assert page.locator("#attention-maps img").nth(1).evaluate("image => image.complete && image.naturalWidth > 0")
 
 
 def test_a_tune_gets_sheet_music_a_piano_roll_and_sound(visit, server):
@@ -180,7 +180,7 @@ def test_it_fits_a_phone(visit, server):
     expect(page.locator("#attention table")).to_be_visible()
     assert_fits(page)
     describe(page, SCENE)
-    expect(page.locator("#looking figure").first).to_be_visible()
+    expect(page.locator("#attention-maps figure").first).to_be_visible()
     assert_fits(page)
     play(page)
     expect(page.locator("#sound audio")).to_be_visible()

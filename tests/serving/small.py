@@ -88,7 +88,7 @@ def _image_captioning(run):
     vocabulary.save(run)
     size = 32
     model = Captioner(
-        vocabulary.size, (size, size, 3), image_encoder("small-cnn", size, "none").tail, False,
+        vocabulary.size, (size, size, 3), image_encoder("small-cnn", size, "none").trainable_top, False,
         embedding_size=8, units=8, memory_size=8, num_layers=1, attention="additive",
     )  # fmt: skip
     model.build()

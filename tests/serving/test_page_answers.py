@@ -34,12 +34,12 @@ def test_a_sentence(model):
     assert alternatives.count("<tr>") == 4  # the header and a beam of three
     assert "<img" not in unknown + alternatives + attention and "<s>" in unknown
     assert answers.translation(model("translation"), "a small dog")[1] == ""
-    assert attention.count("looks at") == (attention.count('scope="row"')) * (attention.count('scope="col"')) > 0
+    assert attention.count("attends to") == (attention.count('scope="row"')) * (attention.count('scope="col"')) > 0
 
 
 def test_a_picture(model, tmp_path):
-    caption, looking = answers.caption(model("image_captioning"), str(SCENE))
-    assert looking.count("<figure>") == 1 + len(caption.rstrip(".").split()) + caption.endswith(".")
+    caption, maps = answers.caption(model("image_captioning"), str(SCENE))
+    assert maps.count("<figure>") == 1 + len(caption.rstrip(".").split()) + caption.endswith(".")
     (tmp_path / "broken.jpg").write_bytes(SCENE.read_bytes()[:100])
     with pytest.raises(DataError, match=r"can't be read as a picture: .* Drop a JPEG or PNG"):
         answers.caption(model("image_captioning"), str(tmp_path / "broken.jpg"))

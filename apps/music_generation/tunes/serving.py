@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common.decoding import NEVER, draw, random_numbers, sample
+from apps.common.decoding import NEG_INF, random_numbers, sample, sample_token
 from apps.common.sequences import within
 from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
 from apps.music_generation.tunes.model import TuneModel
@@ -141,7 +141,7 @@ class TuneGenerator(tf.Module):
                 after |= {"bar": bar, "first": tf.zeros_like(before["first"])}
                 ends = (tf.range(logits.shape[-1]) == EOS) & tf.gather(self.may_end, bar)[:, None]
                 forbidden |= ~(ends | (tf.gather(self.after, bar) >= 0))
-            logits = tf.where(forbidden, NEVER, logits)
+            logits = tf.where(forbidden, NEG_INF, logits)
             return logits[:, None], tf.nest.map_structure(lambda s: s[:, None], after), None
 
         found = sample(
@@ -169,8 +169,8 @@ class TuneGenerator(tf.Module):
             tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1),
         )
         stack, logits = self._read(ids, self.model.unpack(state))
-        logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [BOS]], axis=0), NEVER, logits)
-        token = draw(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
+        logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [BOS]], axis=0), NEG_INF, logits)
+        token = sample_token(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
         return {"token": self.vocabulary.ids_to_tokens(token), "finished": token == EOS, "state": self.model.pack(stack)}
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -219,8 +219,8 @@ class TuneGenerator(tf.Module):
 
         fits = _start_with(self.metres, metre) & _start_with(self.units, unit)
         fit = tf.reduce_any(fits, axis=1)
-        weights = tf.where(fits | ~fit[:, None], self.header_weights, NEVER)
-        place = draw(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0])
+        weights = tf.where(fits | ~fit[:, None], self.header_weights, NEG_INF)
+        place = sample_token(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0])
         new_metre, new_unit = (
             tf.where(fit | (given == ""), tf.gather(lines, place), _line(given))
             for given, lines in ((metre, self.metres), (unit, self.units))
