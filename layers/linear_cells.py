@@ -1,8 +1,8 @@
 """Cells whose gates depend on the input alone: MinGRU, SSRU, QRNN.
 
-The products of all steps are one, and what is left of time is `c_t = f_t * c_{t-1} + (1 - f_t) * x~_t`, which `layers.linear_recurrence` solves. They train
-several times as fast as an LSTM of as many units, and a single layer of them is weaker: it can't count, say (Merrill et al.
-2024, https://arxiv.org/abs/2404.08819). Two to four layers are meant.
+The products of all steps are one, and what is left of time is `c_t = f_t * c_{t-1} + (1 - f_t) * x~_t`, which
+`layers.linear_recurrence` solves. They train several times as fast as an LSTM of as many units, and a single layer of them is
+weaker: it can't count, say (Merrill et al. 2024, https://arxiv.org/abs/2404.08819). Two to four layers are meant.
 
 A new cell is ten lines. This one averages its inputs, each unit over its own time:
 
@@ -204,7 +204,7 @@ class QRNNCell(LinearCell):
         h' = o * c'
 
     "Before" is what the layer has processed: with `go_backwards` the step after, and the last step that was not masked.
-    Weight columns are in the order g, f, o, rows in the order x, x-; the state is (h, c), and with `window=2` the products V x too.
+    Weight columns are in the order g, f, o, rows in the order x, x-; the state is (h, c), with `window=2` (h, c, V x).
 
     Args: those of `LinearCell`, and
         window: 1 or 2.

@@ -24,7 +24,7 @@ from layers.loops import scan
 
 Tensor = Any
 
-UNROLL = int(__import__('os').environ.get('UNR','8'))
+UNROLL = 8  # steps in an iteration of a plain loop: an iteration costs as much as several of them
 
 
 def linear_recurrence(
@@ -64,6 +64,8 @@ def linear_recurrence(
             f"linear_recurrence: decay has shape {tuple(decay.shape)}, inputs {tuple(inputs.shape)}; expected both "
             "(batch, time, units). Add the missing axis."
         )
+    if inputs.shape[1] == 0:
+        return inputs
     if initial_state is None:
         initial_state = ops.zeros((ops.shape(inputs)[0], inputs.shape[-1]), inputs.dtype)
     time_mask = None if mask is None else ops.expand_dims(ops.transpose(ops.convert_to_tensor(mask)), -1)

@@ -16,11 +16,10 @@ import keras
 from keras import ops
 
 import layers
+from apps.common.cells import CELLS
 from layers.loops import scan
 
 Tensor = Any
-
-CELLS = {"simple_rnn": layers.SimpleRNN, "gated_rnn": layers.GatedRNN, "gru": layers.GRU, "lstm": layers.LSTM}
 
 
 class Memory(NamedTuple):
@@ -38,7 +37,7 @@ class AttentionDecoder(keras.layers.Layer):
     Args:
         units: of each layer.
         output_size: of o_t.
-        cell: a key of `CELLS`.
+        cell: a key of `apps.common.cells.CELLS`.
         num_layers: recurrent layers.
         attention: `additive` (learns sooner), `dot` (scaled, on projected keys), or `none`.
         input_feeding: let the first layer read o_{t-1}.
@@ -67,9 +66,9 @@ class AttentionDecoder(keras.layers.Layer):
         self.rnn_layers = [
             CELLS[cell](units, return_sequences=True, return_state=True, name=f"rnn_{n + 1}", **dtype) for n in range(num_layers)
         ]
-        count = len(self.rnn_layers[0].state_sizes)
+        sizes = self.rnn_layers[0].state_sizes
         self.bridges = [
-            [keras.layers.Dense(units, "tanh", name=f"bridge_{n + 1}_{i + 1}", **dtype) for i in range(count)]
+            [keras.layers.Dense(size, "tanh", name=f"bridge_{n + 1}_{i + 1}", **dtype) for i, size in enumerate(sizes)]
             for n in range(num_layers if init_state_from_memory else 0)
         ]
         self.key = keras.layers.Dense(units, use_bias=False, name="key", **dtype)

@@ -10,7 +10,7 @@ title in `--help`. An application states its own defaults:
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-Cell = Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm"], "recurrent cell"]
+Cell = Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm", "sru", "qrnn", "min_gru", "ssru"], "recurrent cell"]
 Size = "[1, inf)"
 Rate = "[0, 1)"
 

@@ -77,7 +77,7 @@ class Captioner(keras.Model):
             name="decoder",
         )
         self.bridges = [
-            [keras.layers.Dense(units, "tanh", name=f"bridge_{n + 1}_{i + 1}") for i in range(len(layer.state_sizes))]
+            [keras.layers.Dense(size, "tanh", name=f"bridge_{n + 1}_{i + 1}") for i, size in enumerate(layer.state_sizes)]
             for n, layer in enumerate(self.decoder.rnn_layers)
         ]
         self.drop = keras.layers.Dropout(dropout)

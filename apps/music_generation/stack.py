@@ -12,13 +12,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from apps.common.cells import CELLS
 from apps.common.training.workers import Workers
 from data_pipelines.sources import DataError
-from layers import GRU, LSTM, GatedRNN, SimpleRNN
 
 Tensor = Any
-
-CELLS = {"simple_rnn": SimpleRNN, "gated_rnn": GatedRNN, "gru": GRU, "lstm": LSTM}
 
 
 class StatefulStack(keras.Model):

@@ -11,7 +11,8 @@ import keras
 from keras import ops
 
 import layers
-from apps.common.attention_decoder import CELLS, AttentionDecoder, Memory
+from apps.common.attention_decoder import AttentionDecoder, Memory
+from apps.common.cells import CELLS
 from apps.common.losses import sampled_cross_entropy, scaled
 from data_pipelines.vocabulary import BOS, PADDING
 

@@ -17,6 +17,10 @@ OPTIONS = [
     {"cell": "gated_rnn", "attention": "none"},
     {"input_feeding": True, "attention": "dot"},
     {"cell": "lstm", "input_feeding": True},
+    {"cell": "sru", "num_layers": 2},
+    {"cell": "qrnn", "input_feeding": True},
+    {"cell": "min_gru", "attention": "dot"},
+    {"cell": "ssru", "num_layers": 3},
     {"input_feeding": True, "attention": "none"},
 ]
 MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)

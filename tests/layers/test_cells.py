@@ -34,7 +34,36 @@ def lstm(x, s, W, U, b):
     return sigmoid(o) * np.tanh(c), c
 
 
+def sru(x, s, W, v, b):
+    c = s[1]
+    x_f, x_r, x_c, skip = np.split(x @ W, 4, axis=1)
+    (v_f, v_r), (b_f, b_r) = np.split(v, 2), np.split(b, 2)
+    f, r = sigmoid(x_f + v_f * c + b_f), sigmoid(x_r + v_r * c + b_r)
+    c = f * c + (1 - f) * x_c
+    return r * c + (1 - r) * skip, c
+
+
+def qrnn(x, s, W, b):
+    now, before = np.split(W, 2)
+    g, f, o = np.split(x @ now + s[2] + b, 3, axis=1)
+    c = sigmoid(f) * s[1] + (1 - sigmoid(f)) * np.tanh(g)
+    return sigmoid(o) * c, c, x @ before
+
+
+def min_gru(x, s, W, b):
+    z, h = np.split(x @ W + b, 2, axis=1)
+    return ((1 - sigmoid(z)) * s[0] + sigmoid(z) * h,)
+
+
+def ssru(x, s, W, b):
+    x_f, x_c = np.split(x @ W, 2, axis=1)
+    f = sigmoid(x_f + b)
+    c = f * s[1] + (1 - f) * x_c
+    return np.maximum(c, 0), c
+
+
 ORACLES = {"SimpleRNN": simple_rnn, "GatedRNN": gated_rnn, "GRU": gru, "LSTM": lstm}
+ORACLES |= {"SRU": sru, "QRNN": qrnn, "MinGRU": min_gru, "SSRU": ssru}
 
 
 @pytest.mark.parametrize("name", LAYERS)
