@@ -51,11 +51,9 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     residuals = 0  # tensors that `equations` keeps for `gradient`
     products = 0  # of how many last gates the gradients of x and r differ
     product: Any = Dense  # how the gates depend on the state
-    recurrent_state = 0  # on which of the states
     recurrent_gates = 0  # how many do, the first ones; 0: all
-    unfold_steps: Any = (
-        None  # of a cell without a recurrent product: (cell, inputs of all steps, states, …) -> …; see `LinearCell`
-    )
+    is_unfolded = False  # whether `unfold_steps` computes all steps at once; see `LinearCell`
+    unfold_steps: Any = None
 
     def __init__(
         self,
@@ -257,8 +255,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
 
     def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
         """One step from a projected input: `(output, new states)`."""
-        hidden = states[self.recurrent_state]
-        hidden = hidden if dropout_mask is None else hidden * dropout_mask
+        hidden = states[0] if dropout_mask is None else states[0] * dropout_mask
         result = self.equations(projected, self.recur(hidden), states, self.activation, self.recurrent_activation)
         new, _ = self.checked("equations", result, new_states=self.state_count, residuals=None)
         return new[0], list(new)

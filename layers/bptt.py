@@ -68,13 +68,12 @@ def unfold(
     def run(inputs: Tensor, states: list, mask: Tensor | None, dropout_mask: Tensor | None) -> tuple:
         time_mask = None if mask is None else ops.expand_dims(ops.transpose(mask), -1)  # (time, batch, 1)
         time_major = ops.transpose(inputs, (1, 0, 2))  # (time, batch, features)
-        how = type(cell).unfold_steps or (_unfold_by_hand if cell.has_gradient else _unfold_by_autodiff)
+        how = type(cell).unfold_steps if cell.is_unfolded else unfold_by_hand if cell.has_gradient else unfold_by_autodiff
         last, outputs, final = how(cell, time_major, states, time_mask, dropout_mask, reverse, sequences, training, jit_compile)
         return last, (None if outputs is None else ops.transpose(outputs, (1, 0, 2))), final
 
     arguments = (inputs, list(initial_state), mask, recurrent_dropout_mask)
-    fast = cell.has_gradient or type(cell).unfold_steps is not None
-    in_halves = training and jit_compile and fast and _halves_pay(inputs.shape[0], concurrency)
+    in_halves = training and jit_compile and (cell.has_gradient or cell.is_unfolded) and _halves_pay(inputs.shape[0], concurrency)
     results = _in_halves(run, *arguments) if in_halves else run(*arguments)
     if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size doesn't know its own
         batch, time = inputs.shape[:2]
@@ -141,14 +140,18 @@ class Inputs(NamedTuple):
     sequences: tuple[tuple[Tensor, ...], Tensor | None]  # for each gate (time, batch, units), projected; mask (time, batch, 1)
 
 
-def _unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
+def unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
     projected = cell.project(inputs, add_bias=False)  # the bias is added in the loop, where it costs no pass
     constants = Constants(cell.recurrent_kernel, cell.input_bias(), cell.recurrent_bias(), dropout_mask)
     given = Inputs(constants, tuple(initial_state), (tuple(projected), mask))
-    given = pack(given, [ops.cast(x, projected[0].dtype) for x in flatten(given)])
-    loop = Loop(cell.pointwise, cell.units, reverse, sequences)
+    return run(Loop(cell.pointwise, cell.units, reverse, sequences), given, training, jit_compile)
+
+
+def run(loop: Loop, given: Inputs, training: bool, jit_compile: bool) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """The last output, the outputs (time, batch, units) if the loop has `sequences`, and the final states."""
+    given = pack(given, [ops.cast(x, given.sequences[0][0].dtype) for x in flatten(given)])
     results = with_gradient(*passes(loop, given, training, jit_compile), flatten(given))
-    outputs, final = (results[0], results[1:]) if sequences else (None, results)
+    outputs, final = (results[0], results[1:]) if loop.sequences else (None, results)
     return final[0], outputs, final
 
 
@@ -181,13 +184,13 @@ def _gradient(loop, inputs, saved, upstream, compiled, padded):
     constants, states, (_, mask) = inputs
     d_outputs, d_final = (upstream[0], upstream[1:]) if loop.sequences else (None, upstream)
     after, residuals = tuple(saved[: loop.cell.state_count]), tuple(saved[loop.cell.state_count :])
-    before = tuple(_shift(first, later, loop.reverse) for first, later in zip(states, _cut(after, inputs, padded)))
+    before = tuple(shift(first, later, loop.reverse) for first, later in zip(states, _cut(after, inputs, padded)))
     sequences = (before, after, residuals, d_outputs, mask)
     d_states, stacked = run_loop(_backward, (loop,), constants, tuple(d_final), sequences, compiled, padded)
     stacked = _cut(stacked, inputs, padded)
     d_projected, differing = stacked[: loop.cell.gates], stacked[loop.cell.gates :]
     d_recurrent = [*d_projected[: loop.recurrent_gates - len(differing)], *differing]
-    hidden = constants.drop(before[loop.cell.recurrent_state])
+    hidden = constants.drop(before[0])
     d_constants = Constants(
         kernel=loop.cell.product.kernel_gradient(hidden, d_recurrent),
         input_bias=None if constants.input_bias is None else _sums(d_projected),
@@ -204,7 +207,7 @@ def _forward(loop, save, differentiable, count, constants, states, sequences):
         x, mask = now
         if constants.input_bias is not None:
             x = [a + b for a, b in zip(x, ops.split(constants.input_bias, loop.cell.gates))]
-        hidden = constants.drop(states[loop.cell.recurrent_state])
+        hidden = constants.drop(states[0])
         recurrent = loop.cell.product.forward(hidden, constants.kernel, constants.recurrent_bias, loop.recurrent_gates)
         new, residuals = loop.pointwise.equations(x, recurrent, states)
         if mask is not None:
@@ -229,7 +232,7 @@ def _backward(loop, count, constants, d_final, sequences):
         d_x, d_recurrent, d_before = loop.pointwise.gradient(live, before, after, residuals)
         d_hidden = constants.drop(loop.cell.product.state_gradient(d_recurrent, transposed))
         d_before = [ops.zeros_like(a) if d is None else d for d, a in zip(d_before, before)]
-        d_before[loop.cell.recurrent_state] += d_hidden
+        d_before[0] += d_hidden
         if mask is not None:
             d_before = [ops.where(mask > 0, a, b) for a, b in zip(d_before, d_states)]
         differing = [d for d, same in zip(d_recurrent, d_x) if d is not same]
@@ -250,7 +253,7 @@ def _cut(stacked: Sequence[Tensor], inputs: Inputs, padded: bool) -> list[Tensor
     return [x[:time] if padded else x for x in stacked]
 
 
-def _shift(first: Tensor, later: Tensor, reverse: bool) -> Tensor:
+def shift(first: Tensor, later: Tensor, reverse: bool) -> Tensor:
     """The state before each step: `later` moved by one step, with the initial state in the free place."""
     first = ops.expand_dims(first, 0)
     return ops.concatenate([later[1:], first] if reverse else [first, later[:-1]], axis=0)
@@ -264,7 +267,7 @@ def _sums(d: Sequence[Tensor]) -> Tensor:
 # -- the automatic path ------------------------------------------------------------------------------------------------
 
 
-def _unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
+def unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
     mask = None if mask is None else ops.cast(mask, "bool")
 
     def step(carry, now):

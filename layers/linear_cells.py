@@ -27,6 +27,8 @@ from keras import ops
 
 from layers import linear_recurrences
 from layers.base_cell import RecurrentCell, Tensor
+from layers.bptt import shift
+from layers.linear_recurrences import hold
 
 NO_PRODUCT = ("recurrent_initializer", "recurrent_regularizer", "recurrent_constraint", "recurrent_dropout")
 
@@ -37,9 +39,9 @@ class LinearCell(RecurrentCell):
         c' = decay(x) * c + inputs(x)
         h' = output(x, c')
 
-    A subclass sets `gates` and writes `recurrence`, the pointwise function of the projected input that gives decay and inputs.
-    One with an `output` sets `state_count = 2`: its states are (h, c). Both are static methods, and the backend differentiates
-    them; the recurrence has a gradient by hand.
+    The state is c. A subclass sets `gates` and writes `recurrence`, the pointwise function of the projected input that gives
+    decay and inputs, and `output` where h is not c. Both are static methods, and the backend differentiates them; the recurrence
+    has a gradient by hand. A subclass that overrides `step` or `call` is run step by step.
 
     Args: those of `RecurrentCell`, without the four of the recurrent product. `dropout` drops inputs.
 
@@ -68,6 +70,10 @@ class LinearCell(RecurrentCell):
     def call_is_step(self) -> bool:
         return type(self).call is LinearCell.call and "call" not in vars(self)
 
+    @property
+    def is_unfolded(self) -> bool:  # type: ignore[override]
+        return self._author("step") >= self._author("solve")
+
     def _add_recurrent_kernel(self) -> None:
         pass
 
@@ -89,9 +95,8 @@ class LinearCell(RecurrentCell):
         self, projected: list, states: list, dropout_mask: Tensor | None = None, training: bool = False
     ) -> tuple[Tensor, list]:
         decay, inputs = self.decay_and_inputs(projected, training)
-        c = decay * states[-1] + inputs
-        h = self.output(projected, c, self.activation, self.recurrent_activation)
-        return h, [h, c][-self.state_count :]
+        c = decay * states[0] + inputs
+        return self.output(projected, c, self.activation, self.recurrent_activation), [c]
 
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
         dropped, _ = self.dropout_masks(inputs, inputs, training)
@@ -105,29 +110,21 @@ class LinearCell(RecurrentCell):
     def solve(self, projected, states, mask, reverse, sequences, training, jit_compile):
         how = (mask, reverse, training, jit_compile)
         decay, inputs = self.decay_and_inputs(projected, training)
-        c, last_c = linear_recurrences.run(decay, inputs, states[-1], *how)
-        if len(states) == 1:
+        c, last_c = linear_recurrences.run(decay, inputs, states[0], *how)
+        if type(self).output is LinearCell.output:  # h is c
             return last_c, (c if sequences else None), [last_c]
         if not sequences and mask is None:  # one output is asked for
             at = slice(0, 1) if reverse else slice(-1, None)
             projected, c = [x[at] for x in projected], c[at]
         h = self.output(projected, c, self.activation, self.recurrent_activation)
-        if mask is None:
-            last = h[0] if reverse else h[-1]
-        else:
-            h, last = hold(h, states[0], *how)
-        return last, (h if sequences else None), [last, last_c]
+        h, last = (h, h[0 if reverse else -1]) if mask is None else hold(h, ops.zeros_like(last_c), *how)
+        return last, (h if sequences else None), [last_c]
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         for name in NO_PRODUCT:
             del config[name]
         return config
-
-
-def hold(x: Tensor, first: Tensor, mask: Tensor, reverse: bool, training: bool, jit_compile: bool) -> tuple[Tensor, Tensor]:
-    """At each masked step the value of the last unmasked one before it, `first` before there is any; and the last value."""
-    return linear_recurrences.run(ops.zeros_like(x), x, first, mask, reverse, training, jit_compile)
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -161,17 +158,15 @@ class SSRUCell(LinearCell):
         c' = f * c + (1 - f) * W_c x
         h' = phi(c')                                  phi = relu
 
-    Weight columns are in the order f, c; the state is (h, c). Args: those of `LinearCell`.
+    Weight columns are in the order f, c; the state is c. Args: those of `LinearCell`.
 
     >>> import numpy as np
-    >>> zeros = np.zeros((2, 4), "float32")
-    >>> output, (h, c) = SSRUCell(4)(np.ones((2, 3), "float32"), [zeros, zeros])
+    >>> output, (c,) = SSRUCell(4)(np.ones((2, 3), "float32"), [np.zeros((2, 4), "float32")])
     >>> bool(np.all(np.asarray(output) >= 0))
     True
     """
 
     gates = 2
-    state_count = 2
 
     def __init__(self, units: int, activation: str | Callable | None = "relu", *args: Any, **kwargs: Any) -> None:
         super().__init__(units, activation, *args, **kwargs)
@@ -204,7 +199,7 @@ class QRNNCell(LinearCell):
         h' = o * c'
 
     "Before" is what the layer has processed: with `go_backwards` the step after, and the last step that was not masked.
-    Weight columns are in the order g, f, o, rows in the order x, x-; the state is (h, c), with `window=2` (h, c, V x).
+    Weight columns are in the order g, f, o, rows in the order x, x-; the state is c, with `window=2` (c, V x).
 
     Args: those of `LinearCell`, and
         window: 1 or 2.
@@ -215,7 +210,7 @@ class QRNNCell(LinearCell):
     >>> states = QRNNCell(4).get_initial_state(2)
     >>> output, states = QRNNCell(4)(np.ones((2, 3), "float32"), states)
     >>> [tuple(s.shape) for s in states]
-    [(2, 4), (2, 4), (2, 12)]
+    [(2, 4), (2, 12)]
     """
 
     gates = 3
@@ -238,11 +233,11 @@ class QRNNCell(LinearCell):
 
     @property
     def state_count(self) -> int:  # type: ignore[override]
-        return 1 + self.window
+        return self.window
 
     @property
-    def state_size(self) -> list[int]:
-        return [self.units, self.units, 3 * self.units][: self.state_count]
+    def state_size(self) -> int | list[int]:
+        return self.units if self.window == 1 else [self.units, 3 * self.units]
 
     def build(self, input_shape: tuple) -> None:
         super().build((*input_shape[:-1], self.window * input_shape[-1]))
@@ -280,11 +275,9 @@ class QRNNCell(LinearCell):
         if self.window == 1:
             return super().step(projected, states, dropout_mask, training)
         *projected, after = projected
-        projected = [x + before for x, before in zip(projected, ops.split(states[2], 3, axis=-1))]
-        decay, inputs = self.decay_and_inputs(projected, training)
-        c = decay * states[1] + inputs
-        h = self.output(projected, c, self.activation, self.recurrent_activation)
-        return h, [h, c, after]
+        projected = [x + before for x, before in zip(projected, ops.split(states[1], 3, axis=-1))]
+        h, state = super().step(projected, states[:1], dropout_mask, training)
+        return h, [*state, after]
 
     def solve(self, projected, states, mask, reverse, sequences, training, jit_compile):
         if self.window == 1:
@@ -293,11 +286,10 @@ class QRNNCell(LinearCell):
         if mask is None:
             last_after = after[0] if reverse else after[-1]
         else:
-            after, last_after = hold(after, states[2], mask, reverse, training, jit_compile)
-        first = ops.expand_dims(states[2], 0)
-        before = ops.concatenate([after[1:], first] if reverse else [first, after[:-1]], axis=0)
+            after, last_after = hold(after, states[1], mask, reverse, training, jit_compile)
+        before = shift(states[1], after, reverse)
         projected = [x + b for x, b in zip(projected, ops.split(before, 3, axis=-1))]
-        last, outputs, final = super().solve(projected, states[:2], mask, reverse, sequences, training, jit_compile)
+        last, outputs, final = super().solve(projected, states[:1], mask, reverse, sequences, training, jit_compile)
         return last, outputs, [*final, last_after]
 
     def get_config(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers.bptt import shift
 from layers.compiled import has_gpu, has_own_loop, run_loop
 from layers.gradients import with_gradient
 from layers.loops import scan
@@ -69,8 +70,8 @@ def linear_recurrence(
     if initial_state is None:
         initial_state = ops.zeros((ops.shape(inputs)[0], inputs.shape[-1]), inputs.dtype)
     time_mask = None if mask is None else ops.expand_dims(ops.transpose(ops.convert_to_tensor(mask)), -1)
-    time_major = [ops.transpose(x, (1, 0, 2)) for x in (decay, inputs)]
-    outputs, _ = run(*time_major, ops.convert_to_tensor(initial_state), time_mask, reverse, training, jit_compile)
+    decay, inputs = (ops.transpose(x, (1, 0, 2)) for x in (decay, inputs))
+    outputs, _ = run(decay, inputs, ops.convert_to_tensor(initial_state), time_mask, reverse, training, jit_compile)
     return ops.transpose(outputs, (1, 0, 2))
 
 
@@ -114,12 +115,15 @@ def run(
     def backward(tensors, outputs, states, upstream):
         decay, _, first = tensors
         d, d_first = solve(_backward, (decay, upstream[0]), upstream[1], not reverse)
-        first = ops.expand_dims(first, 0)
-        before = ops.concatenate([states[1:], first] if reverse else [first, states[:-1]], axis=0)
-        return [d * before, d, d_first]
+        return [d * shift(first, states, reverse), d, d_first]
 
     outputs, final = with_gradient(definition, forward, backward, [decay, inputs, state])
     return ops.cast(outputs, dtype), ops.cast(final, dtype)
+
+
+def hold(x: Tensor, first: Tensor, mask: Tensor, reverse: bool, training: bool, jit_compile: bool) -> tuple[Tensor, Tensor]:
+    """At each masked step the value of the last unmasked one before it, `first` before there is any; and the last value."""
+    return run(ops.zeros_like(x), x, first, mask, reverse, training, jit_compile)
 
 
 def _forward(reverse, differentiable, unroll, count, constants, states, sequences):

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from layers import bptt
 from layers.base_cell import RecurrentCell, Tensor
+from layers.linear_recurrences import hold
 from layers.products import Elementwise
 
 
@@ -20,28 +22,25 @@ class SRUCell(RecurrentCell):
         c' = f * c + (1 - f) * W_c x
         h' = r * phi(c') + (1 - r) * x~               phi = linear; x~ = a x, or W_x x where x has not `units` features
 
-    The gates depend on the state, each unit on itself alone, so c is no linear recurrence: the loop is that of the other cells,
-    without its product. a = sqrt(1 + 2 exp(highway_bias)) keeps the variance of x in h, and the weights start as published: W in
-    +-sqrt(3 / features), v in +-sqrt(3), both times sqrt(1/2) in the gates. Weight columns are in the order f, r, c, x; the state
-    is (h, c).
+    The gates depend on the state, each unit on itself alone, so c is no linear recurrence: its loop is that of the other cells,
+    without their product. All else is computed after it, for all steps at once. a = sqrt(1 + 2 exp(highway_bias)) keeps the
+    variance of x in h, and the weights start as published: W in +-sqrt(3 / features), v in +-sqrt(3), both times sqrt(1/2) in the
+    gates. Weight columns are in the order f, r, c, x; the state is c.
 
     Args: those of `RecurrentCell`, and
         highway_bias: b_r at the start; below 0 the layer is nearer to its input.
         rescale: False leaves out a and the sqrt(1/2).
 
     >>> import numpy as np
-    >>> zeros = np.zeros((2, 4), "float32")
-    >>> output, (h, c) = SRUCell(4)(np.ones((2, 3), "float32"), [zeros, zeros])
-    >>> output.shape == h.shape == c.shape == (2, 4)
+    >>> output, (c,) = SRUCell(4)(np.ones((2, 3), "float32"), [np.zeros((2, 4), "float32")])
+    >>> output.shape == c.shape == (2, 4)
     True
     """
 
-    gates = 4
-    state_count = 2
-    residuals = 4
+    gates = 2  # of the loop: f and the candidate
+    residuals = 2
     product = Elementwise
-    recurrent_state = 1
-    recurrent_gates = 2
+    recurrent_gates = 1
 
     def __init__(
         self,
@@ -72,12 +71,6 @@ class SRUCell(RecurrentCell):
     def bias_shape(self) -> tuple[int, ...]:
         return (2 * self.units,)
 
-    def input_bias(self) -> Tensor | None:
-        return None
-
-    def recurrent_bias(self) -> Tensor | None:
-        return self.bias
-
     def build(self, input_shape: tuple) -> None:
         given, given_bias, units, gate_scale = self.kernel_initializer, self.bias_initializer, self.units, 0.5**0.5
         blocks = 3 if input_shape[-1] == units else 4
@@ -96,25 +89,67 @@ class SRUCell(RecurrentCell):
         self.kernel_initializer, self.bias_initializer = given, given_bias
         self.built = True
 
+    def _add_recurrent_kernel(self) -> None:
+        self.recurrent_kernel = self.add_weight(
+            shape=(2 * self.units,),
+            name="recurrent_kernel",
+            initializer=self.recurrent_initializer,
+            regularizer=self.recurrent_regularizer,
+            constraint=self.recurrent_constraint,
+        )
+
     def project(self, inputs: Tensor, add_bias: bool = True) -> list[Tensor]:
-        projected = super().project(inputs, add_bias)
+        """W_f x, W_r x, W_c x and x~; the biases belong to the gates."""
+        projected = super().project(inputs, add_bias=False)
         return projected if len(projected) == 4 else [*projected, self.skip_scale * inputs]
+
+    def _vectors(self, dtype: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """v_f, v_r, b_f, b_r."""
+        weights = [self.recurrent_kernel, ops.zeros_like(self.recurrent_kernel) if self.bias is None else self.bias]
+        v_f, v_r, b_f, b_r = (part for weight in weights for part in ops.split(ops.cast(weight, dtype), 2))
+        return v_f, v_r, b_f, b_r
+
+    def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
+        x_f, x_r, x_c, skip = projected
+        v_f, v_r, b_f, b_r = self._vectors(skip.dtype)
+        hidden = states[0] if dropout_mask is None else states[0] * dropout_mask
+        (c,), _ = self.equations([x_f, x_c], [v_f * hidden + b_f], states, self.activation, self.recurrent_activation)
+        return self._output(x_r + v_r * hidden + b_r, c, skip), [c]
+
+    def _output(self, z: Tensor, c: Tensor, skip: Tensor) -> Tensor:
+        return skip + self.recurrent_activation(z) * (self.activation(c) - skip)
+
+    @property
+    def is_unfolded(self) -> bool:  # type: ignore[override]
+        return self.has_gradient
+
+    def unfold_steps(self, inputs, states, mask, dropout_mask, reverse, sequences, training, jit_compile):
+        """All steps: inputs (time, batch, features), mask (time, batch, 1) -> last output, outputs, final states."""
+        x_f, x_r, x_c, skip = self.project(inputs)
+        v_f, v_r, b_f, b_r = self._vectors(skip.dtype)
+        loop = bptt.Loop(self.pointwise, self.units, reverse, sequences=True)
+        constants = bptt.Constants(v_f, recurrent_bias=b_f, dropout_mask=dropout_mask)
+        last_c, c, _ = bptt.run(loop, bptt.Inputs(constants, tuple(states), ((x_f, x_c), mask)), training, jit_compile)
+        hidden = constants.drop(bptt.shift(states[0], c, reverse))
+        if not sequences and mask is None:  # one output is asked for
+            at = slice(0, 1) if reverse else slice(-1, None)
+            hidden, x_r, c, skip = hidden[at], x_r[at], c[at], skip[at]
+        h = self._output(x_r + v_r * hidden + b_r, c, skip)
+        if mask is None:
+            return h[0 if reverse else -1], (h if sequences else None), [last_c]
+        h, last = hold(h, ops.zeros_like(last_c), mask, reverse, training, jit_compile)
+        return last, (h if sequences else None), [last_c]
 
     @staticmethod
     def equations(x, r, states, phi, sigma):
-        _, c = states
-        f, reset = sigma(x[0] + r[0]), sigma(x[1] + r[1])
-        c = x[2] + f * (c - x[2])
-        return [x[3] + reset * (phi(c) - x[3]), c], [f, reset, x[2], x[3]]
+        f = sigma(x[0] + r[0])
+        return [x[1] + f * (states[0] - x[1])], [f, x[1]]
 
     @staticmethod
     def gradient(d_states, before, after, residuals, phi, sigma):
-        (d_h, d_c), (_, c_before), (_, c), (f, reset, candidate, skip) = d_states, before, after, residuals
-        phi_c = phi(c)
-        d_c = d_c + d_h * reset * phi.derivative(phi_c)
-        d_f = d_c * (c_before - candidate) * sigma.derivative(f)
-        d_reset = d_h * (phi_c - skip) * sigma.derivative(reset)
-        return [d_f, d_reset, d_c * (1 - f), d_h * (1 - reset)], [d_f, d_reset], [None, d_c * f]
+        d, (f, candidate) = d_states[0], residuals
+        d_f = d * (before[0] - candidate) * sigma.derivative(f)
+        return [d_f, d * (1 - f)], [d_f], [d * f]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "highway_bias": self.highway_bias, "rescale": self.rescale}

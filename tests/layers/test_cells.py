@@ -12,54 +12,59 @@ def sigmoid(z):
 
 
 def simple_rnn(x, s, W, U, b):
-    return (np.tanh(x @ W + s[0] @ U + b),)
+    s = np.tanh(x @ W + s[0] @ U + b)
+    return s, (s,)
 
 
 def gated_rnn(x, s, W, U, b):
     z_g, z_s = np.split(x @ W + s[0] @ U + b, 2, axis=1)
     g = sigmoid(z_g)
-    return ((1 - g) * s[0] + g * np.tanh(z_s),)
+    s = (1 - g) * s[0] + g * np.tanh(z_s)
+    return s, (s,)
 
 
 def gru(x, s, W, U, b):
     x_z, x_r, x_h = np.split(x @ W + b[0], 3, axis=1)
     r_z, r_r, r_h = np.split(s[0] @ U + b[1], 3, axis=1)
     z, r = sigmoid(x_z + r_z), sigmoid(x_r + r_r)
-    return (z * s[0] + (1 - z) * np.tanh(x_h + r * r_h),)
+    h = z * s[0] + (1 - z) * np.tanh(x_h + r * r_h)
+    return h, (h,)
 
 
 def lstm(x, s, W, U, b):
     i, f, g, o = np.split(x @ W + s[0] @ U + b, 4, axis=1)
     c = sigmoid(f) * s[1] + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(c), c
+    h = sigmoid(o) * np.tanh(c)
+    return h, (h, c)
 
 
 def sru(x, s, W, v, b):
-    c = s[1]
+    c = s[0]
     x_f, x_r, x_c, skip = np.split(x @ W, 4, axis=1)
     (v_f, v_r), (b_f, b_r) = np.split(v, 2), np.split(b, 2)
     f, r = sigmoid(x_f + v_f * c + b_f), sigmoid(x_r + v_r * c + b_r)
     c = f * c + (1 - f) * x_c
-    return r * c + (1 - r) * skip, c
+    return r * c + (1 - r) * skip, (c,)
 
 
 def qrnn(x, s, W, b):
     now, before = np.split(W, 2)
-    g, f, o = np.split(x @ now + s[2] + b, 3, axis=1)
-    c = sigmoid(f) * s[1] + (1 - sigmoid(f)) * np.tanh(g)
-    return sigmoid(o) * c, c, x @ before
+    g, f, o = np.split(x @ now + s[1] + b, 3, axis=1)
+    c = sigmoid(f) * s[0] + (1 - sigmoid(f)) * np.tanh(g)
+    return sigmoid(o) * c, (c, x @ before)
 
 
 def min_gru(x, s, W, b):
     z, h = np.split(x @ W + b, 2, axis=1)
-    return ((1 - sigmoid(z)) * s[0] + sigmoid(z) * h,)
+    h = (1 - sigmoid(z)) * s[0] + sigmoid(z) * h
+    return h, (h,)
 
 
 def ssru(x, s, W, b):
     x_f, x_c = np.split(x @ W, 2, axis=1)
     f = sigmoid(x_f + b)
-    c = f * s[1] + (1 - f) * x_c
-    return np.maximum(c, 0), c
+    c = f * s[0] + (1 - f) * x_c
+    return np.maximum(c, 0), (c,)
 
 
 ORACLES = {"SimpleRNN": simple_rnn, "GatedRNN": gated_rnn, "GRU": gru, "LSTM": lstm}
@@ -76,8 +81,8 @@ def test_layer_equals_its_equations(name, training):
     states = tuple(np.zeros((3, size)) for size in layer.state_sizes)
     outputs = []
     for t in range(x.shape[1]):
-        states = ORACLES[name](x[:, t].astype("float64"), states, *weights)
-        outputs.append(states[0])
+        output, states = ORACLES[name](x[:, t].astype("float64"), states, *weights)
+        outputs.append(output)
     close(layer(x, training=training), [np.stack(outputs, 1), *states])
 
 

@@ -68,9 +68,9 @@ def test_fast_path_equals_autodiff_with_recurrent_dropout(name, reverse, outputs
 
         return gradients(loss, [x, *initial], cell.trainable_variables)
 
-    wanted = run(bptt._unfold_by_autodiff)
-    close(run(bptt._unfold_by_hand, True, True), wanted)
-    close(run(bptt._unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
+    wanted = run(bptt.unfold_by_autodiff)
+    close(run(bptt.unfold_by_hand, True, True), wanted)
+    close(run(bptt.unfold_by_hand, False, True), wanted)  # without `training` the backward pass recomputes
 
 
 def test_a_cell_without_gradient_trains():
