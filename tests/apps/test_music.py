@@ -209,7 +209,7 @@ def test_help_names_the_flags_of_each_model_and_its_defaults():
         kind: " ".join(command("train", *kind.split(), "--help", alone=False).stdout.split()) for kind in ("", "--music rolls")
     }
     for kind, title, own in (("", "tunes:", tunes - shared), ("--music rolls", "piano rolls:", rolls - shared)):
-        listed = re.findall(r"(?<= )--[\w-]+(?= )", help_of[kind].split(f" {title} ")[1].split(" music: ")[0])
+        listed = re.findall(r"(?<![\w-])--[\w-]+(?= )", help_of[kind].split(f" {title} ")[1].split(" music: ")[0])
         assert {"--" + name.replace("_", "-") for name in own} <= set(listed)
     for kind, config in (("", TuneConfig()), ("--music rolls", RollConfig())):
         assert f"size of the states (default: {config.units})" in help_of[kind]
