@@ -195,7 +195,7 @@ def checkpoint(folder: Path) -> tuple[bytes, Check]:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("adam", "mse")
     saved = Checkpoint(folder, "val_loss")
-    saved.begin(model)
+    saved.save_before_training(model)
     content = next(folder.glob("step-*.npz")).read_bytes()[:-32]
 
     def check(data: bytes) -> str:

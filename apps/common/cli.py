@@ -100,8 +100,10 @@ def _titles(config_class: type) -> dict[str, str]:
     for group in reversed(groups):
         for item in dataclasses.fields(group):
             titles.setdefault(item.name, (group.__doc__ or "").splitlines()[0])
-    in_order = [*getattr(config_class, "first", ()), *(item.name for group in groups[1:] for item in dataclasses.fields(group))]
-    return {name: titles[name] for name in [*in_order, *titles]}
+    names = [name for group in groups for name in vars(group).get("__annotations__", {}) if name in titles]
+    order = list(dict.fromkeys(titles[name] for name in reversed(names)))[::-1]  # a title stands where it comes last
+    names = [*getattr(config_class, "first", ()), *sorted(names, key=lambda name: order.index(titles[name]))]
+    return {name: titles[name] for name in names}
 
 
 def _flags_of_file(path: str, hints: dict[str, Any]) -> dict[str, Any]:

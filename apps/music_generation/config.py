@@ -42,7 +42,7 @@ class TrainingFlags(FitFlags):
 
 @dataclass(frozen=True)
 class MusicConfig(StackFlags, TrainingFlags, RunFlags):
-    """the run"""
+    """music"""
 
     first: ClassVar[tuple[str, ...]] = tuple("data music run_dir resume quick epochs cell units num_layers export_dir".split())
     data: Annotated[str, "embedded, an .abc file, .mid files, a folder of them, or one with train.npz"] = "embedded"

@@ -254,7 +254,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
 
 @pytest.mark.parametrize("attention", ["additive", "none"])
 def test_a_model_without_attention_shows_none(attention, tmp_path):
-    vocabulary = WordVocabulary.learn(["a dog runs", "two cats"], 20, markers=True)
+    vocabulary = WordVocabulary.train(["a dog runs", "two cats"], 20, has_bos_eos=True)
     model = Captioner(
         vocabulary.size, (16, 16, 3), SmallCNN(16, grid=4), embedding_size=8, units=8, memory_size=8, attention=attention
     )

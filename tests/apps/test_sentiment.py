@@ -194,7 +194,7 @@ def last_state(vocabulary_size):
 
 @pytest.mark.parametrize("make", [last_state, lambda size: bag_of_words_classifier(size, 2)])
 def test_a_model_without_attention_shows_none(make):
-    vocabulary = WordVocabulary.learn(["good food", "bad food"], 20)
+    vocabulary = WordVocabulary.train(["good food", "bad food"], 20)
     signatures = serving_signatures(make(vocabulary.size), vocabulary, ["negative", "positive"], 10)
     served = types.SimpleNamespace(signatures={name: tf.function(f, autograph=False) for name, (f, _) in signatures.items()})
     outputs = served.signatures["serving_default"](text=tf.constant(["good zyxwv", ""]))

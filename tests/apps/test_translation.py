@@ -236,7 +236,7 @@ def test_texts_are_translated_with_and_without_attention(options):
 
 
 def test_both_signatures_score_on_one_scale():
-    vocabularies = Vocabularies.learn([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
+    vocabularies = Vocabularies.train([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
     model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
     model.build()
     model.bias.assign(4.0 * np.eye(vocabularies.target.size)[-1])  # no translation is empty

@@ -9,8 +9,8 @@ import urllib.request
 
 import httpx
 import pytest
-from apps.common.cluster import loopback_ports
 
+from apps.common.training.cluster import loopback_ports
 from tests import forked
 from tests.apps.helpers import ROOT
 
