@@ -267,7 +267,7 @@ def _sums(d: Sequence[Tensor]) -> Tensor:
 # -- the automatic path ------------------------------------------------------------------------------------------------
 
 
-def unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
+def unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training=False, jit_compile=True):
     mask = None if mask is None else ops.cast(mask, "bool")
 
     def step(carry, now):

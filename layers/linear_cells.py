@@ -176,7 +176,8 @@ class SSRUCell(LinearCell):
         return (self.units,)
 
     def input_bias(self) -> Tensor | None:
-        return None if self.bias is None else ops.concatenate([self.bias, ops.zeros_like(self.bias)], axis=0)
+        bias = self.bias if self.bias is None else ops.convert_to_tensor(self.bias)
+        return None if bias is None else ops.concatenate([bias, ops.zeros_like(bias)], axis=0)
 
     @staticmethod
     def recurrence(x, phi, sigma):

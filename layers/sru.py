@@ -105,9 +105,9 @@ class SRUCell(RecurrentCell):
 
     def _vectors(self, dtype: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """v_f, v_r, b_f, b_r."""
-        weights = [self.recurrent_kernel, ops.zeros_like(self.recurrent_kernel) if self.bias is None else self.bias]
-        v_f, v_r, b_f, b_r = (part for weight in weights for part in ops.split(ops.cast(weight, dtype), 2))
-        return v_f, v_r, b_f, b_r
+        v = ops.cast(self.recurrent_kernel, dtype)
+        b = ops.zeros_like(v) if self.bias is None else ops.cast(self.bias, dtype)
+        return *ops.split(v, 2), *ops.split(b, 2)
 
     def step(self, projected: list, states: list, dropout_mask: Tensor | None = None) -> tuple[Tensor, list]:
         x_f, x_r, x_c, skip = projected

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import layers
-from layers import linear_recurrence, linear_recurrences
+from layers import bptt, linear_recurrence, linear_recurrences
 from tests.layers.helpers import LINEAR, ON_TENSORFLOW, close, gradients, numpy, random_weights, sequences, weighted_sum
 
 DECAY = 1 / (1 + np.exp(-sequences(3, 11, 4, seed=1)))
@@ -144,6 +144,46 @@ def test_sru_starts_as_published():
     same = layers.SRU(features)
     same.build((None, 5, features))
     assert same.get_weights()[0].shape == (features, 3 * features) and same.cell.skip_scale == 3**0.5
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sru_is_its_steps_under_recurrent_dropout_and_a_mask(reverse):
+    layer = layers.SRU(4)
+    layer.build((3, 11, 4))
+    cell = random_weights(layer).cell
+    x, state = sequences(3, 11, 4), sequences(3, 1, 4, seed=3)[:, 0]
+    dropout = np.random.default_rng(3).integers(0, 2, (3, 4)).astype("float32") * 2
+
+    def all_at_once(x, state):
+        how = {"mask": MASK, "recurrent_dropout_mask": dropout, "reverse": reverse, "training": True}
+        return weighted_sum(bptt.unfold(cell, x, [state], **how)[1])
+
+    def step_by_step(x, state):
+        steps, time_mask = ops.transpose(x, (1, 0, 2)), MASK.T[..., None]
+        _, outputs, _ = bptt.unfold_by_autodiff(cell, steps, [state], time_mask, dropout, reverse, True)
+        return weighted_sum(ops.transpose(outputs, (1, 0, 2)))
+
+    variables = layer.trainable_variables
+    close(all_at_once(x, state), step_by_step(x, state))
+    close(gradients(all_at_once, [x, state], variables), gradients(step_by_step, [x, state], variables))
+
+
+@pytest.mark.parametrize("name", ["MinGRU", "SRU"])
+def test_a_subclass_that_overrides_a_step_is_obeyed(name):
+    base = getattr(layers, f"{name}Cell")
+
+    class Louder(base):
+        def step(self, *arguments, **options):
+            h, states = super().step(*arguments, **options)
+            return 2 * h, states
+
+    cell, plain = Louder(4), base(4)
+    x = sequences(3, 5, 4)
+    ours, theirs = layers.RNN(cell), layers.RNN(plain)
+    ours.build(x.shape)
+    theirs.build(x.shape)
+    random_weights(ours), random_weights(theirs)
+    close(ours(x, training=True), 2 * numpy(theirs(x))[0])
 
 
 def test_sru_passes_its_input_on_where_the_widths_are_equal():
