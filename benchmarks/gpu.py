@@ -3,8 +3,8 @@
     benchmarks/gpu.sh [--save benchmarks/results/gpu]
 
 For every shape (batch, time, features, units), float32 and bfloat16: a training step (all outputs, gradients of the inputs
-and of all weights) and inference; two shapes also with half of every second row masked. Candidates take turns, medians
-count; all is waited for.
+and of all weights) and inference; two shapes also with half of every second row masked. The layers without a recurrent product
+are measured against the others' LSTM. Candidates take turns, medians count; all is waited for.
 """
 
 import argparse
@@ -26,7 +26,9 @@ from benchmarks.timing import milliseconds
 
 SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512), (128, 400, 512, 1024)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-CELLS = ("LSTM", "GRU", "GatedRNN", "SimpleRNN")
+CELLS = ("LSTM", "GRU", "GatedRNN", "SimpleRNN", "MinGRU", "SSRU", "QRNN", "SRU")
+LINEAR = CELLS[4:]  # against the LSTM of the others
+LONG = (16, 2048, 256, 256)  # for these, too
 
 
 def jax_candidate(layer: Any, x: Any, d_y: Any, mask: Any, training: bool) -> Callable[[], Any]:
@@ -90,10 +92,11 @@ def measure(name: str, shape: tuple[int, ...], dtype: str, masked: bool, repeats
     rows = []
     for training in (True, False):
         candidates = {"ours": jax_candidate(getattr(layers, name)(units, return_sequences=True), x, d_y, mask, training)}
-        twin = getattr(keras.layers, name, None)
-        if twin is not None:
-            candidates["keras"] = jax_candidate(twin(units, return_sequences=True), x, d_y, mask, training)
-        other = None if masked else torch_candidate(name, shape, dtype, training)
+        their_name = "LSTM" if name in LINEAR else name
+        counterpart = getattr(keras.layers, their_name, None)
+        if counterpart is not None:
+            candidates["keras"] = jax_candidate(counterpart(units, return_sequences=True), x, d_y, mask, training)
+        other = None if masked else torch_candidate(their_name, shape, dtype, training)
         if other is not None:
             candidates["torch"] = other
         what = "training" if training else "inference"
@@ -128,9 +131,11 @@ def main() -> None:
     parser.add_argument("--save", default="benchmarks/results/gpu", help="writes .json and .md")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
-    shapes = [*((shape, False) for shape in SHAPES), (SHAPES[0], True), (SHAPES[3], True)]
+    shapes = [*((shape, False) for shape in SHAPES), (LONG, False), (SHAPES[0], True), (SHAPES[3], True)]
     rows = []
-    for dtype, name, (shape, masked) in itertools.product(arguments.types, arguments.layers, shapes):
+    for dtype, (shape, masked), name in itertools.product(arguments.types, shapes, arguments.layers):
+        if shape == LONG and name not in LINEAR:
+            continue
         if time.monotonic() > end:
             print(f"stopped after {arguments.minutes:g} minutes; --minutes sets them")
             break
