@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.cli import table
-from apps.common.export import load_export
-from apps.common.formats import load_model, read_config
+from apps.common.export.saved_model import load_export
+from apps.common.training.runs import load_model, read_config
 from apps.image_captioning.config import APPLICATION as CAPTIONING
 from apps.translation.config import APPLICATION as TRANSLATION
 from benchmarks.saving import save

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.cli import flags_of
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.image_captioning.config import Config as CaptionConfig
 from apps.image_captioning.config import ModelFlags as CaptionFlags
 from apps.image_captioning.encoders import image_encoder

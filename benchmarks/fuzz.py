@@ -33,7 +33,7 @@ import tensorflow as tf
 from PIL import Image
 
 from apps.common.cli import table
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.training.checkpoint_files import read_checkpoint
 from apps.common.training.checkpoints import Checkpoint
 from benchmarks.saving import save

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import layers
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.common.training.plots import new_figure, save_figure
 from apps.translation.model import Translator
 from benchmarks import keras_networks

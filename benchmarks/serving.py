@@ -27,8 +27,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.export import load_export, newest_version
-from apps.common.formats import load_model
+from apps.common.export.saved_model import load_export, newest_version
+from apps.common.training.runs import load_model
 from apps.image_captioning.encoders import ImageEncoder
 from benchmarks.saving import save
 from data_pipelines.captions import load_captions

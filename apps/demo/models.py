@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from apps.common.export import load_export, newest_version
-from apps.common.model_card import about
+from apps.common.export.model_card import about
+from apps.common.export.saved_model import load_export, newest_version
 from data_pipelines.sources import DataError
 
 MINUTES = {"sentiment_classification": 1, "translation": 2, "image_captioning": 6, "music_generation": 5}

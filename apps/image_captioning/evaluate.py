@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.metrics import caption_metrics
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from data_pipelines.captions import Captions, Example, load_captions

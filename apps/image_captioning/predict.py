@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.common import cli
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.image_captioning.evaluate import in_batches
 from apps.image_captioning.pictures import draw_attention
 from data_pipelines.captions import SUFFIXES

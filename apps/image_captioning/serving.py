@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common import decoding
+from apps.common.decoding.search import decode, detokenize
+from apps.common.decoding.sequences import NEG_INF, Sequences
 from apps.common.metrics import caption_metrics
-from apps.common.sequences import NEG_INF, Sequences
 from apps.image_captioning.encoders import ImageEncoder
 from apps.image_captioning.model import Captioner
 from data_pipelines.captions import Example
@@ -18,13 +18,13 @@ from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 
 
 def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
-    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.decode`."""
+    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(images)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.decode(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
+    return decode(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
 
 
 def search_captions(
@@ -37,7 +37,7 @@ def search_captions(
     @tf.function(reduce_retracing=True, autograph=False)
     def describe(images: tf.Tensor) -> tf.Tensor:
         found = search(model, images, max_length, beam_size=beam_size, length_penalty=1.0)
-        return decoding.detokenize(vocabulary, found)[:, 0]
+        return detokenize(vocabulary, found)[:, 0]
 
     def measure() -> dict[str, float]:
         captions = [text.decode() for batch in images for text in describe(batch).numpy()]
@@ -76,7 +76,7 @@ def serving_signatures(
         found = search(model, images, max_length, **{**settings, **changed})
         good = problems[:, None] == ""
         found = found._replace(lengths=tf.where(good, found.lengths, 0), scores=tf.where(good, found.scores, NEG_INF))
-        return found, decoding.detokenize(vocabulary, found)
+        return found, detokenize(vocabulary, found)
 
     def describe_greedily(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images, problems = encode_images(image_bytes)

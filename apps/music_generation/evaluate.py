@@ -10,7 +10,7 @@ import argparse
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.music_generation.rolls.evaluate import evaluate as evaluate_rolls
 from apps.music_generation.shared import generates_tunes, print_metrics, refuse
 from apps.music_generation.tunes.evaluate import evaluate as evaluate_tunes

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from apps.common import cli
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.music_generation.rolls.predict import predict as predict_roll
 from apps.music_generation.shared import generates_tunes, refuse
 from apps.music_generation.tunes.predict import predict as predict_tune

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.metrics import classification_metrics
 from apps.common.training import plots
 from data_pipelines.files import write_whole

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 import layers
-from apps.common.attention_decoder import CELLS
+from apps.common.decoding.attention_decoder import CELLS
 from data_pipelines.vocabulary import PADDING, UNKNOWN
 
 

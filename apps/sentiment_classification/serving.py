@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from apps.common.sequences import within
+from apps.common.decoding.sequences import within
 from data_pipelines.batching import truncate_middle
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
 

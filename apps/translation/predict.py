@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.training.plots import new_figure, save_figure
 from apps.translation.evaluate import in_batches
 from data_pipelines.sources import DataError

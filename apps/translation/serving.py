@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from apps.common import decoding
+from apps.common.decoding.search import decode, detokenize
+from apps.common.decoding.sequences import NEG_INF, Sequences, within
 from apps.common.metrics import translation_metrics
-from apps.common.sequences import NEG_INF, Sequences, within
 from apps.translation.model import Translator
 from data_pipelines.languages import UNSPACED, code
 from data_pipelines.sentences import split_sentences
@@ -21,13 +21,13 @@ LARGEST_ATTENTION = 2**24  # numbers
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
     """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
-    `apps.common.decoding.decode`."""
+    `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(source)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.decode(
+    return decode(
         step,
         state,
         batch_size=tf.shape(source)[0],
@@ -49,7 +49,7 @@ def search_translations(
     @tf.function(reduce_retracing=True, autograph=False)
     def translate(text: tf.Tensor) -> tf.Tensor:
         source = vocabularies.source.encode(text).to_tensor(PADDING)
-        return decoding.detokenize(vocabularies.target, search(model, source, beam_size=beam_size, length_penalty=1.0))[:, 0]
+        return detokenize(vocabularies.target, search(model, source, beam_size=beam_size, length_penalty=1.0))[:, 0]
 
     def measure() -> dict[str, float]:
         outputs = [t.decode() for block in blocks for t in translate(tf.constant([pair.source for pair in block])).numpy()]
@@ -122,7 +122,7 @@ def serving_signatures(
     def decode(sentences: Sentences, **changed: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, sentences.source, **{**settings, **changed})
         found = found._replace(lengths=tf.where(sentences.is_empty[:, None], 0, found.lengths))
-        return found, decoding.detokenize(vocabularies.target, found)
+        return found, detokenize(vocabularies.target, found)
 
     def translate_greedily(text: tf.Tensor) -> dict[str, tf.Tensor]:
         sentences = split_and_tokenize(text)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.music_generation.config import MusicConfig, RollConfig, TuneConfig
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel

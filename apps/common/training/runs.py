@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -110,6 +111,26 @@ def save_model(model: keras.Model, path: Path) -> None:
     """A `.keras` file, whole or absent."""
     with replacing(path) as temporary:
         model.save(temporary)
+
+
+def read_config(run: Path) -> SimpleNamespace:
+    """The flags of a run."""
+    return SimpleNamespace(**json.loads((run / "config.json").read_text())["config"])
+
+
+def load_model(run: Path) -> keras.Model:
+    """The model of a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    path = run / "model.keras"
+    if not path.is_file():
+        raise DataError(f"{run}: holds no finished run, as there is no {path.name}. Pass a folder below runs/.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]}). Train again.") from None
 
 
 def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:

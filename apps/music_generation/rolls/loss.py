@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.losses import scaled
+from apps.common.training.losses import scaled
 
 Tensor = Any
 

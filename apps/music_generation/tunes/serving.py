@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common.decoding import NEG_INF, random_numbers, sample, sample_token
-from apps.common.sequences import within
+from apps.common.decoding.sampling import random_numbers, sample_token
+from apps.common.decoding.search import sample
+from apps.common.decoding.sequences import NEG_INF, within
 from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form

@@ -9,11 +9,11 @@ import keras
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
-from apps.common.export import load_export, new_version
-from apps.common.losses import TokenLoss, token_cross_entropy
-from apps.common.model_card import write_card
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss
 from apps.common.training.workers import Workers

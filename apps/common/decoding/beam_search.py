@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
+from apps.common.decoding.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
 
 
 def beam_search(

@@ -1,81 +1,22 @@
-"""A finished run in other forms: a new export, or its network alone as LiteRT or ONNX.
+"""The network of a model as LiteRT or ONNX.
 
 LiteRT and ONNX have no strings, tables or searches: they get the network between ids and logits, and the program around it
 brings the rest. What is written is run once and compared with the model, as converters can be silently wrong.
 """
 
-import argparse
-import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.export import new_version
-from apps.common.model_card import write_card
 from data_pipelines.sources import DataError
 from layers.loops import writes_in_order
 
 ENDINGS = {"litert": ".tflite", "onnx": ".onnx"}
 TOLERANCE = 1e-4
-
-
-def main(
-    application: str,
-    description: str,
-    write: Callable[[Path, Path, keras.Model], None],
-    network: Callable[[keras.Model], Any],
-) -> None:
-    """The command `python -m apps.<application>.export`.
-
-    Args:
-        application: its name.
-        description: for the model card.
-        write: (folder, run, model) writes the SavedModel.
-        network: the inputs of a model, as in `write_network`.
-    """
-    parser = argparse.ArgumentParser(f"python -m apps.{application}.export", allow_abbrev=False)
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
-    parser.add_argument("--export-dir", type=Path, help="folder for <version>/, by default where the run exported to")
-    arguments = parser.parse_args()
-    model = load_model(arguments.run)
-    if arguments.format != "savedmodel":
-        if arguments.export_dir:
-            raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
-        path = arguments.run / f"network{ENDINGS[arguments.format]}"
-        difference = write_network(model, network(model), path, arguments.format)
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
-        return
-    with new_version(arguments.export_dir or Path(read_config(arguments.run).export_dir)) as version:
-        write(version.folder, arguments.run, model)
-        size = write_card(version.folder, arguments.run, application, description)
-    print(f"export  {version.folder}  {size}")
-
-
-def read_config(run: Path) -> SimpleNamespace:
-    """The flags of a run."""
-    return SimpleNamespace(**json.loads((run / "config.json").read_text())["config"])
-
-
-def load_model(run: Path) -> keras.Model:
-    """The model of a finished run.
-
-    Raises:
-        DataError: the folder holds no finished run.
-    """
-    path = run / "model.keras"
-    if not path.is_file():
-        raise DataError(f"{run}: holds no finished run, as there is no {path.name}. Pass a folder below runs/.")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError) as error:
-        raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]}). Train again.") from None
 
 
 def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> float:

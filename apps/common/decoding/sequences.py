@@ -1,4 +1,4 @@
-"""What the searches of `apps.common.decoding` take and give."""
+"""What the searches of `apps.common.decoding.search` take and give."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

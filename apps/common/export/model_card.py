@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apps.common.export import load_export, run_warm_up
+from apps.common.export.saved_model import load_export, run_warm_up
 from apps.common.training.runs import versions
 from data_pipelines.embedded import EMBEDDED
 
