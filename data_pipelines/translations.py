@@ -55,6 +55,8 @@ def load_translations(source: str, source_lang: str, target_lang: str, whole: bo
     Raises:
         DataError: a file, column, language or split that can't be used; files of different length.
     """
+    if source_lang == target_lang:
+        raise DataError(f"--source-lang and --target-lang are both {source_lang!r}. Name two columns or files of the data.")
     for language in (source_lang, target_lang):
         check_name(language, "language ")
     if source == "embedded":

@@ -4,11 +4,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from apps.applications import APPLICATIONS
 from apps.common.export.model_card import about
 from apps.common.export.saved_model import load_export, newest_version
 from data_pipelines.sources import DataError
-
-MINUTES = {"sentiment_classification": 1, "translation": 2, "image_captioning": 6, "music_generation": 5}
 
 
 class Models:
@@ -20,10 +19,10 @@ class Models:
         self._lock = threading.Lock()
 
     def preload(self) -> None:
-        """Begin to load what is there, beside whatever else goes on."""
+        """Load what is there in the background."""
 
         def load() -> None:
-            for application in MINUTES:
+            for application in APPLICATIONS:
                 if self.newest(application):
                     self.get(application)
 
@@ -37,7 +36,7 @@ class Models:
         """How to make the model, or "" if it is there."""
         if self.newest(application):
             return ""
-        minutes = MINUTES[application]
+        minutes = APPLICATIONS[application].minutes
         return (
             f"There is no model in `{self.folder / application}` yet. Make one, in about {minutes} minute{'s' * (minutes > 1)}, "
             f"by `python -m apps.{application}.train --quick`, and reload this page."

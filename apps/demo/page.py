@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 from starlette.middleware import Middleware
 
+from apps.applications import APPLICATIONS
 from apps.demo import answers
 from apps.demo.models import Models
 from apps.demo.uploads import LARGEST_TOTAL, UploadLimit
@@ -51,18 +52,13 @@ def make_page(models: Models) -> gr.Blocks:
     """The page over the models of a folder; `launch` it."""
     with gr.Blocks(title="Unfold", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# Unfold\nFour sequence models, each as TensorFlow Serving would load it.")
-        for name, application, build in (
-            ("Sentiment", "sentiment_classification", _sentiment),
-            ("Translation", "translation", _translation),
-            ("Captions", "image_captioning", _captions),
-            ("Music", "music_generation", _music),
-        ):
-            with gr.Tab(name):
+        for application, (title, _) in APPLICATIONS.items():
+            with gr.Tab(title):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
                 read = gr.Markdown(elem_id=f"about-{application}")
                 load = partial(_notice, models, application)
                 page.load(load, outputs=[notice, read], show_progress="hidden", api_visibility="private")
-                build(partial(models.get, application))
+                TABS[application](partial(models.get, application))
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
 
@@ -190,6 +186,14 @@ def _music(model: Callable[[], Any]) -> None:
         api_visibility="private",
     )
     stop.click(lambda: "Stopped.", outputs=status, cancels=[running], api_visibility="private")
+
+
+TABS = {
+    "sentiment_classification": _sentiment,
+    "translation": _translation,
+    "image_captioning": _captions,
+    "music_generation": _music,
+}
 
 
 def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:

@@ -46,7 +46,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    device = runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config.seed, config.precision)
 
     # -- data
     data = load_captions(config.data)
@@ -80,10 +80,9 @@ def train(config: Config) -> dict[str, float]:
     model = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **flags)
     model.build()
     model.set_workers(workers)
-    facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", "parameters": f"{model.count_params():,}"}
-    facts |= workers.facts(config.batch_size, "captions")
-    runs.log_summary({"device": f"{device}, {config.precision}", **data.summary(), **facts, "run": str(folder)})
+    facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **workers.facts(config.batch_size, "captions")}
+    runs.log_summary(config, model, folder, facts)
 
     # -- training
     search = search_captions(model, vocabulary, held_out, store, config.max_length, config.validation_beam_size)

@@ -11,10 +11,11 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
+from apps.applications import APPLICATIONS
 from apps.demo.page import SCENE
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 
-TABS = ["Sentiment", "Translation", "Captions", "Music"]
+TABS = [application.title for application in APPLICATIONS.values()]
 
 
 def classify(page, text):
@@ -161,7 +162,7 @@ def test_what_a_user_types_is_text_never_code(visit, server):
 
 def test_missing_models_are_offered_with_the_command_that_makes_them(visit, empty_server):
     page = visit(empty_server)
-    for tab, application in zip(TABS, ("sentiment_classification", "translation", "image_captioning", "music_generation")):
+    for tab, application in zip(TABS, APPLICATIONS):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_text(f"python -m apps.{application}.train --quick").first).to_be_visible()
     classify(page, "good")

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from apps.common.cli import check_ranges
-from apps.common.config import FitFlags
+from apps.common.config import FitFlags, RunFlags
 from apps.common.files import lock_run
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
@@ -27,23 +27,24 @@ from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
 
-def prepare_device(seed: int, precision: str) -> str:
-    """Fix seed, determinism and precision; let a GPU's memory grow; say which device is used."""
+def prepare_device(seed: int, precision: str) -> None:
+    """Fix seed, determinism and precision; let a GPU's memory grow."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_dtype_policy(precision)
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
+    for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # the device is in use already
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def log_summary(config: RunFlags, model: keras.Model, folder: Path, facts: dict[str, str]) -> None:
+    """Print what a run is about to do, a line each: the device, `facts` of data and model, the folder."""
+    gpus = tf.config.list_physical_devices("GPU")
+    device = f"CPU ({os.cpu_count()} cores)"
     if gpus:
-        return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
-    return f"CPU ({os.cpu_count()} cores)"
-
-
-def log_summary(facts: dict[str, str]) -> None:
-    """Print what a run is about to do, a line each."""
-    for name, fact in {**facts, "started": time.strftime("%H:%M:%S")}.items():
+        device = f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
+    facts = {"device": f"{device}, {config.precision}", **facts, "parameters": f"{model.count_params():,}"}
+    for name, fact in {**facts, "run": folder, "started": time.strftime("%H:%M:%S")}.items():
         print(f"{name:<12}{visible(str(fact))}", flush=True)
 
 
