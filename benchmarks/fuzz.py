@@ -63,7 +63,7 @@ HOSTILE += [
 PIXELS = 1_000_000
 
 
-def broken(data: bytes, generator: random.Random) -> bytes:
+def corrupt(data: bytes, generator: random.Random) -> bytes:
     """A copy with one to four accidents."""
     out = bytearray(data)
     for _ in range(generator.choice((1, 1, 2, 4))):
@@ -89,7 +89,7 @@ class TooSlow(Exception):
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooSlow(f"more than {SECONDS} seconds")
 
@@ -293,9 +293,9 @@ def fuzz(seed: bytes, check: Check, inputs: int, generator: random.Random) -> tu
     failures: list[str] = []
     before = peak_mb()  # of whatever this process did so far
     for _ in range(inputs):
-        data = broken(seed, generator)
+        data = corrupt(seed, generator)
         try:
-            with limited():
+            with time_limit():
                 outcomes[check(data)] += 1
         except Exception as error:  # this is what is looked for
             outcomes["failed"] += 1

@@ -90,9 +90,9 @@ def measure(name: str, shape: tuple[int, ...], dtype: str, masked: bool, repeats
     rows = []
     for training in (True, False):
         candidates = {"ours": jax_candidate(getattr(layers, name)(units, return_sequences=True), x, d_y, mask, training)}
-        twin = getattr(keras.layers, name, None)
-        if twin is not None:
-            candidates["keras"] = jax_candidate(twin(units, return_sequences=True), x, d_y, mask, training)
+        theirs = getattr(keras.layers, name, None)
+        if theirs is not None:
+            candidates["keras"] = jax_candidate(theirs(units, return_sequences=True), x, d_y, mask, training)
         other = None if masked else torch_candidate(name, shape, dtype, training)
         if other is not None:
             candidates["torch"] = other

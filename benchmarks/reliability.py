@@ -61,7 +61,7 @@ def moment(process: subprocess.Popen, run: Path, generator: random.Random) -> No
     time.sleep(generator.uniform(0, 3))
 
 
-def disturbed(application: str, run: Path, kills: int, generator: random.Random) -> tuple[int, int, int]:
+def train_with_kills(application: str, run: Path, kills: int, generator: random.Random) -> tuple[int, int, int]:
     """Train with kills; return how many met a running process, how many while a file was written, and how many starts."""
     killed = writing = starts = 0
     while True:
@@ -110,7 +110,7 @@ def main() -> None:
             run.parent.mkdir(parents=True, exist_ok=True)
         if train(application, one).wait():
             raise SystemExit(f"{application}: the undisturbed run failed; see {folder / (one.name + '.log')}")
-        killed, writing, _ = disturbed(application, other, options.kills, random.Random(options.seed))
+        killed, writing, _ = train_with_kills(application, other, options.kills, random.Random(options.seed))
         last = newest(one)
         steps = int(last.stem.removeprefix("step-")) if last else 0
         minutes = f"{(time.monotonic() - begun) / 60:.0f}"

@@ -39,8 +39,8 @@ def recurrence(shape: tuple[int, ...], repeats: int) -> dict[str, float]:
     batch, time, features, units = shape
     x, d_y = tf.random.normal((batch, time, features)), tf.random.normal((batch, time, units))
     candidates = {"ours": tensorflow_candidate(layers.LSTM(units, return_sequences=True), x, d_y, None, True, False)}
-    twin = keras.layers.LSTM(units, return_sequences=True)
-    candidates |= {f"keras {xla}": tensorflow_candidate(twin, x, d_y, None, True, xla) for xla in (False, True)}
+    theirs = keras.layers.LSTM(units, return_sequences=True)
+    candidates |= {f"keras {xla}": tensorflow_candidate(theirs, x, d_y, None, True, xla) for xla in (False, True)}
     ms = milliseconds(candidates, repeats)
     return {"ours": ms["ours"], "keras.layers": min(ms["keras False"], ms["keras True"])}
 

@@ -38,12 +38,12 @@ def distribute(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset
     """
     if address is None:
         return dataset
-    check(address)
+    check_dispatcher(address)
     service = tf.data.experimental.service
     return dataset.apply(service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=f"grpc://{address}"))
 
 
-def check(address: str) -> None:
+def check_dispatcher(address: str) -> None:
     """Look whether a dispatcher can be there.
 
     Raises:
@@ -52,7 +52,7 @@ def check(address: str) -> None:
     if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", address):
         raise DataError(f"--data-service {address!r}: not an address. Pass HOST:PORT of a dispatcher.")
     try:  # TensorFlow would try for an hour without a word
-        reach(address)
+        connect(address)
     except (OSError, OverflowError) as error:
         raise DataError(
             f"--data-service {address}: no dispatcher answers there ({error}). Start one: "
@@ -60,7 +60,7 @@ def check(address: str) -> None:
         ) from None
 
 
-def reach(address: str, seconds: float = 30.0) -> None:
+def connect(address: str, seconds: float = 30.0) -> None:
     """Connect to `HOST:PORT`.
 
     Raises:

@@ -94,7 +94,7 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
     else:
         splits = {split: read(split, text) for split, text in _texts(Path(source), whole).items()}
     if validation_tunes is not None:
-        splits = _take(splits, Path(validation_tunes))
+        splits = _split_by_list(splits, Path(validation_tunes))
     else:
         splits = _split_off_titles(splits, not (Path(source) / "train.abc").is_file(), whole)
     return Tunes(splits, skipped=skipped).check_not_empty(source, "A tune begins with X: and has M: and K:.")
@@ -135,7 +135,7 @@ def _texts(path: Path, whole: bool) -> dict[str, str]:
     return {"train": "\n\n".join(read_text(file) for file in files)}
 
 
-def _take(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
+def _split_by_list(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
     places: set[int] = set()
     for row, line in enumerate(read_text(path).split(), 1):
         if not line.isdigit():

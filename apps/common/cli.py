@@ -58,8 +58,8 @@ def parse_config(
     """
     parser = argparse.ArgumentParser(program, f"{program} [flags]", allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = typing.get_type_hints(config_class, include_extras=True)
-    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_titles(config_class).values())}
-    for name, title in _titles(config_class).items():
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_flag_groups(config_class).values())}
+    for name, title in _flag_groups(config_class).items():
         kind, description, *_ = typing.get_args(hints[name])
         options = [t for t in typing.get_args(kind) if t is not type(None)]
         default = getattr(config_class, name)
@@ -80,7 +80,7 @@ def parse_config(
     return config
 
 
-def _titles(config_class: type) -> dict[str, str]:
+def _flag_groups(config_class: type) -> dict[str, str]:
     """The group of each flag, in the order of `--help`: that of the class that brings the flag in.
 
     >>> @dataclasses.dataclass
@@ -92,7 +92,7 @@ def _titles(config_class: type) -> dict[str, str]:
     ... class Example(Fit):
     ...     first: typing.ClassVar = ("data", "epochs")
     ...     data: str = "file"
-    >>> _titles(Example)
+    >>> _flag_groups(Example)
     {'data': 'the flags that matter first', 'epochs': 'the flags that matter first', 'seed': 'training'}
     """
     titles = dict.fromkeys(getattr(config_class, "first", ()), "the flags that matter first")
@@ -177,10 +177,10 @@ def _is_in(value: float, interval: str) -> bool:
     return above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def number(kind: type, interval: str) -> Callable[[str], Any]:
+def number_type(kind: type, interval: str) -> Callable[[str], Any]:
     """The `type` of an argument that must lie in an interval.
 
-    >>> number(int, "[0, inf)")("3")
+    >>> number_type(int, "[0, inf)")("3")
     3
     """
 

@@ -49,8 +49,8 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
     labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
     prediction = next(predictions(served, [text]))
     if "weights" not in prediction:
-        return labels, drawing.unknown(list(dict.fromkeys(prediction["unknown"])))
-    return labels, drawing.weighed_words(prediction["weights"], prediction["unknown"])
+        return labels, drawing.unknown_words(list(dict.fromkeys(prediction["unknown"])))
+    return labels, drawing.highlighted_words(prediction["weights"], prediction["unknown"])
 
 
 def translation(served: Any, text: str) -> tuple[str, str, str, str]:
@@ -59,7 +59,7 @@ def translation(served: Any, text: str) -> tuple[str, str, str, str]:
     rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)
     attention = drawing.attention_table(source, target, weights) if weights.size else ""
-    unknown = drawing.unknown(unknown_words(outputs["source_tokens"], outputs["unknown"]))
+    unknown = drawing.unknown_words(unknown_words(outputs["source_tokens"], outputs["unknown"]))
     return outputs["translation"].decode("utf-8", "replace"), unknown, drawing.table(["alternative", "score"], rows), attention
 
 
@@ -121,4 +121,4 @@ def _sounding(abc: str, sheet: str, midi: bytes, step: str) -> Iterator[tuple[st
     yield step, abc, pictures, ""
     files = drawing.download(midi, "audio/midi", "tune.mid")
     files += drawing.download(abc.encode(), "text/vnd.abc", "tune.abc") if abc else ""
-    yield "", abc, pictures, drawing.player(to_wav(synthesize(notes))) + files
+    yield "", abc, pictures, drawing.audio_player(to_wav(synthesize(notes))) + files

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.applications import APPLICATIONS
-from apps.common.export.model_card import about
+from apps.common.export.model_card import card_summary
 from apps.common.export.saved_model import load_export, newest_version
 from data_pipelines.sources import DataError
 
@@ -32,7 +32,7 @@ class Models:
         """The folder of the newest version."""
         return newest_version(self.folder / application)
 
-    def missing(self, application: str) -> str:
+    def how_to_train(self, application: str) -> str:
         """How to make the model, or "" if it is there."""
         if self.newest(application):
             return ""
@@ -45,7 +45,7 @@ class Models:
     def about(self, application: str) -> str:
         """What its card says that it does and has learned from, or ""."""
         card = (self.newest(application) or Path()) / "model_card.md"
-        return about(card.read_text()) if card.exists() else ""
+        return card_summary(card.read_text()) if card.exists() else ""
 
     def get(self, application: str) -> Any:
         """The newest version.
@@ -55,7 +55,7 @@ class Models:
         """
         folder = self.newest(application)
         if folder is None:
-            raise DataError(self.missing(application))
+            raise DataError(self.how_to_train(application))
         with self._lock:  # users who come at once wait for one load
             if self._loaded.get(application, (None,))[0] != folder:
                 self._loaded[application] = (folder, load_export(folder, application))

@@ -108,11 +108,11 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
 
 
 def _notice(models: Models, application: str) -> Any:
-    missing = models.missing(application)
+    missing = models.how_to_train(application)
     return gr.Markdown(missing, visible=bool(missing)), models.about(application)
 
 
-def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
+def _show_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrong input is told to the user."""
 
     def call(*inputs: Any) -> Any:
@@ -130,7 +130,7 @@ def _sentiment(model: Callable[[], Any]) -> None:
     label = gr.Label(label="Sentiment", elem_id="sentiment")
     words = gr.HTML(elem_id="words")
     gr.Examples(["the food was good , not bad at all .", "the food was bad , not good at all ."], text)
-    _run(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
+    _connect(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
 
 
 def _translation(model: Callable[[], Any]) -> None:
@@ -141,7 +141,7 @@ def _translation(model: Callable[[], Any]) -> None:
     others = gr.HTML(elem_id="alternatives")
     attention = gr.HTML(elem_id="attention")
     gr.Examples(["The town has 12,345 inhabitants.", "We met on Friday, July 3, 2026. The ticket costs $12.50."], text)
-    _run(lambda text: answers.translation(model(), text), [text], [best, unknown, others, attention], button, text.submit)
+    _connect(lambda text: answers.translation(model(), text), [text], [best, unknown, others, attention], button, text.submit)
 
 
 def _captions(model: Callable[[], Any]) -> None:
@@ -151,7 +151,7 @@ def _captions(model: Callable[[], Any]) -> None:
     best = gr.Textbox(label="Caption", interactive=False, elem_id="caption")
     maps = gr.HTML(elem_id="attention-maps")
     gr.Examples([str(SCENE)], file)
-    _run(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
+    _connect(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
 
 
 def _music(model: Callable[[], Any]) -> None:
@@ -199,11 +199,11 @@ TABS = {
 def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:
     """The steps of a generator, its errors made readable."""
     steps = function(*inputs)
-    targets = _readable(lambda: next(steps, None))
+    targets = _show_errors(lambda: next(steps, None))
     while (step := targets()) is not None:
         yield step
 
 
-def _run(function: Callable[..., Any], inputs: list, outputs: list, button: gr.Button, *triggers: Any) -> None:
+def _connect(function: Callable[..., Any], inputs: list, outputs: list, button: gr.Button, *triggers: Any) -> None:
     for trigger in (button.click, *triggers):
-        trigger(_readable(function), inputs, outputs, api_visibility="private")
+        trigger(_show_errors(function), inputs, outputs, api_visibility="private")

@@ -12,7 +12,7 @@ from typing import Any
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
-from apps.image_captioning.evaluate import in_batches
+from apps.image_captioning.evaluate import predict_batches
 from apps.image_captioning.pictures import draw_attention
 from data_pipelines.captions import SUFFIXES
 from data_pipelines.image_store import ImageFile
@@ -43,7 +43,7 @@ def find_images(inputs: Sequence[str]) -> list[ImageFile]:
 def predictions(served: Any, images: Sequence[ImageFile], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
     """For each image its `caption`, `score` and the `n_best` `alternatives`, best first; or an `error`."""
     results: list[dict[str, Any]] = []
-    for start, outputs in in_batches(served, images, progress):
+    for start, outputs in predict_batches(served, images, progress):
         for row, error in enumerate(outputs["error"]):
             name = images[start + row].name
             if error:

@@ -81,7 +81,7 @@ def train(config: Config) -> dict[str, float]:
     model.build()
     model.set_workers(workers)
     facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **workers.facts(config.batch_size, "captions")}
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **workers.summary(config.batch_size, "captions")}
     runs.log_summary(config, model, folder, facts)
 
     # -- training

@@ -27,7 +27,7 @@ def generates_tunes(served: Any) -> bool:
     return "constrained" in served.signatures
 
 
-def refuse(flags: Sequence[argparse.Action], arguments: argparse.Namespace, what: str) -> None:
+def refuse_flags(flags: Sequence[argparse.Action], arguments: argparse.Namespace, what: str) -> None:
     """Refuse the flags of the other model.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from apps.common.decoding.sequences import within
+from apps.common.decoding.sequences import check_request_size
 from data_pipelines.batching import truncate_middle
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
 
@@ -26,7 +26,7 @@ def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Seque
         tokens = truncate_middle(vocabulary.tokenize(text), max_length)
         ids = vocabulary.tokens_to_ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
-        ids = within(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
+        ids = check_request_size(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         outputs = model(ids, training=False)
         padded = tf.pad(tokens.to_tensor(""), [[0, 0], [0, missing]])
         probabilities = tf.nn.softmax(outputs.pop("logits"))

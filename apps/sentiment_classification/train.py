@@ -77,7 +77,7 @@ def train(config: Config) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
     facts = {**reviews.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
-    runs.log_summary(config, model, folder, facts | workers.facts(config.batch_size, "texts"))
+    runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "texts"))
     if config.pretrain_on and restored is None and workers.is_chief:
         unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
         language = review_batches(unlabelled, **options, shuffle_seed=config.seed)

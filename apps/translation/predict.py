@@ -17,7 +17,7 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.export.saved_model import load_export
 from apps.common.training.plots import new_figure, save_figure
-from apps.translation.evaluate import in_batches
+from apps.translation.evaluate import predict_batches
 from data_pipelines.sources import DataError
 
 LARGEST_PLOT = 120  # tokens of each side; of longer texts the beginning is shown
@@ -27,7 +27,7 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
     """For each sentence its `translation`, `score`, the `n_best` `alternatives` with their scores, best first, and the
     `unknown` words."""
     results: list[dict[str, Any]] = [{}] * len(sentences)
-    for places, outputs in in_batches(served, sentences, progress):
+    for places, outputs in predict_batches(served, sentences, progress):
         for row, place in enumerate(places):
             alternatives = [
                 {"translation": text, "score": round(score, 4)}

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from apps.common.decoding.search import decode, detokenize
-from apps.common.decoding.sequences import NEG_INF, Sequences, within
+from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
-from data_pipelines.languages import UNSPACED, code
+from data_pipelines.languages import UNSPACED, language_code
 from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS, PADDING
@@ -106,7 +106,7 @@ def serving_signatures(
         split: cut texts into sentences; else each text is taken for one.
         settings: of `search`.
     """
-    separator = "" if code(languages[1]) in UNSPACED else " "
+    separator = "" if language_code(languages[1]) in UNSPACED else " "
 
     def split_and_tokenize(text: tf.Tensor) -> Sentences:
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
@@ -116,7 +116,7 @@ def serving_signatures(
         pieces = whole[:, :max_length]
         source = vocabularies.source.tokens_to_ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        source = within(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
+        source = check_request_size(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
 
     def decode(sentences: Sentences, **changed: Any) -> tuple[Sequences, tf.Tensor]:

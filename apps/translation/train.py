@@ -83,7 +83,7 @@ def train(config: Config) -> dict[str, float | str]:
     facts["vocabulary"] = f"{size} {config.tokenizer}, {config.vocabulary}"
     if encoded.skipped:
         facts["too long"] = f"{len(encoded.skipped):,} training pair(s) beyond {config.max_length} tokens, skipped"
-    runs.log_summary(config, model, folder, facts | workers.facts(config.max_tokens, "tokens"))
+    runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,

@@ -54,7 +54,7 @@ def greedy_search(
     def most_probable(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)
 
-    found = _one_at_a_time(most_probable, step, state, batch_size, start, end, max_length)
+    found = _decode_loop(most_probable, step, state, batch_size, start, end, max_length)
     return found._replace(scores=length_normalised(found.scores, found.lengths + 1, length_penalty))
 
 
@@ -88,17 +88,17 @@ def sample(
     def choose(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return sample_token(log_probabilities, uniform[:, t], temperature, top_k, top_p)
 
-    return _one_at_a_time(choose, step, state, batch_size, start, end, max_length)
+    return _decode_loop(choose, step, state, batch_size, start, end, max_length)
 
 
-def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
+def _decode_loop(choose, step, state, batch_size, start, end, max_length):
     longest = max_decode_length(max_length)
     places = tf.range(longest)
 
     def body(t, last, done, tokens, log_probability, state):
         logits, new, _ = step(last[:, None], state)
         log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-        log_probabilities = _allowed(log_probabilities, t, max_length, end)[:, 0]
+        log_probabilities = _mask_forbidden(log_probabilities, t, max_length, end)[:, 0]
         token = tf.where(t >= max_length - 1, end, choose(log_probabilities, t))
         gained = tf.gather(log_probabilities, token, axis=1, batch_dims=1)
         log_probability += tf.where(done, 0.0, gained)
@@ -121,7 +121,7 @@ def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
     return Sequences(tokens, lengths_of(tokens), log_probability, log_probability)
 
 
-def _allowed(log_probabilities, t, max_length, end):
+def _mask_forbidden(log_probabilities, t, max_length, end):
     """(batch, beam, vocabulary): no padding, and at the last place only EOS."""
     token = tf.range(tf.shape(log_probabilities)[-1])
     last = tf.reshape(t >= max_length - 1, [-1, 1, 1])

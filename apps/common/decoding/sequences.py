@@ -53,7 +53,7 @@ def lengths_of(tokens: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=-1)  # EOS is never written, and no other token is 0
 
 
-def within(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:
+def check_request_size(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:
     """The ids (rows, tokens) of a request; an error that says why if they are more than `limit`, padding counted.
 
     One long row beside many short ones costs as if all were long.

@@ -36,12 +36,12 @@ def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> f
     """
     if format == "litert":
         inputs = keras.tree.map_structure(lambda s: tf.TensorSpec([1, *s.shape[1:]], s.dtype, s.name), inputs)
-    example = keras.tree.map_structure(_example, inputs)
-    wanted = keras.tree.flatten(model(example, training=False))
+    example = keras.tree.map_structure(_example_input, inputs)
+    expected = keras.tree.flatten(model(example, training=False))
     named = {spec.name: value for spec, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(example))}
     partial = path.with_name(f".{path.name}{ENDINGS[format]}")
     try:
-        difference = _difference(_converted(model, inputs, named, partial, format), wanted)
+        difference = _max_difference(_convert_and_run(model, inputs, named, partial, format), expected)
         if not difference < TOLERANCE:
             raise DataError(
                 f"--format {format}: the converted network's outputs differ by {difference:.1e} from the model's; expected less "
@@ -53,7 +53,9 @@ def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> f
     return difference
 
 
-def _converted(model: keras.Model, inputs: Any, example: dict[str, np.ndarray], path: Path, format: str) -> list[np.ndarray]:
+def _convert_and_run(
+    model: keras.Model, inputs: Any, example: dict[str, np.ndarray], path: Path, format: str
+) -> list[np.ndarray]:
     """Write the network; return its outputs for an example."""
     try:
         with writes_in_order(), warnings.catch_warnings():
@@ -67,7 +69,7 @@ def _converted(model: keras.Model, inputs: Any, example: dict[str, np.ndarray], 
         raise DataError(f"--format {format}: the converter can't write this network ({reason}). Take savedmodel.") from None
 
 
-def _example(spec: tf.TensorSpec) -> np.ndarray:
+def _example_input(spec: tf.TensorSpec) -> np.ndarray:
     """Ids that every vocabulary has, padded at the end; or numbers from 0 to 1."""
     random = np.random.default_rng(0)
     shape = [size or (3 if place == 0 else 7) for place, size in enumerate(spec.shape)]
@@ -91,12 +93,12 @@ def _run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     return session.run(None, {place.name: inputs[place.name] for place in session.get_inputs()})
 
 
-def _difference(outputs: list[np.ndarray], wanted: list[Any]) -> float:
+def _max_difference(outputs: list[np.ndarray], expected: list[Any]) -> float:
     """The largest difference; outputs may come in another order, and are told apart by their shapes."""
-    if len(outputs) != len(wanted):
+    if len(outputs) != len(expected):
         return float("inf")
     differences = []
-    for value in wanted:
+    for value in expected:
         same = [np.abs(o - np.asarray(value)).max() for o in outputs if o.shape == tuple(value.shape)]
         differences.append(min(same, default=np.inf))
     return float(max(differences))

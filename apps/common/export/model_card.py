@@ -27,9 +27,9 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     seconds = time.monotonic() - begun
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     facts = [
-        *_training(json.loads((run / "config.json").read_text()), application),
+        *_training_facts(json.loads((run / "config.json").read_text()), application),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
-        ("exported with", _listed(versions())),
+        ("exported with", _comma_separated(versions())),
         ("size", f"{megabytes:.1f} MB"),
         ("start", f"{seconds:.1f} s to load and to answer the first request, {os.cpu_count()} processor cores"),
     ]
@@ -40,14 +40,14 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     return f"{megabytes:.1f} MB, loads and answers in {seconds:.1f} s"
 
 
-def about(card: str) -> str:
+def card_summary(card: str) -> str:
     """What a card says that the model does and has learned from, for people."""
     read = re.search(r"^\| learned from \| (.*) \|$", card, re.MULTILINE)
     return card.split("\n\n")[1] + (" It has learned from " + read[1].replace("\\|", "|") + "." if read else "")
 
 
-def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
-    data = "; ".join(f"{name}: {_listed(part)}" for name, part in run["data"].items())
+def _training_facts(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
+    data = "; ".join(f"{name}: {_comma_separated(part)}" for name, part in run["data"].items())
     config, examples = run["config"], run["data"]["train"]
     source = " ".join(str(config["data"]).split())
     kind = "piano_rolls" if config.get("music") == "rolls" else application
@@ -61,11 +61,11 @@ def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
         ("learned from", read),
         ("trained by", f"`{run['command']}`"),
         ("trained on", f"`{source}`; {data}"),
-        ("trained with", _listed(run["versions"])),
+        ("trained with", _comma_separated(run["versions"])),
     ]
 
 
-def _listed(values: dict[str, Any]) -> str:
+def _comma_separated(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
@@ -73,12 +73,12 @@ def _metrics_table(metrics: dict[str, Any]) -> list[str]:
     if not metrics:
         return ["None were measured."]
     names = dict.fromkeys(name for values in metrics.values() for name in values)
-    rows = [(name, *(_number(values.get(name, "")) for values in metrics.values())) for name in names]
+    rows = [(name, *(_format_number(values.get(name, "")) for values in metrics.values())) for name in names]
     table = _markdown_table(rows, ("", *metrics))
     return ["Measured through this export's signatures, or those of the run's first export.", "", *table]
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -83,7 +83,7 @@ def _add_to_models_config(root: Path) -> None:
     path = root.parent / "models.config"
     name = root.resolve().name
     config = model_server_config_pb2.ModelServerConfig()
-    with _alone_in(root.parent):
+    with _locked(root.parent):
         if path.exists():
             try:
                 text_format.Parse(path.read_text(), config)
@@ -99,7 +99,7 @@ def _add_to_models_config(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other process is in such a block; the system ends it if this process is killed."""
     handle = os.open(folder, os.O_RDONLY)
     try:

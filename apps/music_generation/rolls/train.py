@@ -55,7 +55,7 @@ def train(config: RollConfig) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_nll_per_frame", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    runs.log_summary(config, model, folder, rolls.summary() | workers.facts(config.batch_size, "streams"))
+    runs.log_summary(config, model, folder, rolls.summary() | workers.summary(config.batch_size, "streams"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from apps.common.decoding.sampling import random_numbers, sample_token
 from apps.common.decoding.search import sample
-from apps.common.decoding.sequences import NEG_INF, within
+from apps.common.decoding.sequences import NEG_INF, check_request_size
 from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
@@ -181,7 +181,7 @@ class TuneGenerator(tf.Module):
         rows = tf.shape(text)[0]
         marked = tf.concat([tf.fill([rows, 1], BOS), ids, tf.fill([rows, 1], EOS)], axis=1).to_tensor()
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
-        marked = within(marked, LARGEST_SCORE)
+        marked = check_request_size(marked, LARGEST_SCORE)
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
         targets = marked[:, 1:]
         crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)

@@ -66,7 +66,7 @@ def train(config: TuneConfig) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_bits_per_character", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    runs.log_summary(config, model, folder, tunes.summary() | workers.facts(config.batch_size, "streams"))
+    runs.log_summary(config, model, folder, tunes.summary() | workers.summary(config.batch_size, "streams"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,
