@@ -7,7 +7,7 @@ Networks, batch sizes and optimizers are the applications' defaults. Data come a
 tutorials: texts through `TextVectorization` to one length, in batches of equal size; pictures read, decoded and seen by the
 frozen backbone in every step; characters in windows that follow each other. Ours buckets by length, keeps what a frozen
 backbone saw, and uses its own layers and loss. The two take turns; each takes steps on real batches. Examples are reviews,
-pairs of sentences, captions, and characters. "Waits" is the share of the time in which the step waits for the next batch.
+pairs of sentences, captions, and characters. "Waits" is the fraction of the time in which the step waits for the next batch.
 """
 
 import argparse
@@ -175,7 +175,7 @@ def plain_captions(files: list[str], texts: list[str], vectorize: Any, config: C
 
 
 def some_images(source: Path, count: int, folder: Path) -> Path:
-    """The first pictures of a set with `train_captions.tsv` and `train_images.zip`, as a table beside a folder."""
+    """The first pictures of a set with `train_captions.tsv` and `train_images.zip`, as a table and a folder."""
     lines = (source / "train_captions.tsv").read_text().splitlines()
     chosen = list(dict.fromkeys(line.split("\t")[0] for line in lines[1:]))[:count]
     with zipfile.ZipFile(source / "train_images.zip") as archive:

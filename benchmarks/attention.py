@@ -135,11 +135,11 @@ def report(rows: list[dict[str, Any]], peaks: dict[str, dict[int, float]]) -> st
     for row in rows:
         core, layer = row["core"], row["layer"]
         mine, theirs = (min(core[who], core[f"{who} xla"]) for who in ("ours", "keras"))
-        mine_layer, twin_layer = (min(layer[who], layer[f"{who} xla"]) for who in ("ours", "keras"))
+        mine_layer, their_layer = (min(layer[who], layer[f"{who} xla"]) for who in ("ours", "keras"))
         lines.append(
             f"| {', '.join(map(str, row['shape']))} | {row['what']} | {mine:.1f} | {core['late']:.1f} | {theirs:.1f} | "
-            f"{core['torch']:.1f} | {min(theirs, core['torch']) / mine:.2f} | {mine_layer:.1f} | {twin_layer:.1f} | "
-            f"{twin_layer / mine_layer:.2f} |"
+            f"{core['torch']:.1f} | {min(theirs, core['torch']) / mine:.2f} | {mine_layer:.1f} | {their_layer:.1f} | "
+            f"{their_layer / mine_layer:.2f} |"
         )
     lines += ["", f"| memory of a training step, MB, time | {' | '.join(map(str, TIMES))} |", "|---|" + "--:|" * len(TIMES)]
     for who, values in peaks.items():

@@ -40,7 +40,7 @@ class Captions(Corpus[Example]):
         return (example.image.name, *example.captions)
 
     def without(self, problems: dict[ImageFile, str]) -> "Captions":
-        """Skip the images that turned out to be of no use.
+        """Skip the images that can't be used.
 
         Raises:
             DataError: nothing is left of a split.
@@ -66,8 +66,8 @@ def load_captions(source: str, whole: bool = False, download_folder: Path = Path
     Args:
         source: a path is a table `.tsv` or `.csv` with the columns `image` and `caption`, several rows an image, or a folder
             that holds `captions.tsv`, or one such table a split: `train_captions.tsv`, `val_captions.tsv`,
-            `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or beside
-            the table. Without a validation split it is cut off the training split, the same in every run.
+            `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or in
+            the table's folder. Without a validation split it is cut off the training split, the same in every run.
         whole: for evaluation: nothing is cut off, and there need be no training split.
         download_folder: where the images of a TFDS set are written as files.
 
@@ -122,7 +122,7 @@ def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], li
 
 
 def _find_images(table: Path, split: str) -> Path:
-    """Where the images of a table are: beside it in a zip or a folder of the split, of all splits, or just there."""
+    """Where the images of a table are: a zip or a folder of the split, or of all splits, or the table's own folder."""
     stem = table.name.split("_captions.")[0] if "_captions." in table.name else split
     for name in (f"{stem}_images.zip", f"{stem}_images", "images.zip", "images"):
         if (table.parent / name).exists():
@@ -203,7 +203,7 @@ def caption_batches(
         return {"image": augment_images(images, seeds, augment, flip), "caption": batching.shift_right(targets)}, targets
 
     def transform(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        if service:  # a step has no number there
+        if service:  # steps have no index there
             dataset = dataset.map(lambda *batch: (tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(batch[0]), 2**31), batch))
         else:
             dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)

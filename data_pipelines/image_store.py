@@ -97,7 +97,7 @@ def store_images(
         compute: pixels (n, size, size, 3), uint8 -> arrays (n, …), kept in their own type.
         size: the square to which images are squeezed, in pixels.
         max_pixels: images with a larger width x height are not decoded.
-        progress: draw a progress bar.
+        progress: show a progress bar.
     """
     folder = folder / f"{key}-{size}"
     paths: dict[ImageFile, str] = {}

@@ -142,7 +142,7 @@ def _gif_pixels(octets: tf.Tensor, screen: tf.Tensor) -> tf.Tensor:
 
 
 def header_problem(header: Header, max_pixels: int) -> tf.Tensor:
-    """Why an image can't be used, as far as its header tells; "" if it can."""
+    """Why an image can't be used, according to its header; "" if it can."""
     frames = tf.where(header.pixels > header.height * header.width, tf.strings.format(", {} in all frames", header.pixels), "")
     size = (
         tf.strings.format("{} x {} pixels", [header.width, header.height]) + frames + f", more than the limit of {max_pixels:,}"

@@ -1,4 +1,4 @@
-"""What the names of languages tell: ISO 639 codes of two and three letters, with regions, and some English names."""
+"""Languages by name or code: ISO 639 codes of two and three letters, with regions, and some English names."""
 
 CHINESE = frozenset("zh zho chi cmn yue wuu chinese".split())
 JAPANESE = frozenset("ja jpn japanese".split())

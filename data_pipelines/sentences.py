@@ -1,4 +1,4 @@
-"""Texts to sentences inside the graph: a translator learned from pairs of sentences, people send texts."""
+"""Split texts into sentences inside the graph: a translator is trained on sentences, clients send texts."""
 
 import tensorflow as tf
 

@@ -1,7 +1,7 @@
 """Preparing batches on other machines: the servers of a tf.data service, and a data set that comes from them.
 
     python -m data_pipelines.service dispatcher --port 5050
-    python -m data_pipelines.service worker --dispatcher HOST:5050 [--port 5051]      as many as wanted
+    python -m data_pipelines.service worker --dispatcher HOST:5050 [--port 5051]      any number
     python -m apps.translation.train --data-service HOST:5050
 
 https://www.tensorflow.org/api_docs/python/tf/data/experimental/service
@@ -34,7 +34,7 @@ def distribute(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset
     service goes through all of the data. Permute the source once, and shuffle batches.
 
     Raises:
-        DataError: the address is none, or nothing answers there.
+        DataError: not an address, or nothing answers there.
     """
     if address is None:
         return dataset
@@ -44,14 +44,14 @@ def distribute(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset
 
 
 def check_dispatcher(address: str) -> None:
-    """Look whether a dispatcher can be there.
+    """Check that a dispatcher answers.
 
     Raises:
-        DataError: the address is none, or nothing answers there.
+        DataError: not an address, or nothing answers there.
     """
     if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", address):
         raise DataError(f"--data-service {address!r}: not an address. Pass HOST:PORT of a dispatcher.")
-    try:  # TensorFlow would try for an hour without a word
+    try:  # TensorFlow would retry silently for an hour
         connect(address)
     except (OSError, OverflowError) as error:
         raise DataError(

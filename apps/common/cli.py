@@ -42,7 +42,7 @@ def parse_config(
         arguments: of the command line.
 
     Raises:
-        DataError: a value outside its range; a file that is no JSON of flags.
+        DataError: a value outside its range; a file that is not JSON with flags.
 
     >>> from typing import Annotated
     >>> @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parse_config(
 
 
 def _flag_groups(config_class: type) -> dict[str, str]:
-    """The group of each flag, in the order of `--help`: that of the class that brings the flag in.
+    """The group of each flag, in the order of `--help`: that of the class that defines the flag.
 
     >>> @dataclasses.dataclass
     ... class Fit:
@@ -107,7 +107,7 @@ def _flag_groups(config_class: type) -> dict[str, str]:
 def _flags_of_file(path: str, hints: dict[str, Any]) -> dict[str, Any]:
     try:
         flags = json.loads(Path(path).read_text())
-        if "config" in flags:  # of a run: its flags, but another run
+        if "config" in flags:  # of a run: its flags for a new run
             flags = {name: value for name, value in flags["config"].items() if name not in ("run_dir", "resume")}
         flags = {name.replace("-", "_"): value for name, value in flags.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -228,7 +228,7 @@ def run(main: Callable[[], None]) -> None:
         where = _full_disk(error)
         if where is None:
             raise
-        print(f"error: {visible(where)}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
+        print(f"error: {visible(where)}the disk is full. Free some space; a run resumes with --resume.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "stopped", file=sys.stderr)
@@ -244,7 +244,7 @@ def _full_disk(error: OSError | tf.errors.OpError) -> str | None:
     full = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError):
         return (f"{error.filename}: " if error.filename else "") if error.errno in full else None
-    texts = "|".join(map(os.strerror, full))  # TensorFlow passes the text on, not the number
+    texts = "|".join(map(os.strerror, full))  # TensorFlow keeps the text of the error, not its number
     found = re.search(rf"([^\n{{}}]*); (?:{texts})", error.message)
     return f"{found[1].strip()}: " if found else None
 

@@ -54,7 +54,7 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
 
 
 def translation(served: Any, text: str) -> tuple[str, str, str, str]:
-    """The translation; the words it has never seen; the alternatives; what each token attended to."""
+    """The translation; the unknown words; the alternatives; what each token attended to."""
     outputs = _first(served, "serving_default", text=_checked(text))
     rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)

@@ -24,7 +24,7 @@ def cell_style(weight: float) -> str:
 
 
 def highlighted_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] = ()) -> str:
-    """The words of a text, each on a ground as dark as its attention, relative to the largest; unknown ones are struck out."""
+    """The words of a text, each on a background as dark as its relative attention; unknown ones are struck out."""
     largest = max([weight for _, weight in pairs], default=0.0) or 1.0
     words = []
     for word, weight in pairs:
@@ -37,7 +37,7 @@ def highlighted_words(pairs: Sequence[tuple[str, float]], unknown: Collection[st
 
 
 def unknown_words(words: Sequence[str]) -> str:
-    """Words that a model has never seen."""
+    """A list of unknown words."""
     listed = ", ".join(f"<s>{html.escape(word)}</s>" for word in words)
     return f"<p>Unknown to the model: {listed}</p>" if words else ""
 

@@ -43,7 +43,7 @@ class Models:
         )
 
     def about(self, application: str) -> str:
-        """What its card says that it does and has learned from, or ""."""
+        """Purpose and training data from its card, or ""."""
         card = (self.newest(application) or Path()) / "model_card.md"
         return card_summary(card.read_text()) if card.exists() else ""
 

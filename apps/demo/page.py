@@ -55,9 +55,9 @@ def make_page(models: Models) -> gr.Blocks:
         for application, (title, _) in APPLICATIONS.items():
             with gr.Tab(title):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
-                read = gr.Markdown(elem_id=f"about-{application}")
+                about = gr.Markdown(elem_id=f"about-{application}")
                 load = partial(_notice, models, application)
-                page.load(load, outputs=[notice, read], show_progress="hidden", api_visibility="private")
+                page.load(load, outputs=[notice, about], show_progress="hidden", api_visibility="private")
                 TABS[application](partial(models.get, application))
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
@@ -113,7 +113,7 @@ def _notice(models: Models, application: str) -> Any:
 
 
 def _show_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrong input is told to the user."""
+    """Show the errors of wrong input to the user."""
 
     def call(*inputs: Any) -> Any:
         try:

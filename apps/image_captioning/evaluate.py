@@ -45,8 +45,8 @@ def caption_images(served: Any, examples: Sequence[Example], progress: bool = Fa
 
 
 def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Metrics against the references; of drawn scenes also the share of captions that are true, of all scenes and of those that
-    show two shapes together which training never shows together."""
+    """Metrics against the references; of embedded scenes also the fraction of captions that are true, for all scenes and for
+    those with a pair of shapes that no training scene has."""
     metrics = caption_metrics(captions, [example.captions for example in examples])
     if source == "embedded":
         scenes = {scene.name: scene for part in embedded_scenes().values() for scene in part}
@@ -59,7 +59,7 @@ def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -
 
 
 def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, dict[str, float]]:
-    """Measure an export on all splits but the training split; print and write the metrics; draw contact sheets and attention."""
+    """Measure an export on all splits but the training split; print and write the metrics; plot contact sheets and attention."""
     metrics = {}
     for split, examples in data.splits.items():
         if split != "train":

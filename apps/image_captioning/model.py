@@ -33,7 +33,7 @@ class Captioner(keras.Model):
         freeze_batch_norm: normalise by the moving averages of the encoder's batch normalisation in training, too.
         embedding_size, units, cell, num_layers, attention, dropout: see `AttentionDecoder`.
         memory_size: of m_j.
-        word_dropout: share of the decoder inputs that training hides, BOS not.
+        word_dropout: rate of the decoder inputs, BOS apart, replaced by the unknown token in training.
         attention_penalty: weight of the doubly stochastic regularisation, `mean_j (1 - sum_t a_tj)^2` (Xu et al. 2015,
             section 4.2.1): every region should be attended to some time.
     """

@@ -18,7 +18,7 @@ from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 
 
 def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
-    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
+    """Caption images (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(images)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
@@ -30,7 +30,7 @@ def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any
 def search_captions(
     model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], store: ImageStore, max_length: int, beam_size: int
 ) -> Callable[[], dict[str, float]]:
-    """A function that describes the images by search with the model as it is then, and returns what the captions are worth."""
+    """A function that captions the images by search with the current weights, and returns the metrics."""
     paths = tf.data.Dataset.from_tensor_slices([store.paths[e.image] for e in examples])
     images = paths.map(store.load, num_parallel_calls=2).batch(64).prefetch(2)
 

@@ -42,7 +42,7 @@ def evaluate_export(served: Any, reviews: Sequence[Review]) -> tuple[np.ndarray,
 
 
 def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, float]]:
-    """Measure an export on all splits but the training split; print and write the metrics; draw how the errors lie."""
+    """Measure an export on all splits but the training split; print and write the metrics; plot confusion and calibration."""
     metrics = {}
     for split in reviews.splits:
         if split != "train":

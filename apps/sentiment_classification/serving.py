@@ -22,7 +22,7 @@ def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Seque
     names = tf.constant(list(labels))
 
     def run(text: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Probabilities (n, classes), and what there is to say of each token."""
+        """Probabilities (n, classes), and for each token its attention and whether it is unknown."""
         tokens = truncate_middle(vocabulary.tokenize(text), max_length)
         ids = vocabulary.tokens_to_ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column

@@ -17,7 +17,7 @@ from data_pipelines.translations import Vocabularies
 
 DESCRIPTION = (
     "Translates a text sentence by sentence. It knows the kind of sentence it was trained on; what is far from it is translated "
-    "fluently and wrongly. `unknown` tells the words that it has never seen. A `score` is a log-probability over the length "
+    "fluently and wrongly. `unknown` marks the words that it has never seen. A `score` is a log-probability over the length "
     "penalty, in all signatures: 0 is certain."
 )
 

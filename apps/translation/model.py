@@ -122,7 +122,7 @@ class Translator(keras.Model):
         encoder: `recurrent`, in both directions; `forward`, in one, whose final states initialise the decoder; `self-attention`.
         reverse_source: feed the source's last token first (Sutskever et al. 2014).
         heads: of self-attention.
-        scheduled_sampling: share of the decoder inputs that training replaces by the model's own (Bengio et al. 2015,
+        scheduled_sampling: rate of the decoder inputs replaced by the model's own predictions in training (Bengio et al. 2015,
             https://arxiv.org/abs/1506.03099; from one pass over the true ones: Mihaylova & Martins 2019,
             https://aclanthology.org/P19-2049).
         sampled_softmax: in training, compare each target token with so many sampled ones instead of with the whole vocabulary,

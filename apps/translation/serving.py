@@ -42,7 +42,7 @@ def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
 def search_translations(
     model: Translator, vocabularies: Vocabularies, pairs: Sequence[Pair], beam_size: int, tokenizer: str, batch_size: int = 64
 ) -> Callable[[], dict[str, float]]:
-    """A function that translates the pairs by search with the model as it is then, and returns their BLEU and chrF."""
+    """A function that translates the pairs by search with the current weights, and returns BLEU and chrF."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))  # texts of one length pad least
     blocks = [[pairs[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 

@@ -45,7 +45,7 @@ def last_words(main, capfd):
         return ""
     error = capfd.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-    assert error.endswith("the disk is full. Free some space; a run goes on with --resume.\n")
+    assert error.endswith("the disk is full. Free some space; a run resumes with --resume.\n")
     return error
 
 

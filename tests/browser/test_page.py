@@ -63,7 +63,7 @@ def test_a_review_gets_its_label_and_weighed_words(visit, server):
 def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, server):
     page = visit(server)
     translate(page, "The town has 12,345 inhabitants.")
-    expect(page.locator("#about-translation")).to_contain_text("It has learned from 5,000 sentences from 16 patterns")
+    expect(page.locator("#about-translation")).to_contain_text("It was trained on 5,000 sentences from 16 patterns")
     expect(page.locator("#translation textarea")).to_have_value("Die Stadt hat 12.345 Einwohner.")
     expect(page.locator("#alternatives tr")).to_have_count(4)
     rows = page.locator("#attention tr")

@@ -29,7 +29,7 @@ def beam_search(
         coverage = coverage_penalty * sum_j log(min(sum_i attention_ij, 1))
 
     A hypothesis that ends among the `beam_size` best continuations is finished. The search stops when `beam_size` are finished,
-    or when no other can win any more. What it finds for a row doesn't depend on the other rows.
+    or when no other can win any more. The result for a row doesn't depend on the other rows.
 
     Args:
         beam_size: hypotheses kept; 1 is greedy search.
@@ -150,7 +150,7 @@ def _top(x, k, chunk=32):
 
 
 def _mask_repeated_ngrams(logits, tokens, t, n):
-    """Forbid each token that would complete a run of `n` tokens that stands already."""
+    """Mask each token that would repeat an n-gram."""
     length = tf.shape(tokens)[2]
     places = tf.range(length)
     match = (places >= n - 1) & (places < t) & (t >= n - 1)  # where a run may end

@@ -1,4 +1,4 @@
-"""Search for the best sequence of a decoder, or sample one: greedy, beam search, sampling.
+"""Decoding: greedy search, beam search and sampling.
 
 A decoder is a function of one step for many hypotheses at once,
 
@@ -32,7 +32,7 @@ def decode(
     no_repeat_ngram_size: int = 0,
     **settings: Any,
 ) -> Sequences:
-    """`beam_search`, or `greedy_search` where that is the same and sooner done."""
+    """`beam_search`, or `greedy_search` where that is equivalent and faster."""
     if beam_size == n_best == 1 and not coverage_penalty and not no_repeat_ngram_size:
         return greedy_search(step, state, length_penalty=length_penalty, **settings)
     settings |= {"length_penalty": length_penalty, "coverage_penalty": coverage_penalty, "source_mask": source_mask}
@@ -40,7 +40,7 @@ def decode(
 
 
 def detokenize(vocabulary: Any, found: Sequences) -> tf.Tensor:
-    """What a search found as strings (batch, n)."""
+    """The sequences of a search as strings (batch, n)."""
     batch, n = tf.unstack(tf.shape(found.lengths))
     ragged = tf.RaggedTensor.from_tensor(tf.reshape(found.tokens, [batch * n, -1]), lengths=tf.reshape(found.lengths, [-1]))
     return tf.reshape(vocabulary.detokenize(ragged), [batch, n])
@@ -74,14 +74,14 @@ def sample(
     """Sample each token from the decoder's distribution.
 
     Args:
-        start: the token before the first one drawn; one for all, or one for each row.
+        start: the token before the first sampled one; one for all, or one for each row.
         temperature: divides the logits; 1 is the model's own distribution. From 0 downwards the most probable token wins; above
             1,000 counts as 1,000. Like `top_p` one for all, or (batch,).
-        top_k: draw from the k most probable tokens only; 0: from all.
-        top_p: draw from the smallest set of most probable tokens that holds this share of the probability (Holtzman et
+        top_k: sample from the k most probable tokens only; 0: from all.
+        top_p: sample from the smallest set of most probable tokens whose probability reaches this value (Holtzman et
             al. 2020, https://arxiv.org/abs/1904.09751).
-        seed: the same seed draws the same tokens. With one for each row, a row draws the same in whatever batch it is; with one
-            for all, every row draws its own.
+        seed: the same seed gives the same tokens. With one for each row, a row's tokens don't depend on its batch; with one for
+            all, rows are sampled independently.
     """
     uniform = random_numbers(seed, batch_size, max_decode_length(max_length))
 

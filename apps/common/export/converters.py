@@ -1,7 +1,7 @@
 """The network of a model as LiteRT or ONNX.
 
-LiteRT and ONNX have no strings, tables or searches: they get the network between ids and logits, and the program around it
-brings the rest. What is written is run once and compared with the model, as converters can be silently wrong.
+LiteRT and ONNX have no strings, tables or searches: they hold the network from ids to logits; the calling
+program does the rest. The converted network is run once and compared with the model, as converters can be silently wrong.
 """
 
 import warnings
@@ -22,8 +22,8 @@ TOLERANCE = 1e-4
 def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> float:
     """Write the network of a model; return by how much its outputs differ from the model's.
 
-    ONNX gets a free batch size. LiteRT gets batches of one: its own operations know no loop over a batch of unknown size,
-    and TensorFlow's, which it would take instead, are missing from its runtimes.
+    ONNX has a dynamic batch size. LiteRT has batches of one: its built-in operations support no loop over a batch of unknown
+    size, and the TensorFlow operations that would are missing from its runtimes.
 
     Args:
         model: Keras' model.
@@ -64,7 +64,7 @@ def _convert_and_run(
         return (_run_litert if format == "litert" else _run_onnx)(path, example)
     except ImportError as error:
         raise DataError(f"--format {format}: {error}. Install it by: pip install -e '.[formats]'") from None
-    except Exception as error:  # the converters raise many kinds
+    except Exception as error:  # converters raise many exception types
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"--format {format}: the converter can't write this network ({reason}). Take savedmodel.") from None
 
@@ -94,7 +94,7 @@ def _run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def _max_difference(outputs: list[np.ndarray], expected: list[Any]) -> float:
-    """The largest difference; outputs may come in another order, and are told apart by their shapes."""
+    """The largest difference; outputs may come in another order, and are matched by their shapes."""
     if len(outputs) != len(expected):
         return float("inf")
     differences = []

@@ -1,4 +1,4 @@
-"""What stands beside an exported model: what it is for, where it comes from, what it is worth."""
+"""The model card of an export: intended use, training data, metrics."""
 
 import json
 import os
@@ -41,9 +41,9 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
 
 
 def card_summary(card: str) -> str:
-    """What a card says that the model does and has learned from, for people."""
-    read = re.search(r"^\| learned from \| (.*) \|$", card, re.MULTILINE)
-    return card.split("\n\n")[1] + (" It has learned from " + read[1].replace("\\|", "|") + "." if read else "")
+    """Purpose and training data of a model, from its card."""
+    data = re.search(r"^\| training data \| (.*) \|$", card, re.MULTILINE)
+    return card.split("\n\n")[1] + (" It was trained on " + data[1].replace("\\|", "|") + "." if data else "")
 
 
 def _training_facts(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
@@ -52,16 +52,16 @@ def _training_facts(run: dict[str, Any], application: str) -> list[tuple[str, st
     source = " ".join(str(config["data"]).split())
     kind = "piano_rolls" if config.get("music") == "rolls" else application
     if source == "embedded" and kind in EMBEDDED:
-        read = EMBEDDED[kind]
+        text = EMBEDDED[kind]
     else:
-        read = (f"{examples['examples']:,} examples" if "examples" in examples else "the training part") + f" of `{source}`"
+        text = (f"{examples['examples']:,} examples" if "examples" in examples else "the training part") + f" of `{source}`"
     if config.get("backbone_weights") == "imagenet" and config.get("backbone") != "small-cnn":
-        read += "; its encoder from the photographs of ImageNet before"
+        text += "; the encoder was pre-trained on ImageNet"
     return [
-        ("learned from", read),
-        ("trained by", f"`{run['command']}`"),
-        ("trained on", f"`{source}`; {data}"),
-        ("trained with", _comma_separated(run["versions"])),
+        ("training data", text),
+        ("command", f"`{run['command']}`"),
+        ("data source", f"`{source}`; {data}"),
+        ("versions", _comma_separated(run["versions"])),
     ]
 
 

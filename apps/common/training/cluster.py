@@ -18,7 +18,7 @@ from apps.common.training.pipes import Pipes
 from data_pipelines.service import check_dispatcher, connect
 from data_pipelines.sources import DataError
 
-STARTED = "UNFOLD_WORKER"  # the place of a worker that another one started
+STARTED = "UNFOLD_WORKER"  # index, count and pipe of a worker that another one started
 LOST_WORKER = 3  # exit code
 
 
@@ -83,7 +83,7 @@ def exit_as_lost_worker() -> NoReturn:
 def exit_when_unreachable(address: str, patience: float = 60.0, every: float = 5.0) -> None:
     """End this process, as a lost worker does, when nothing has answered at `address` for `patience` seconds.
 
-    TensorFlow's client of a data service waits for a lost dispatcher without a word, and no signal is heard in the meantime.
+    TensorFlow's client of a data service waits silently for a lost dispatcher, and no signal is handled in the meantime.
 
     Raises:
         DataError: nothing answers there now.
@@ -149,6 +149,6 @@ class LocalWorkers:
 
 
 def started_worker(text: str) -> tuple[int, int, Pipes]:
-    """The number of this worker, how many there are, and its pipe, as `LocalWorkers` told it."""
+    """The number of this worker, how many there are, and its pipe, from `LocalWorkers`."""
     place = json.loads(text)
     return place["index"], place["count"], Pipes([socket.socket(fileno=place["socket"])], is_first=False)

@@ -61,7 +61,7 @@ class Progress(keras.callbacks.Callback):
         plot_history(self.folder, self.checkpoint.selection.history, self.names, self.checkpoint.selection.best_epoch)
 
     def _print_duration(self, epochs: float) -> None:
-        """Say once how long so many epochs will take, unless little is left."""
+        """Print once how long so many epochs will take, unless little is left."""
         if self._duration_printed or len(self._durations) < self.STEPS:
             return
         seconds = statistics.median(self._durations[self.STEPS // 2 :]) * epochs * self._steps

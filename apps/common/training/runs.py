@@ -53,8 +53,8 @@ def versions() -> dict[str, str]:
 
 
 def open_run(application: str, config: Any, facts: dict[str, Any], workers: Workers) -> Path:
-    """Make or find the folder of a run and write `config.json`: the command, the flags, what was loaded, the versions. A
-    worker that is not the chief gets a folder of its own, which nobody reads.
+    """Make or find the folder of a run and write `config.json`: the command, the flags, a description of the data, the
+    versions. A worker that is not the chief gets a temporary folder.
 
     Raises:
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
@@ -109,7 +109,7 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """A `.keras` file, whole or absent."""
+    """Save a `.keras` file atomically."""
     with replacing(path) as temporary:
         model.save(temporary)
 
@@ -166,7 +166,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **arguments: Any,
 ) -> None:
-    """Train from `start_step` to the last epoch, or until the checkpoint says that there is no use in another.
+    """Train from `start_step` to the last epoch, or until early stopping.
 
     Args:
         model: compiled, and restored if the run is resumed.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard between two steps of training."""
+"""Ctrl-C and SIGTERM, handled between two training steps."""
 
 import signal
 import threading

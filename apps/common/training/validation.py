@@ -1,4 +1,4 @@
-"""Validation by exact likelihoods, and by what a model is for."""
+"""Validation by exact likelihood and by task metrics."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from apps.common.training.averages import averaged_weights
 
 
 def constant_loss(batches: tf.data.Dataset) -> float:
-    """The cross entropy of targets (0: padding) by a guess that is always the same: how often each token comes."""
+    """The cross entropy of targets (0: padding) of a constant prediction: the token frequencies."""
     ids = np.concatenate([np.asarray(targets).ravel() for _, targets in batches])
     counts = np.bincount(ids[ids > 0])
     shares = counts[counts > 0] / counts.sum()
@@ -21,7 +21,7 @@ def constant_loss(batches: tf.data.Dataset) -> float:
 
 
 def constant_class(train: Sequence[str], validation: Sequence[str]) -> dict[str, float]:
-    """What guesses from the frequencies of the training labels alone reach on the validation labels.
+    """Validation metrics of a constant prediction: the class frequencies of the training labels.
 
     >>> constant_class(["a", "a", "b", "b", "b"], ["a", "b", "b", "b"])["val_accuracy"]
     0.75

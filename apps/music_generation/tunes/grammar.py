@@ -1,6 +1,6 @@
 """Tunes whose bars are all as long as the metre says: an automaton that knows which characters may come next.
 
-It reads a tune character by character and keeps what is left of the bar, so that nothing is begun that can't be ended in
+It processes a tune character by character and tracks what is left of the bar, so that nothing begins that can't end in
 time. Bars open and close full: no upbeats. It knows notes and rests with the usual lengths, triplets, broken rhythms, ties,
 bar lines, repeats and endings; what it doesn't know, chords for instance, it doesn't let pass.
 """

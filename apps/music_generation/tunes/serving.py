@@ -232,7 +232,7 @@ class TuneGenerator(tf.Module):
         return heading, tf.where(tf.strings.regex_full_match(key, r"K:\n?") | (key == ""), text, whole)
 
     def _bar(self, text: tf.Tensor) -> tf.Tensor:
-        """The state of the grammar after a text in the plain form: what it has read of its last bar."""
+        """The state of the grammar after a text in the plain form: its progress in the last bar."""
         start = self.bar_starts.lookup(tf.strings.join([last_field(text, "M"), last_field(text, "L")]))
         body = tf.strings.regex_replace(text, r"(?s)^(?:[MLK]:[^\n]*(?:\n|$))+|\[[MLK]:[^\]\n]*\]", "")
         body = tf.strings.regex_replace(body, r"\[([_^=]*[A-Ga-g][,']*)[^\]|\n]*\]", r"\1")  # a chord takes the time of a note
@@ -255,11 +255,11 @@ def _line(field: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(tf.strings.join([field, "\n"]), r"\n+$", "\n")
 
 
-def _start_with(lines: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+def _start_with(lines: tf.Tensor, prefixes: tf.Tensor) -> tf.Tensor:
     """Which of the lines start with each text (n, lines)."""
-    lines = tf.broadcast_to(lines, [tf.shape(wanted)[0], lines.shape[0]])
-    size = tf.minimum(tf.broadcast_to(tf.strings.length(wanted)[:, None], tf.shape(lines)), tf.strings.length(lines))
-    return tf.strings.substr(lines, tf.zeros_like(size), size) == wanted[:, None]
+    lines = tf.broadcast_to(lines, [tf.shape(prefixes)[0], lines.shape[0]])
+    size = tf.minimum(tf.broadcast_to(tf.strings.length(prefixes)[:, None], tf.shape(lines)), tf.strings.length(lines))
+    return tf.strings.substr(lines, tf.zeros_like(size), size) == prefixes[:, None]
 
 
 def _one_or_each(value: Any, name: str, count: tf.Tensor) -> tf.Tensor:
