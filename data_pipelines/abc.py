@@ -330,8 +330,8 @@ def _moved_note(match: re.Match, steps: int, old: dict[str, int], new: dict[str,
     place = LETTERS.index(letter.upper()) + 7 * (letter.islower() + match["octave"].count("'") - match["octave"].count(","))
     octave, index = divmod(place + steps, 7)
     moved = LETTERS[index]
-    sign = ""
+    accidental = ""
     if match["accidental"]:
-        wanted = _ACCIDENTALS[match["accidental"]] - old[letter.upper()] + new[moved]
-        sign = _SIGNS[max(-2, min(2, wanted))]
-    return sign + (moved.lower() + "'" * (octave - 1) if octave >= 1 else moved + "," * -octave)
+        alteration = _ACCIDENTALS[match["accidental"]] - old[letter.upper()] + new[moved]
+        accidental = _SIGNS[max(-2, min(2, alteration))]
+    return accidental + (moved.lower() + "'" * (octave - 1) if octave >= 1 else moved + "," * -octave)

@@ -1,4 +1,4 @@
-"""From what a user gives to what the page shows, through the exported models. Nothing here is kept between requests."""
+"""From user inputs to the HTML of the page, through the exported models. No state is kept between requests."""
 
 import html
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: attention over words, over a sentence, over a picture, a piano roll.
+"""The HTML of the page: attention over words, over a sentence, over a picture, a piano roll.
 
 Text of users and models is always escaped, and no picture comes from elsewhere: all are in the page.
 """

@@ -89,7 +89,7 @@ class OwnHostOnly:
 
 
 def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
-    """What belongs to the page, but is asked for when it is launched.
+    """The arguments of `launch` that belong to the page.
 
     Args:
         host: the interface that it listens on; where that is not this machine's alone, any host name is allowed.
@@ -103,7 +103,7 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
         "footer_links": [],
         "allowed_paths": [str(SCENE)],
         "enable_monitoring": False,
-        "state_session_capacity": 256,  # what Gradio keeps of tabs is memory
+        "state_session_capacity": 256,  # Gradio keeps the state of tabs in memory
     }
 
 

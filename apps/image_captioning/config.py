@@ -107,7 +107,7 @@ QUICK = {
     "beam_size": 3,
 }
 
-# for the drawn scenes
+# for the embedded scenes
 SCENES = {
     **QUICK,
     "backbone": "small-cnn",

@@ -18,8 +18,8 @@ from apps.image_captioning.serving import example_image, serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
-    "Describes a photograph, JPEG or PNG, in a sentence, and shows what each word attended to. It names what stood in its "
-    "training pictures; what it has never seen it takes for something else. It is no judge of people. A `score` is a "
+    "Captions an image, JPEG or PNG, in a sentence, with the attention of each word. It knows the kinds of things in its "
+    "training images, and mistakes others for them. Don't use it to judge people. A `score` is a "
     "log-probability over the length penalty, in all signatures: 0 is certain."
 )
 

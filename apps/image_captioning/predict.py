@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("input", nargs="+", help="images, or folders of images; '-' reads names from standard input")
     parser.add_argument("--n-best", type=int, default=1, help="captions an image, at most the beam size of the export")
     parser.add_argument(
-        "--attention", type=Path, help="draw the attention of each word over the first image with a caption into this .png"
+        "--attention", type=Path, help="plot the attention of each word over the first image with a caption to this .png"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The captioner in use: search, from the bytes of pictures to captions."""
+"""Beam search with a captioner, and the signatures of the export: bytes of images in, captions out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ def serving_signatures(
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Bytes of pictures in, captions out: `caption` and `score`; `alternatives` with their scores, best first; the `words` of the
     caption and their `attention` to each region, if the model has it; `error`, "" or why there is no caption. `serving_greedy`
-    searches with a beam of 1, and gives `caption`, `score` and `error`.
+    searches with a beam of 1, and returns `caption`, `score` and `error`.
 
     Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty`.
     """

@@ -17,8 +17,8 @@ from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
-    "Classifies a text. It knows the kind of text it was trained on; of others, in another language or about other things, its "
-    "probabilities mean little."
+    "Classifies a text. On texts unlike its training data, in another language or about other things, its probabilities mean "
+    "little."
 )
 
 

@@ -1,4 +1,4 @@
-"""The classifier in use: from texts to labels."""
+"""The signatures of the export: from texts to labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ LARGEST_REQUEST = 2**19  # tokens, padding counted
 
 
 def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Sequence[str], max_length: int) -> dict[str, Any]:
-    """Strings in, labels out: the functions of the export with their input specs.
+    """Strings in, labels out: the signatures with their input specs.
 
-    `serving_default` gives `label`, `probability`, `tokens`, their `attention` if the model has it, and which of them are
-    `unknown` to the vocabulary; `serving_greedy` the first two; `probabilities` gives all classes.
+    `serving_default` returns `label`, `probability`, `tokens`, their `attention` if the model has it, and which of them are
+    `unknown` to the vocabulary; `serving_greedy` the first two; `probabilities` returns all classes.
     """
     names = tf.constant(list(labels))
 

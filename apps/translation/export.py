@@ -16,9 +16,9 @@ from apps.translation.serving import serving_signatures
 from data_pipelines.translations import Vocabularies
 
 DESCRIPTION = (
-    "Translates a text sentence by sentence. It knows the kind of sentence it was trained on; what is far from it is translated "
-    "fluently and wrongly. `unknown` marks the words that it has never seen. A `score` is a log-probability over the length "
-    "penalty, in all signatures: 0 is certain."
+    "Translates a text sentence by sentence. Sentences unlike its training data are translated fluently but wrongly. `unknown` "
+    "marks words that are not in the training data. A `score` is a log-probability over the length penalty, in all signatures: "
+    "0 is certain."
 )
 
 

@@ -70,7 +70,7 @@ def explain(served: Any, sentences: Sequence[str]) -> list[str]:
 
 
 def plot_attention(served: Any, sentence: str, path: Path) -> bool:
-    """Draw how much each target token attended to each source token; False if there is no attention to draw."""
+    """Plot the attention of each target token to each source token; False if there is none."""
     outputs = {k: v.numpy()[0] for k, v in served.signatures["serving_default"](text=tf.constant([sentence])).items()}
     source, target, weights = attention_of(outputs)
     if not weights.size:
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("input", nargs="+", help="sentences; '-' reads standard input, one a line")
     parser.add_argument("--n-best", type=int, default=1, help="translations a sentence, at most the beam size of the export")
-    parser.add_argument("--attention", type=Path, help="draw the attention of the first sentence into this .png")
+    parser.add_argument("--attention", type=Path, help="plot the attention of the first sentence to this .png")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if arguments.n_best < 1:

@@ -1,4 +1,4 @@
-"""The translator in use: search, from texts to texts."""
+"""Beam search with a translator, and the signatures of the export: texts in, texts out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ def serving_signatures(
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Texts in, texts out, translated sentence by sentence: `translation` and `score`; `alternatives` with their scores, best
     first; the tokens of both sides, the `attention` of each target token to each source token, and which source tokens are
-    `unknown`. `serving_greedy` searches with a beam of 1, and gives the first two.
+    `unknown`. `serving_greedy` searches with a beam of 1, and returns the first two.
 
     Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty` and the coverage; of a text, the mean over
     its sentences.

@@ -1,4 +1,4 @@
-"""Drawn scenes with captions that can be checked: shapes, colours, sizes, counts, places and relations.
+"""Generated scenes with captions that can be checked: shapes, colours, sizes, counts, places and relations.
 
 The captions follow a small grammar of the project's own:
 

@@ -1,4 +1,4 @@
-"""A tune model in use: what TF Serving loads. Everything here runs in the graph."""
+"""Generation of tunes and the signatures of the export. Everything here runs in the graph."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ LARGEST_SCORE = 2**17  # tokens of a request, padding counted
 
 
 def tune_signatures(generator: "TuneGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do; each number may be one for all rows or one for each. `serving_greedy` takes the most probable token
-    each time."""
+    """The signatures of the export; each number may be one for all rows or one for each. `serving_greedy` takes the most probable
+    token each time."""
     prompt = tf.TensorSpec([None], tf.string, "prompt")
     max_new_tokens = tf.TensorSpec(None, tf.int32, "max_new_tokens")
     sampling = [
@@ -106,7 +106,7 @@ class TuneGenerator(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Continue each prompt until its tune ends; with `constrained`, every bar is as long as the metre says.
 
-        A prompt that is far longer than a tune may become comes back as it is.
+        A prompt that is far longer than a tune may become is returned unchanged.
         """
         count = tf.shape(prompt)[0]
         max_new_tokens, temperature, top_p, seed = (
