@@ -262,7 +262,7 @@ FORMATS = {
 }
 
 
-def signature(served: Any) -> tuple[str, bytes, Check]:
+def string_input(served: Any) -> tuple[str, bytes, Check]:
     """The string input of an exported signature, a valid value of it, and a check; numbers are what the README's client sends."""
     function = served.signatures["serving_default"]
     numbers = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
@@ -319,7 +319,7 @@ def main() -> None:
     makers = {name: FORMATS[name] for name in options.formats}
     if options.saved_models:
         for application in APPLICATIONS:
-            name, *maker = signature(load_export(options.saved_models / application))
+            name, *maker = string_input(load_export(options.saved_models / application))
             makers[f"{application} {name}"] = lambda folder, maker=maker: maker
     for name, make in makers.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from apps.music_generation.tunes.engraver import engrave
 from apps.music_generation.tunes.evaluate import sample_tunes
 from apps.music_generation.tunes.scores import with_open_repeats
 from apps.sentiment_classification.predict import predictions
-from apps.translation.predict import alternatives_of, attention_of, unknown_words
+from apps.translation.predict import attention_of, scored_alternatives, unknown_words
 from data_pipelines.piano_rolls import KEYS, midi_bytes
 from data_pipelines.sources import DataError
 
@@ -56,7 +56,7 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
 def translation(served: Any, text: str) -> tuple[str, str, str, str]:
     """The translation; the unknown words; the alternatives; what each token attended to."""
     outputs = _first(served, "serving_default", text=_checked(text))
-    rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
+    rows = scored_alternatives(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)
     attention = drawing.attention_table(source, target, weights) if weights.size else ""
     unknown = drawing.unknown_words(unknown_words(outputs["source_tokens"], outputs["unknown"]))

@@ -31,7 +31,7 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
         for row, place in enumerate(places):
             alternatives = [
                 {"translation": text, "score": round(score, 4)}
-                for text, score in alternatives_of(outputs["alternatives"][row], outputs["alternative_scores"][row])
+                for text, score in scored_alternatives(outputs["alternatives"][row], outputs["alternative_scores"][row])
             ]
             results[place] = {"text": sentences[place], **alternatives[0], "alternatives": alternatives[:n_best]}
             results[place]["unknown"] = unknown_words(outputs["source_tokens"][row], outputs["unknown"][row])
@@ -46,7 +46,7 @@ def unknown_words(tokens: Sequence[bytes], unknown: Sequence[bool]) -> list[str]
     return list(dict.fromkeys(words))
 
 
-def alternatives_of(texts: Sequence[bytes], scores: Sequence[float]) -> list[tuple[str, float]]:
+def scored_alternatives(texts: Sequence[bytes], scores: Sequence[float]) -> list[tuple[str, float]]:
     """The translations of a sentence with their scores; a search may find fewer than it was asked for."""
     return [(text.decode("utf-8", "replace"), float(score)) for text, score in zip(texts, scores) if score > -1e8]
 

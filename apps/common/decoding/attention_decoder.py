@@ -133,7 +133,7 @@ class AttentionDecoder(keras.layers.Layer):
         memory = self.setup_memory(values, values_mask)
         state = self.get_initial_state(memory, states)
         if self.input_feeding:
-            return self._feed(tokens, memory, state, training)
+            return self._call_with_input_feeding(tokens, memory, state, training)
         hidden = self.rnn_layers[0](tokens, initial_state=state["rnn"][0], training=training)[0]
         context, weights = self.attend(hidden, memory)
         for layer, initial in zip(self.rnn_layers[1:], state["rnn"][1:]):
@@ -145,7 +145,7 @@ class AttentionDecoder(keras.layers.Layer):
     def compute_mask(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
         return None
 
-    def _feed(self, tokens, memory, state, training):
+    def _call_with_input_feeding(self, tokens, memory, state, training):
         sizes = [len(states) for states in state["rnn"]]
 
         def step(carry, elements):
