@@ -4,12 +4,12 @@ import os
 import shutil
 import subprocess
 
-# What TensorFlow prints to the error stream when it is imported, before it can be told not to; errors are not among it.
+# What TensorFlow prints to the error stream on import, before it can be silenced; errors are not among it.
 _STARTUP = r"^(WARNING: All log messages before absl|[IW][0-9]{4} .*\.cc:[0-9]+\]|To enable the following instructions)"
 
 
 def _import_quietly(grep: str) -> None:
-    """Import TensorFlow without its start-up lines. All else passes through a process of its own, whatever the import does."""
+    """Import TensorFlow without its start-up lines. All other output passes through."""
     stream = os.dup(2)
     with subprocess.Popen([grep, "-avE", "--line-buffered", _STARTUP], stdin=subprocess.PIPE, stdout=stream) as sieve:
         assert sieve.stdin is not None
@@ -18,11 +18,11 @@ def _import_quietly(grep: str) -> None:
         try:
             import tensorflow  # noqa: F401
         finally:
-            os.dup2(stream, 2)  # the end of what the sieve reads
+            os.dup2(stream, 2)  # end of the sieve's input
             os.close(stream)
 
 
-if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # who sets it wants to choose
+if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # set by the user: leave it
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if (_grep := shutil.which("grep")) and os.path.exists("/dev/fd/2"):
         _import_quietly(_grep)

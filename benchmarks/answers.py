@@ -21,8 +21,8 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.cli import table
-from apps.common.export import load_export
-from apps.common.formats import load_model, read_config
+from apps.common.export.saved_model import load_export
+from apps.common.training.runs import load_model, read_config
 from apps.image_captioning.config import APPLICATION as CAPTIONING
 from apps.translation.config import APPLICATION as TRANSLATION
 from benchmarks.saving import save
@@ -48,7 +48,7 @@ def multiply_adds(model: keras.Model, read: int, steps: int, rows: int) -> float
     return total
 
 
-def of_convolutions(backbone: keras.Model) -> float:
+def convolution_multiply_adds(backbone: keras.Model) -> float:
     kernels = [layer for layer in backbone.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))]
     return float(sum(np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:3]) for layer in kernels))
 
@@ -63,7 +63,7 @@ def rows_of(folder: Path, application: str, run: Path, gflops: float) -> list[li
     if not translates:
         if not (run / "frozen_backbone.keras").exists():
             raise DataError(f"{run}: its backbone is not pretrained. Pass runs of training with --backbone mobilenet.")
-        backbone = of_convolutions(keras.models.load_model(run / "frozen_backbone.keras", compile=False))
+        backbone = convolution_multiply_adds(keras.models.load_model(run / "frozen_backbone.keras", compile=False))
     read = whole["source_tokens"].shape[1] if translates else int(np.prod(whole["attention"].shape[2:]))
     for name, beam in (("serving_default", read_config(run).beam_size), ("serving_greedy", 1)):
         function = served.signatures[name]

@@ -7,7 +7,7 @@ Networks, batch sizes and optimizers are the applications' defaults. Data come a
 tutorials: texts through `TextVectorization` to one length, in batches of equal size; pictures read, decoded and seen by the
 frozen backbone in every step; characters in windows that follow each other. Ours buckets by length, keeps what a frozen
 backbone saw, and uses its own layers and loss. The two take turns; each takes steps on real batches. Examples are reviews,
-pairs of sentences, captions, and characters. "Waits" is the share of the time in which the step waits for the next batch.
+pairs of sentences, captions, and characters. "Waits" is the fraction of the time in which the step waits for the next batch.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.cli import flags_of
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.image_captioning.config import Config as CaptionConfig
 from apps.image_captioning.config import ModelFlags as CaptionFlags
 from apps.image_captioning.encoders import image_encoder
@@ -87,8 +87,8 @@ def sentiment(path: str) -> tuple[Side, Side]:
     options = {"max_length": config.max_length, "boundaries": boundaries, "batch_size": config.batch_size}
     model = recurrent_classifier(vocabulary.size, 2, **flags_of(config, SentimentFlags))
     ours = keras.Model(model.input, model.output["logits"])
-    twin = keras_networks.classifier(vocabulary.size, 2, config)
-    for network in (ours, twin):
+    theirs = keras_networks.classifier(vocabulary.size, 2, config)
+    for network in (ours, theirs):
         network.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     batches = review_batches(train, reviews.labels, vocabulary, **options, shuffle_seed=0).dataset
 
@@ -97,7 +97,7 @@ def sentiment(path: str) -> tuple[Side, Side]:
     classes = [reviews.labels.index(review.label) for review in train]
     plain = tf.data.Dataset.from_tensor_slices((texts, classes)).cache().shuffle(len(texts), seed=0).repeat()
     plain = plain.batch(config.batch_size).map(lambda text, label: (vectorize(text), label), tf.data.AUTOTUNE).prefetch(4)
-    return Side(ours, batches, rows), Side(twin, plain, rows)
+    return Side(ours, batches, rows), Side(theirs, plain, rows)
 
 
 def translation(path: str) -> tuple[Side, Side]:
@@ -111,8 +111,8 @@ def translation(path: str) -> tuple[Side, Side]:
     ours.compile(adam(config), TokenLoss(config.label_smoothing))
     batches = translation_batches(encoded, max_tokens=config.max_tokens, boundaries=boundaries, shuffle_seed=0).dataset
 
-    twin = keras_networks.translator(size, config.embedding_size, config.units, config.dropout)
-    twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    theirs = keras_networks.translator(size, config.embedding_size, config.units, config.dropout)
+    theirs.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
     length = int(np.percentile(encoded.lengths, 99))  # longer ones are cut
     source = encoded.source.to_tensor(shape=[None, length]).numpy()
     targets = encoded.target.to_tensor(shape=[None, length]).numpy()
@@ -124,7 +124,7 @@ def translation(path: str) -> tuple[Side, Side]:
         .batch(64)
         .prefetch(4)
     )
-    return Side(ours, batches, rows), Side(twin, plain, rows)
+    return Side(ours, batches, rows), Side(theirs, plain, rows)
 
 
 def captions(path: str, images: int = 600) -> tuple[Side, Side]:
@@ -154,12 +154,12 @@ def captions(path: str, images: int = 600) -> tuple[Side, Side]:
         examples, store, vocabulary, batch_size=config.batch_size, boundaries=boundaries, shuffle_seed=0
     ).dataset
 
-    twin = keras_networks.captioner(vocabulary.size, backbone, config)
-    twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
+    theirs = keras_networks.captioner(vocabulary.size, backbone, config)
+    theirs.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0))
     vectorize = keras.layers.TextVectorization(vocabulary.size, output_sequence_length=boundaries[-1] + 1)
     vectorize.adapt(texts)
     files = [str(folder / example.image.name) for example in examples for _ in example.captions]
-    return Side(ours, batches, rows), Side(twin, plain_captions(files, texts, vectorize, config), rows)
+    return Side(ours, batches, rows), Side(theirs, plain_captions(files, texts, vectorize, config), rows)
 
 
 def plain_captions(files: list[str], texts: list[str], vectorize: Any, config: CaptionConfig) -> tf.data.Dataset:
@@ -175,7 +175,7 @@ def plain_captions(files: list[str], texts: list[str], vectorize: Any, config: C
 
 
 def some_images(source: Path, count: int, folder: Path) -> Path:
-    """The first pictures of a set with `train_captions.tsv` and `train_images.zip`, as a table beside a folder."""
+    """The first pictures of a set with `train_captions.tsv` and `train_images.zip`, as a table and a folder."""
     lines = (source / "train_captions.tsv").read_text().splitlines()
     chosen = list(dict.fromkeys(line.split("\t")[0] for line in lines[1:]))[:count]
     with zipfile.ZipFile(source / "train_images.zip") as archive:
@@ -196,8 +196,8 @@ def music(path: str) -> tuple[Side, Side]:
     ours = TuneModel(vocabulary.size, config.embedding_size, **flags_of(config, StackFlags))
     ours.compile(adam(config), TokenLoss())
 
-    twin = keras_networks.tune_writer(vocabulary.size, config)
-    twin.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    theirs = keras_networks.tune_writer(vocabulary.size, config)
+    theirs.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     text = "\n".join(tune.text for tune in tunes)
     ids = vocabulary.encode(tf.constant([text])).flat_values.numpy()
     length = len(ids) // config.batch_size
@@ -215,7 +215,7 @@ def music(path: str) -> tuple[Side, Side]:
     def tokens(batch: Any) -> int:
         return int(np.count_nonzero(batch[1]))
 
-    return Side(ours, batches, tokens), Side(twin, plain, tokens)
+    return Side(ours, batches, tokens), Side(theirs, plain, tokens)
 
 
 APPLICATIONS = {"imdb": sentiment, "multi30k": translation, "flickr8k": captions, "tunes": music}

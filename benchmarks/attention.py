@@ -113,7 +113,7 @@ def memory_here(who: str, time: int) -> float:
     """MB that training steps need, in this process."""
     x = [tf.random.normal((2, 8, time, 64)) for _ in range(3)]
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512))).numpy()
-    before = memory.begin()
+    before = memory.reset_peak()
     step = candidate({"blocks": ours, "at once": with_weights}[who], x, True, False)
     for _ in range(3):
         step()[0].numpy()
@@ -134,12 +134,12 @@ def report(rows: list[dict[str, Any]], peaks: dict[str, dict[int, float]]) -> st
     ]
     for row in rows:
         core, layer = row["core"], row["layer"]
-        mine, twin = (min(core[who], core[f"{who} xla"]) for who in ("ours", "keras"))
-        mine_layer, twin_layer = (min(layer[who], layer[f"{who} xla"]) for who in ("ours", "keras"))
+        mine, theirs = (min(core[who], core[f"{who} xla"]) for who in ("ours", "keras"))
+        mine_layer, their_layer = (min(layer[who], layer[f"{who} xla"]) for who in ("ours", "keras"))
         lines.append(
-            f"| {', '.join(map(str, row['shape']))} | {row['what']} | {mine:.1f} | {core['late']:.1f} | {twin:.1f} | "
-            f"{core['torch']:.1f} | {min(twin, core['torch']) / mine:.2f} | {mine_layer:.1f} | {twin_layer:.1f} | "
-            f"{twin_layer / mine_layer:.2f} |"
+            f"| {', '.join(map(str, row['shape']))} | {row['what']} | {mine:.1f} | {core['late']:.1f} | {theirs:.1f} | "
+            f"{core['torch']:.1f} | {min(theirs, core['torch']) / mine:.2f} | {mine_layer:.1f} | {their_layer:.1f} | "
+            f"{their_layer / mine_layer:.2f} |"
         )
     lines += ["", f"| memory of a training step, MB, time | {' | '.join(map(str, TIMES))} |", "|---|" + "--:|" * len(TIMES)]
     for who, values in peaks.items():

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.translation.model import Translator
 from apps.translation.serving import search
 from benchmarks import keras_networks

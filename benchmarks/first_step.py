@@ -39,7 +39,7 @@ def measure_here(name: str, who: str, xla: bool, shape: tuple[int, ...]) -> dict
     tf.matmul(tf.ones((512, 512)), tf.ones((512, 512))).numpy()
     layer = getattr(layers, name)(units, return_sequences=True) if who == "ours" else keras_counterpart(name, units)
     layer.build(x.shape)
-    before = memory.begin()
+    before = memory.reset_peak()
     begun = time.perf_counter()
     step = tensorflow_candidate(layer, x, d_y, None, True, xla)
     step()[0].numpy()

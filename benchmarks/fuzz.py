@@ -32,8 +32,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from apps.applications import APPLICATIONS
 from apps.common.cli import table
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.training.checkpoint_files import read_checkpoint
 from apps.common.training.checkpoints import Checkpoint
 from benchmarks.saving import save
@@ -62,7 +63,7 @@ HOSTILE += [
 PIXELS = 1_000_000
 
 
-def broken(data: bytes, generator: random.Random) -> bytes:
+def corrupt(data: bytes, generator: random.Random) -> bytes:
     """A copy with one to four accidents."""
     out = bytearray(data)
     for _ in range(generator.choice((1, 1, 2, 4))):
@@ -88,7 +89,7 @@ class TooSlow(Exception):
 
 
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooSlow(f"more than {SECONDS} seconds")
 
@@ -261,32 +262,25 @@ FORMATS = {
 }
 
 
-INPUTS = {
-    "sentiment_classification": "text",
-    "translation": "text",
-    "image_captioning": "image_bytes",
-    "music_generation": "prompt",
-}
-
-
-def signature(served: Any, name: str) -> tuple[bytes, Check]:
-    """An exported signature that reads a string; numbers are left at what the client of the README sends."""
+def string_input(served: Any) -> tuple[str, bytes, Check]:
+    """The string input of an exported signature, a valid value of it, and a check; numbers are what the README's client sends."""
     function = served.signatures["serving_default"]
     numbers = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
-    wanted = function.structured_input_signature[1]
+    specs = function.structured_input_signature[1]
+    name = next(name for name, spec in specs.items() if spec.dtype == tf.string)
     seeds = {"text": b"the food was good , not bad at all .", "prompt": b"M:6/8\nL:1/8\nK:D\nd2e fdA|"}
     if name == "image_bytes":
         seeds[name] = image("png")(Path())[0]
 
     def check(data: bytes) -> str:
-        inputs = {k: tf.fill([1], tf.cast(numbers[k], spec.dtype)) for k, spec in wanted.items() if k in numbers}
+        inputs = {k: tf.fill([1], tf.cast(numbers[k], spec.dtype)) for k, spec in specs.items() if k in numbers}
         outputs = function(**{name: tf.constant([data]), **inputs})
         assert all(value.shape[0] == 1 for value in outputs.values())
         for key in ("probability", "score"):
-            assert key not in outputs or np.isfinite(outputs[key].numpy()).all(), f"{key} is no number"
+            assert key not in outputs or np.isfinite(outputs[key].numpy()).all(), f"{key} is not finite"
         return "refused" if "error" in outputs and outputs["error"].numpy()[0] else "taken"
 
-    return seeds[name], check
+    return name, seeds[name], check
 
 
 def peak_mb() -> float:
@@ -299,9 +293,9 @@ def fuzz(seed: bytes, check: Check, inputs: int, generator: random.Random) -> tu
     failures: list[str] = []
     before = peak_mb()  # of whatever this process did so far
     for _ in range(inputs):
-        data = broken(seed, generator)
+        data = corrupt(seed, generator)
         try:
-            with limited():
+            with time_limit():
                 outcomes[check(data)] += 1
         except Exception as error:  # this is what is looked for
             outcomes["failed"] += 1
@@ -324,9 +318,9 @@ def main() -> None:
     rows, failed = [], []
     makers = {name: FORMATS[name] for name in options.formats}
     if options.saved_models:
-        for application, name in INPUTS.items():
-            served = load_export(options.saved_models / application)
-            makers[f"{application} {name}"] = lambda folder, served=served, name=name: signature(served, name)
+        for application in APPLICATIONS:
+            name, *maker = string_input(load_export(options.saved_models / application))
+            makers[f"{application} {name}"] = lambda folder, maker=maker: maker
     for name, make in makers.items():
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()

@@ -74,7 +74,7 @@ def captioner(vocabulary: int, backbone: keras.Model, config: Any) -> keras.Mode
 
 
 def tune_writer(vocabulary: int, config: Any) -> keras.Model:
-    """Every row goes on from the row of the batch before, as in ours: the layers are `stateful`."""
+    """Every row continues the row of the batch before, as in ours: the layers are `stateful`."""
     tokens = keras.Input(batch_shape=(config.batch_size, config.bptt_steps), dtype="int32")
     x = layers.Embedding(vocabulary, config.embedding_size)(tokens)
     for _ in range(config.num_layers):

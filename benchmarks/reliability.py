@@ -1,8 +1,8 @@
-"""Runs that are killed at random moments and resumed, against runs that nobody disturbed.
+"""Runs that are killed at random moments and resumed, against uninterrupted runs.
 
     python -m benchmarks.reliability [--kills 20] [--applications ...] [--seed 0] [--save benchmarks/results/reliability]
 
-Trains a small model of each application on the embedded data, once in peace and once with SIGKILL at random moments: while the
+Trains a small model of each application on the embedded data, once undisturbed and once with SIGKILL at random moments: while the
 process starts, between steps, while it validates or writes a checkpoint. It is continued by `--resume` each time. Both must end
 with the same weights, optimizer, dropout states and log, bit for bit. The killed run saves at every step, so that a kill
 often meets a file that is being written.
@@ -61,7 +61,7 @@ def moment(process: subprocess.Popen, run: Path, generator: random.Random) -> No
     time.sleep(generator.uniform(0, 3))
 
 
-def disturbed(application: str, run: Path, kills: int, generator: random.Random) -> tuple[int, int, int]:
+def train_with_kills(application: str, run: Path, kills: int, generator: random.Random) -> tuple[int, int, int]:
     """Train with kills; return how many met a running process, how many while a file was written, and how many starts."""
     killed = writing = starts = 0
     while True:
@@ -86,9 +86,9 @@ def differences(one: Path, other: Path) -> int:
     first, second = newest(one), newest(other)
     if first is None or second is None or first.name != second.name:
         return -1
-    with np.load(first) as wanted, np.load(second) as found:
-        names = sorted({*wanted.files, *found.files} - {"state"})
-        different = sum(not np.array_equal(wanted[name], found[name]) for name in names)
+    with np.load(first) as expected, np.load(second) as found:
+        names = sorted({*expected.files, *found.files} - {"state"})
+        different = sum(not np.array_equal(expected[name], found[name]) for name in names)
     return different + ((one / "metrics.jsonl").read_bytes() != (other / "metrics.jsonl").read_bytes())
 
 
@@ -110,7 +110,7 @@ def main() -> None:
             run.parent.mkdir(parents=True, exist_ok=True)
         if train(application, one).wait():
             raise SystemExit(f"{application}: the undisturbed run failed; see {folder / (one.name + '.log')}")
-        killed, writing, _ = disturbed(application, other, options.kills, random.Random(options.seed))
+        killed, writing, _ = train_with_kills(application, other, options.kills, random.Random(options.seed))
         last = newest(one)
         steps = int(last.stem.removeprefix("step-")) if last else 0
         minutes = f"{(time.monotonic() - begun) / 60:.0f}"

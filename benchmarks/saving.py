@@ -1,4 +1,4 @@
-"""Where results go."""
+"""Write the results of a benchmark."""
 
 import json
 from pathlib import Path

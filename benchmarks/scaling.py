@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import layers
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.common.training.plots import new_figure, save_figure
 from apps.translation.model import Translator
 from benchmarks import keras_networks
@@ -31,7 +31,7 @@ from benchmarks.timing import milliseconds
 TIMES = [50, 100, 200, 400, 800, 1600]
 UNITS = [64, 128, 256, 512, 1024]
 VOCABULARIES = [2_000, 5_000, 10_000, 20_000, 50_000]
-DRAWN = 2_048
+SAMPLED = 2_048
 COLOURS = {"ours": "C0", "keras.layers": "C1", "ours, sampled": "C2"}
 
 
@@ -39,8 +39,8 @@ def recurrence(shape: tuple[int, ...], repeats: int) -> dict[str, float]:
     batch, time, features, units = shape
     x, d_y = tf.random.normal((batch, time, features)), tf.random.normal((batch, time, units))
     candidates = {"ours": tensorflow_candidate(layers.LSTM(units, return_sequences=True), x, d_y, None, True, False)}
-    twin = keras.layers.LSTM(units, return_sequences=True)
-    candidates |= {f"keras {xla}": tensorflow_candidate(twin, x, d_y, None, True, xla) for xla in (False, True)}
+    theirs = keras.layers.LSTM(units, return_sequences=True)
+    candidates |= {f"keras {xla}": tensorflow_candidate(theirs, x, d_y, None, True, xla) for xla in (False, True)}
     ms = milliseconds(candidates, repeats)
     return {"ours": ms["ours"], "keras.layers": min(ms["keras False"], ms["keras True"])}
 
@@ -50,7 +50,7 @@ def translation(vocabulary: int, repeats: int) -> dict[str, float]:
     keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
     models = {
         "ours": (Translator(vocabulary, vocabulary), TokenLoss()),
-        "ours, sampled": (Translator(vocabulary, vocabulary, sampled_softmax=DRAWN), TokenLoss()),
+        "ours, sampled": (Translator(vocabulary, vocabulary, sampled_softmax=SAMPLED), TokenLoss()),
         "keras.layers": (keras_networks.translator(vocabulary, 256, 256, 0.0), keras_loss),
     }
 
@@ -62,7 +62,7 @@ def translation(vocabulary: int, repeats: int) -> dict[str, float]:
     return milliseconds({name: step(model) for name, (model, _) in models.items()}, repeats)
 
 
-def draw(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+def plot(found: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     from matplotlib import ticker
 
     figure, axes = new_figure(1, len(found), width=4.2, height=3.6)
@@ -102,7 +102,7 @@ def main() -> None:
         "words in the vocabulary": {size: translation(size, arguments.repeats) for size in VOCABULARIES},
     }
     save(arguments.save, report(found), found)
-    draw(found, arguments.picture)
+    plot(found, arguments.picture)
 
 
 if __name__ == "__main__":

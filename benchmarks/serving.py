@@ -7,7 +7,7 @@ and 32 rows from one client, and from four at once (threads, as a server has). L
 counts rows.
 
 The usual way prepares the inputs in Python and calls `model.predict`; where a decoder writes, once for each token, on all
-that has been written (as keras.io's examples do), always taking the most probable one, for as many steps as the export wrote.
+tokens so far (as keras.io's examples do), always taking the most probable one, for as many steps as the export took.
 """
 
 import argparse
@@ -27,8 +27,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.export import load_export, newest_version
-from apps.common.formats import load_model
+from apps.common.export.saved_model import load_export, newest_version
+from apps.common.training.runs import load_model
 from apps.image_captioning.encoders import ImageEncoder
 from benchmarks.saving import save
 from data_pipelines.captions import load_captions
@@ -67,10 +67,10 @@ def timed(request: Request, rows: int, clients: int, seconds: float) -> dict[str
 
 def signature(served: Any, name: str, inputs: Callable[[int], dict[str, Any]]) -> Request:
     function = served.signatures[name]
-    wanted = function.structured_input_signature[1]
+    specs = function.structured_input_signature[1]
 
     def request(rows: int) -> Any:
-        outputs = function(**{name: value for name, value in inputs(rows).items() if name in wanted})
+        outputs = function(**{name: value for name, value in inputs(rows).items() if name in specs})
         return {name: value.numpy() for name, value in outputs.items()}
 
     return request

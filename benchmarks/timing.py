@@ -19,7 +19,7 @@ def milliseconds(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict
     generator = random.Random(0)
     for _ in range(repeats):
         order = list(candidates)
-        generator.shuffle(order)  # PyTorch's threads go on spinning for a while: no one shall always come after them
+        generator.shuffle(order)  # PyTorch's threads keep spinning for a while: no candidate shall always come after them
         for name in order:
             start = time.perf_counter()
             result = keras.tree.flatten(candidates[name]())[0]

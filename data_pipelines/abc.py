@@ -100,14 +100,14 @@ def read_tune(text: str) -> Tune:
         elif "K" not in fields:
             fields.setdefault(match[1], match[2].strip())
         elif match[1] in "MLK":
-            lines.append(_field(match[1], match[2]))
+            lines.append(_plain_field(match[1], match[2]))
     if "K" not in fields:
         raise ABCError("no key (K:)")
     if "M" not in fields:
         raise ABCError("no metre (M:)")
-    metre = _field("M", fields["M"])[2:]
-    unit = _field("L", fields.get("L", "") or ("1/16" if metre_length(metre) < Fraction(3, 4) else "1/8"))[2:]
-    tune = Tune(metre, unit, _field("K", fields["K"])[2:], _plain_body(lines), fields.get("T", ""))
+    metre = _plain_field("M", fields["M"])[2:]
+    unit = _plain_field("L", fields.get("L", "") or ("1/16" if metre_length(metre) < Fraction(3, 4) else "1/8"))[2:]
+    tune = Tune(metre, unit, _plain_field("K", fields["K"])[2:], _plain_body(lines), fields.get("T", ""))
     if not any(kind in ("note", "chord") for kind, _ in elements(tune.body)):
         raise ABCError("no notes")
     return tune
@@ -126,13 +126,13 @@ def _plain_line(line: str) -> str:
     parts = re.split(r"(\[[MLK]:[^\]]*\])", line)
     for i, part in enumerate(parts):
         if i % 2:
-            parts[i] = f"[{_field(part[1], part[3:-1])}]"
+            parts[i] = f"[{_plain_field(part[1], part[3:-1])}]"
         else:
             parts[i] = re.sub(r"\((?![2-9])|\)|[.~H-WYh-wy]", "", part)  # slurs; decorations of one character
     return re.sub(r"\s+", " ", "".join(parts))
 
 
-def _field(name: str, value: str) -> str:
+def _plain_field(name: str, value: str) -> str:
     """A field in its plain form."""
     value = value.strip()
     if name == "M":
@@ -330,8 +330,8 @@ def _moved_note(match: re.Match, steps: int, old: dict[str, int], new: dict[str,
     place = LETTERS.index(letter.upper()) + 7 * (letter.islower() + match["octave"].count("'") - match["octave"].count(","))
     octave, index = divmod(place + steps, 7)
     moved = LETTERS[index]
-    sign = ""
+    accidental = ""
     if match["accidental"]:
-        wanted = _ACCIDENTALS[match["accidental"]] - old[letter.upper()] + new[moved]
-        sign = _SIGNS[max(-2, min(2, wanted))]
-    return sign + (moved.lower() + "'" * (octave - 1) if octave >= 1 else moved + "," * -octave)
+        alteration = _ACCIDENTALS[match["accidental"]] - old[letter.upper()] + new[moved]
+        accidental = _SIGNS[max(-2, min(2, alteration))]
+    return accidental + (moved.lower() + "'" * (octave - 1) if octave >= 1 else moved + "," * -octave)

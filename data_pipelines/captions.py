@@ -15,7 +15,7 @@ from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.files import replacing
 from data_pipelines.image_store import ImageFile, ImageStore
-from data_pipelines.images import vary
+from data_pipelines.images import augment_images
 from data_pipelines.sources import DataError, check_zip, find_splits, load_tfds, read_table, split_off
 from data_pipelines.vocabulary import EOS, Vocabulary
 
@@ -40,7 +40,7 @@ class Captions(Corpus[Example]):
         return (example.image.name, *example.captions)
 
     def without(self, problems: dict[ImageFile, str]) -> "Captions":
-        """Skip the images that turned out to be of no use.
+        """Skip the images that can't be used.
 
         Raises:
             DataError: nothing is left of a split.
@@ -66,8 +66,8 @@ def load_captions(source: str, whole: bool = False, download_folder: Path = Path
     Args:
         source: a path is a table `.tsv` or `.csv` with the columns `image` and `caption`, several rows an image, or a folder
             that holds `captions.tsv`, or one such table a split: `train_captions.tsv`, `val_captions.tsv`,
-            `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or beside
-            the table. Without a validation split it is cut off the training split, the same in every run.
+            `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or in
+            the table's folder. Without a validation split it is cut off the training split, the same in every run.
         whole: for evaluation: nothing is cut off, and there need be no training split.
         download_folder: where the images of a TFDS set are written as files.
 
@@ -104,9 +104,9 @@ def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], li
         grouped: dict[str, list[str]] = {}
         for _, (image, caption) in read_table(table, ("image", "caption")):
             grouped.setdefault(image.strip(), []).extend([caption.strip()] if caption.strip() else [])
-        place = _image_place(table, name)
+        place = _find_images(table, name)
         if place not in pools:
-            pools[place] = _images_in(place)
+            pools[place] = _list_images(place)
             spare[place] = dict.fromkeys(pools[place], name)
         pool = pools[place]
         skipped += [Skipped(name, image, "a caption without its image") for image in grouped if image not in pool]
@@ -121,8 +121,8 @@ def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], li
     return splits, skipped
 
 
-def _image_place(table: Path, split: str) -> Path:
-    """Where the images of a table are: beside it in a zip or a folder of the split, of all splits, or just there."""
+def _find_images(table: Path, split: str) -> Path:
+    """Where the images of a table are: a zip or a folder of the split, or of all splits, or the table's own folder."""
     stem = table.name.split("_captions.")[0] if "_captions." in table.name else split
     for name in (f"{stem}_images.zip", f"{stem}_images", "images.zip", "images"):
         if (table.parent / name).exists():
@@ -130,7 +130,7 @@ def _image_place(table: Path, split: str) -> Path:
     return table.parent
 
 
-def _images_in(place: Path) -> dict[str, ImageFile]:
+def _list_images(place: Path) -> dict[str, ImageFile]:
     """The images of a folder, with all below, or of a zip, by name: their path inside it."""
     if place.is_dir():
         files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -200,10 +200,10 @@ def caption_batches(
         paths, targets = batch
         images = tf.map_fn(store.load, paths, fn_output_signature=tf.TensorSpec(store.shape, tf.as_dtype(store.dtype)))
         seeds = tf.stack([tf.constant(shuffle_seed or 0, tf.int64), step])
-        return {"image": vary(images, seeds, augment, flip), "caption": batching.shift_right(targets)}, targets
+        return {"image": augment_images(images, seeds, augment, flip), "caption": batching.shift_right(targets)}, targets
 
     def transform(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        if service:  # a step has no number there
+        if service:  # steps have no index there
             dataset = dataset.map(lambda *batch: (tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(batch[0]), 2**31), batch))
         else:
             dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)

@@ -1,4 +1,4 @@
-"""What all data have in common: examples by split, what of the source was skipped, and how a run tells of both."""
+"""What all data have in common: examples by split, what of the source was skipped, and how a run reports both."""
 
 import csv
 import hashlib
@@ -40,7 +40,7 @@ class Corpus(Generic[T]):
         return tuple(example)
 
     def rows(self, split: str) -> list[tuple[Any, ...]]:
-        """What makes an example the same as another."""
+        """The fields that identify duplicates."""
         return [self.fields(example) for example in self.splits[split]]
 
     def describe(self) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,7 @@ def store_images(
         compute: pixels (n, size, size, 3), uint8 -> arrays (n, …), kept in their own type.
         size: the square to which images are squeezed, in pixels.
         max_pixels: images with a larger width x height are not decoded.
-        progress: draw a progress bar.
+        progress: show a progress bar.
     """
     folder = folder / f"{key}-{size}"
     paths: dict[ImageFile, str] = {}
@@ -108,7 +108,7 @@ def store_images(
     computer = tf.function(compute, input_signature=[tf.TensorSpec([BATCH_SIZE, size, size, 3], tf.uint8)], autograph=False)
     kind = computer.get_concrete_function().structured_outputs
     bar = keras.utils.Progbar(len(images), unit_name="image") if progress else None
-    for block in _missing(images, folder, paths, problems, bar):
+    for block in _missing_images(images, folder, paths, problems, bar):
         pixels, reasons = decoder(tf.constant([data for _, _, data in block]))
         arrays = computer(_padded(pixels))
         for (image, path, _), array, reason in zip(block, arrays.numpy(), reasons.numpy()):
@@ -125,7 +125,7 @@ def _padded(pixels: tf.Tensor) -> tf.Tensor:
     return tf.pad(pixels, [[0, BATCH_SIZE - pixels.shape[0]], [0, 0], [0, 0], [0, 0]])
 
 
-def _missing(images, folder, paths, problems, bar) -> Iterator[list[tuple[ImageFile, Path, bytes]]]:
+def _missing_images(images, folder, paths, problems, bar) -> Iterator[list[tuple[ImageFile, Path, bytes]]]:
     """Blocks of `(image, path, bytes)` of the images that have no array yet; note the others in `paths` and `problems`."""
     block: list[tuple[ImageFile, Path, bytes]] = []
     for number, image in enumerate(images, start=1):

@@ -142,7 +142,7 @@ def _gif_pixels(octets: tf.Tensor, screen: tf.Tensor) -> tf.Tensor:
 
 
 def header_problem(header: Header, max_pixels: int) -> tf.Tensor:
-    """Why an image can't be used, as far as its header tells; "" if it can."""
+    """Why an image can't be used, according to its header; "" if it can."""
     frames = tf.where(header.pixels > header.height * header.width, tf.strings.format(", {} in all frames", header.pixels), "")
     size = (
         tf.strings.format("{} x {} pixels", [header.width, header.height]) + frames + f", more than the limit of {max_pixels:,}"
@@ -217,7 +217,7 @@ def decode_images(data: tf.Tensor, size: int, max_pixels: int) -> tuple[tf.Tenso
     return pixels, tf.tensor_scatter_nd_update(tf.fill([count + 1], BROKEN), places, problems)[:-1]
 
 
-def vary(images: tf.Tensor, seed: tf.Tensor, augment: bool, flip: bool) -> tf.Tensor:
+def augment_images(images: tf.Tensor, seed: tf.Tensor, augment: bool, flip: bool) -> tf.Tensor:
     """Images (n, rows, columns, channels) as a seed alters them: shifted by up to an eighth, brighter or darker, mirrored."""
     count = tf.shape(images)[0]
     rows, columns, channels = images.shape[1:]

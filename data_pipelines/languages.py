@@ -1,4 +1,4 @@
-"""What the names of languages tell: ISO 639 codes of two and three letters, with regions, and some English names."""
+"""Languages by name or code: ISO 639 codes of two and three letters, with regions, and some English names."""
 
 CHINESE = frozenset("zh zho chi cmn yue wuu chinese".split())
 JAPANESE = frozenset("ja jpn japanese".split())
@@ -15,10 +15,10 @@ ORDINALS = frozenset(
 )
 
 
-def code(language: str) -> str:
+def language_code(language: str) -> str:
     """The name without its region.
 
-    >>> code("zh-CN"), code("de_AT"), code("German")
+    >>> language_code("zh-CN"), language_code("de_AT"), language_code("German")
     ('zh', 'de', 'german')
     """
     return language.lower().replace("_", "-").split("-")[0]

@@ -190,7 +190,7 @@ def roll_streams(
     Args:
         batch_size, steps, seed: see `data_pipelines.tunes.Streams`.
         epochs: of the whole training; the first `start_step` batches are skipped.
-        transpose_prob: share of the pieces that are transposed by up to six keys, as far as the piano goes, anew in each epoch.
+        transpose_prob: probability of transposing a piece by up to six keys, as far as the piano goes, anew in each epoch.
     """
     lengths = np.array([len(piece) for piece in pieces])
     streams = Streams(lengths, batch_size, steps, seed)

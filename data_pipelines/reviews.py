@@ -72,7 +72,7 @@ def load_reviews(source: str, validation_rows: str | None = None, whole: bool = 
     else:
         splits = _from_path(Path(source), whole)
     if validation_rows is not None:
-        splits = _take_rows(splits, Path(validation_rows))
+        splits = _split_by_rows(splits, Path(validation_rows))
     else:
         splits = split_off(splits, not Path(source).is_dir(), whole, group=lambda review: review.label)
     return _checked(source, splits, whole)
@@ -117,7 +117,7 @@ def load_texts(path: str) -> list[str]:
     return [text for _, (text,) in read_table(Path(path), ("text",))]
 
 
-def _take_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Review]]:
+def _split_by_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Review]]:
     train, chosen = splits["train"], set()
     for number, line in enumerate(read_text(path).split(), start=1):
         if not line.isdigit() or int(line) >= len(train):

@@ -1,8 +1,8 @@
-"""Texts to sentences inside the graph: a translator learned from pairs of sentences, people send texts."""
+"""Split texts into sentences inside the graph: a translator is trained on sentences, clients send texts."""
 
 import tensorflow as tf
 
-from data_pipelines.languages import ORDINALS, code
+from data_pipelines.languages import ORDINALS, language_code
 
 MOST_SENTENCES = 256  # of a text; what follows joins the last
 
@@ -36,7 +36,7 @@ def split_sentences(texts: tf.Tensor, language: str) -> tf.RaggedTensor:
     texts = replace(texts, r"""([。！？｡]+["'」』”’）]*|[।॥]) ?""", rf"\1{_BREAK}")
     for _ in range(2):  # what stands before an abbreviation may be the end of another one
         texts = replace(texts, rf"{_BEFORE}({_ABBREVIATIONS})\. ", rf"\1\2.{_SPACE}")
-    if code(language) in ORDINALS:
+    if language_code(language) in ORDINALS:
         texts = replace(texts, rf"(^|[\s{_SPACE}{_BREAK}(])(\d{{1,2}})\. ", rf"\1\2.{_SPACE}")
     cased, uncased = (
         replace(texts, rf"([.!?…؟۔]+[{_CLOSING}]*) ([{_OPENING}]*[{letters}\p{{Lo}}\d])", rf"\1{_BREAK}\2")

@@ -1,7 +1,7 @@
 """Preparing batches on other machines: the servers of a tf.data service, and a data set that comes from them.
 
     python -m data_pipelines.service dispatcher --port 5050
-    python -m data_pipelines.service worker --dispatcher HOST:5050 [--port 5051]      as many as wanted
+    python -m data_pipelines.service worker --dispatcher HOST:5050 [--port 5051]      any number
     python -m apps.translation.train --data-service HOST:5050
 
 https://www.tensorflow.org/api_docs/python/tf/data/experimental/service
@@ -34,25 +34,25 @@ def distribute(dataset: tf.data.Dataset, address: str | None) -> tf.data.Dataset
     service goes through all of the data. Permute the source once, and shuffle batches.
 
     Raises:
-        DataError: the address is none, or nothing answers there.
+        DataError: not an address, or nothing answers there.
     """
     if address is None:
         return dataset
-    check(address)
+    check_dispatcher(address)
     service = tf.data.experimental.service
     return dataset.apply(service.distribute(processing_mode=service.ShardingPolicy.DYNAMIC, service=f"grpc://{address}"))
 
 
-def check(address: str) -> None:
-    """Look whether a dispatcher can be there.
+def check_dispatcher(address: str) -> None:
+    """Check that a dispatcher answers.
 
     Raises:
-        DataError: the address is none, or nothing answers there.
+        DataError: not an address, or nothing answers there.
     """
     if not re.fullmatch(r"[\w.\-\[\]:]+:\d+", address):
         raise DataError(f"--data-service {address!r}: not an address. Pass HOST:PORT of a dispatcher.")
-    try:  # TensorFlow would try for an hour without a word
-        reach(address)
+    try:  # TensorFlow would retry silently for an hour
+        connect(address)
     except (OSError, OverflowError) as error:
         raise DataError(
             f"--data-service {address}: no dispatcher answers there ({error}). Start one: "
@@ -60,7 +60,7 @@ def check(address: str) -> None:
         ) from None
 
 
-def reach(address: str, seconds: float = 30.0) -> None:
+def connect(address: str, seconds: float = 30.0) -> None:
     """Connect to `HOST:PORT`.
 
     Raises:

@@ -19,7 +19,7 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val",
 
 
 SPLIT_SEED = 0  # not that of a run: another seed must not move training rows into the test
-BOMB_BYTES, BOMB_RATIO = 200_000_000, 20  # text packs to a tenth; what unpacks beyond both of these was made to do harm
+BOMB_BYTES, BOMB_RATIO = 200_000_000, 20  # text packs to a tenth; what unpacks beyond both of these is a zip bomb
 PIECE = 1 << 20
 
 

@@ -16,7 +16,7 @@ from data_pipelines.sources import DataError, check_name, find_splits, load_tfds
 from data_pipelines.vocabulary import EOS, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
 MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
-KNOWN_WORDS = 100_000  # of the source, the most frequent ones, so that an export can say which words it has never read
+KNOWN_WORDS = 100_000  # of the source, the most frequent ones, so that an export can mark words that it has never seen
 
 
 class Pair(NamedTuple):
@@ -55,6 +55,8 @@ def load_translations(source: str, source_lang: str, target_lang: str, whole: bo
     Raises:
         DataError: a file, column, language or split that can't be used; files of different length.
     """
+    if source_lang == target_lang:
+        raise DataError(f"--source-lang and --target-lang are both {source_lang!r}. Name two columns or files of the data.")
     for language in (source_lang, target_lang):
         check_name(language, "language ")
     if source == "embedded":
@@ -109,7 +111,7 @@ def _from_table(path: Path, *languages: str) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """How each side becomes ids; joint: the same for both. `words` are those of the sources."""
+    """The vocabulary of each side; joint: one for both. `words` are those of the sources."""
 
     source: SubwordVocabulary
     target: SubwordVocabulary
@@ -153,7 +155,7 @@ class Vocabularies:
     def unknown(self, pieces: tf.RaggedTensor) -> tf.RaggedTensor:
         """Which pieces of a source are no tokens, or belong to a word that no training source has.
 
-        Words are told apart in scripts with small letters: others may write no spaces between them.
+        Words are separated only in scripts with lower case: others may write no spaces between them.
         """
         flat, sentence = pieces.flat_values, pieces.value_rowids()
         apart = tf.strings.regex_full_match(flat, r"▁?[^\p{L}\p{M}'’]+")  # hyphens, brackets, numbers

@@ -22,7 +22,7 @@ _MUSICAL = r"[MLK]:[^\n]*\n|(?:\^\^|\^|__|_|=)?[A-Ga-gzx][,']*|\d*/+\d*|\d+|:*\|
 
 
 class TuneVocabulary(WordVocabulary):
-    """The tokens of the training tunes: characters, or what a musician tells apart: pitch, duration, bar line, field.
+    """The tokens of the training tunes: characters, or musical symbols: pitch, duration, bar line, field.
 
     >>> vocabulary = TuneVocabulary.train_from_iterator(["K:Dmaj\\nd3/2 A|"], "musical")
     >>> vocabulary.tokenize(tf.constant(["K:Dmaj\\n^d3/2A|"]))
@@ -94,7 +94,7 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
     else:
         splits = {split: read(split, text) for split, text in _texts(Path(source), whole).items()}
     if validation_tunes is not None:
-        splits = _take(splits, Path(validation_tunes))
+        splits = _split_by_list(splits, Path(validation_tunes))
     else:
         splits = _split_off_titles(splits, not (Path(source) / "train.abc").is_file(), whole)
     return Tunes(splits, skipped=skipped).check_not_empty(source, "A tune begins with X: and has M: and K:.")
@@ -135,7 +135,7 @@ def _texts(path: Path, whole: bool) -> dict[str, str]:
     return {"train": "\n\n".join(read_text(file) for file in files)}
 
 
-def _take(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
+def _split_by_list(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
     places: set[int] = set()
     for row, line in enumerate(read_text(path).split(), 1):
         if not line.isdigit():
@@ -162,14 +162,14 @@ def _split_off_titles(splits: dict[str, list[Tune]], alone: bool, whole: bool) -
 
 @dataclass(frozen=True)
 class Streams:
-    """Chunks of sequences side by side, for truncated backpropagation through time: row i continues in row i of the next batch.
+    """Parallel streams of chunks, for truncated backpropagation through time: row i continues in row i of the next batch.
 
     A chunk that begins a sequence is marked; what a model carries from the chunk before must be forgotten there. The last
     chunk of a sequence is padded.
 
     Args:
         lengths: of the sequences, in steps.
-        batch_size: streams side by side.
+        batch_size: parallel streams.
         steps: of a chunk.
         seed: for the order of the sequences and for the transpositions.
     """
@@ -218,7 +218,7 @@ def tune_streams(
     Args:
         batch_size, steps, seed: see `Streams`.
         epochs: of the whole training; the first `start_step` batches are skipped.
-        transpose_prob: share of the tunes that are transposed to another of the twelve keys, anew in each epoch.
+        transpose_prob: probability of transposing a tune to another of the twelve keys, anew in each epoch.
     """
     shifts = range(-6, 6) if transpose_prob else range(1)
     texts = [transpose(tune, shift).text for shift in shifts for tune in tunes]

@@ -1,7 +1,7 @@
 """Texts to tokens to ids and back, inside the graph: a vocabulary travels in the export.
 
-`encode(texts)` is `tokens_to_ids(tokenize(texts))`, ragged; `detokenize(ids)` gives the texts again. Id 0 is padding, id 1 an
-unknown token; where a decoder writes, id 2 begins a sequence (BOS) and id 3 ends it (EOS). `encode` adds neither.
+`encode(texts)` is `tokens_to_ids(tokenize(texts))`, ragged; `detokenize(ids)` returns the texts. Id 0 is padding, id 1 an
+unknown token; for decoders id 2 begins a sequence (BOS) and id 3 ends it (EOS). `encode` adds neither.
 """
 
 import json

@@ -74,8 +74,8 @@ plt.show()
 #
 # ## Three ways to read a sentence
 #
-# Now sentiment, on sentences that we make ourselves. The verdict is the adjective at the end, turned by a `not` that
-# stands anywhere before it; but `not only` turns nothing. Each sentence has one `not` and one `only`; the words
+# Now sentiment, on sentences that we make ourselves. The verdict is the adjective at the end, negated by a `not` that
+# stands anywhere before it; but `not only` negates nothing. Each sentence has one `not` and one `only`; the words
 # between them are filler.
 
 # %%
@@ -151,7 +151,7 @@ plt.show()
 
 # %% [markdown]
 # * **The window of 3** misses a `not` that stands further away: no long memory.
-# * **The bag of words** sees all words but not which `not` turns what: no order.
+# * **The bag of words** sees all words but not which `not` negates what: no order.
 # * **The big window** sees both, and has a weight for each word *at each place*: what it learns of `not only` at
 #   place 4 it doesn't know at place 5. It fits the training sentences, does worse on new ones, and is lost on longer
 #   ones: no sharing.
@@ -160,7 +160,7 @@ plt.show()
 #
 # ## The same for the next word
 #
-# Two of the four, asked for the next word of a text in which the answer lies `d` words back.
+# Two of the four predict the next word of a text in which the answer lies `d` words back.
 
 # %%
 names = 8

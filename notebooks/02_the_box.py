@@ -28,7 +28,7 @@ def sigma(z):
 # %% [markdown]
 # ## Four cells
 #
-# $W$ multiplies the input, $U$ the state. The columns of the gates stand side by side in one matrix.
+# $W$ multiplies the input, $U$ the state. The columns of the gates are concatenated in one matrix.
 #
 # | cell | equations |
 # |---|---|
@@ -104,7 +104,7 @@ for step, ours, theirs, states in (
 # ## The box, unfolded
 #
 # We feed an impulse at step 3 and then nothing, and watch the states. The simple state is turned by its orthogonal
-# matrix and swings on. Gates start half open and let go within a few steps: to hold is what they have to learn.
+# matrix and keeps oscillating. Gates start half open and forget within a few steps: to remember is what they must learn.
 
 # %% tags=["picture"]
 time, units = 40, 16
@@ -124,7 +124,7 @@ plt.show()
 # %% [markdown]
 # ## Encoders: a sequence as a vector
 #
-# The last state is a vector that stands for the whole sequence. A GRU that learns to tell in which direction a wave
+# The last state is a vector that stands for the whole sequence. A GRU that learns in which direction a wave
 # runs and how fast it is arranges the sequences in its state space by itself.
 
 
@@ -161,7 +161,7 @@ plt.show()
 # %% [markdown]
 # ## Deep and bidirectional
 #
-# Boxes stack: the outputs of one are the inputs of the next. Two boxes may read in two directions; at each step the
+# Boxes stack: the outputs of one are the inputs of the next. Two boxes may run in two directions; at each step the
 # outputs are joined, so each output knows what comes, too.
 
 # %%

@@ -81,7 +81,7 @@ for name, values in norms.items():
 # ## The adding problem
 #
 # A sequence of random numbers, two of which are marked; the answer is their sum (Hochreiter and Schmidhuber 1997).
-# Who guesses 1 every time has a squared error of 0.167. The marks may be the whole sequence away.
+# Always predicting 1 has a squared error of 0.167. The marks may be the whole sequence away.
 
 
 # %%
@@ -137,7 +137,7 @@ print({name: round(losses[-1], 4) for name, losses in curves.items()})
 # %% [markdown]
 # ## The copy task
 #
-# Remember five of eight symbols, wait for 20 blanks, and write them. A network without memory has an accuracy of 1/8.
+# Remember five of eight symbols, wait for 20 blanks, and output them. A network without memory has an accuracy of 1/8.
 # What must be kept is short, and nothing disturbs it while it waits: tanh learns it, too, with Glorot's random matrix
 # as with an orthogonal one. The adding problem is harder, as noise comes in at every step of the wait.
 
@@ -215,7 +215,7 @@ plt.show()
 # ## Truncated backpropagation
 #
 # Long sequences are cut: after every $k_1$ steps the weights are updated by a gradient that flows back $k_2$ steps.
-# The *state* goes on through the cut, the gradient doesn't. With `stateful=True` a layer carries its state from batch
+# The *state* crosses the cut, the gradient doesn't. With `stateful=True` a layer carries its state from batch
 # to batch, so $k_1 = k_2 =$ the length of a chunk. A network can use what lies further back than $k_2$ only if it is
 # learned by accident: here the answer is the input of 12 steps before.
 

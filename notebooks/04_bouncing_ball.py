@@ -3,7 +3,7 @@
 #
 # **Question: what can a network see in a film that it can't see in a picture?**
 #
-# One picture of a ball tells where it is, not where it goes. The notebook draws films of a bouncing ball, predicts
+# One image of a ball shows where it is, not where it goes. The notebook draws films of a bouncing ball, predicts
 # its next position, and then names for each picture of a film what the ball is doing: video classification on the
 # level of frames, by a small convolutional network that sees each picture and a recurrent network that remembers.
 
@@ -110,7 +110,7 @@ plt.show()
 
 # %% [markdown]
 # The first picture leaves both in doubt. With the second the recurrent network knows the velocity; what is left are
-# the bounces. The one that sees single pictures is off by the ball's speed for ever.
+# the bounces. The one that sees single images stays off by the ball's speed.
 #
 # ## What is it doing? A name for each picture
 #

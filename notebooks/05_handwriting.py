@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Handwriting
 #
-# **Question: what does a label at every step need, and why does reading backwards help?**
+# **Question: what does a label at every step need, and why does the backward direction help?**
 #
 # A pen writes digits as strokes: a sequence of points. First one digit a sequence (many to one). Then a line of
 # several digits, written without lifting the pen, in which each *point* gets the digit that it belongs to (many to
@@ -88,7 +88,7 @@ plt.show()
 # %% [markdown]
 # ## One digit for each stroke
 #
-# The inputs are the points and the steps between them. A bidirectional LSTM reads the stroke, a dense layer names it.
+# The inputs are the points and the steps between them. A bidirectional LSTM encodes the stroke, a dense layer classifies it.
 
 
 # %%
@@ -161,7 +161,7 @@ plt.show()
 #
 # Lines of four digits without lifting the pen, 12 points each with a stroke to the next. Which digit is being
 # written? The beginnings of digits look alike: a forward network can't know yet what will come. A bidirectional one
-# has read the rest.
+# has seen the rest.
 
 
 # %%
@@ -212,4 +212,4 @@ plt.show()
 
 # %% [markdown]
 # **Seen:** the forward network names a digit when it is half written, and is wrong before; the backward direction
-# brings what comes to the first point. Where the whole sequence is there, read it both ways.
+# brings what comes to the first point. Where the whole sequence is known, use both directions.

@@ -49,7 +49,7 @@ plt.show()
 # %% [markdown]
 # ## The score matrix of a sentence
 #
-# Each word asks all words. With vectors that we choose by hand (animals are alike, food is alike), the matrix of
+# Each word is a query to all words. With vectors that we choose by hand (animals are alike, food is alike), the matrix of
 # weights is easy to read. Without positions, equal words are equal wherever they stand; with them, neighbours are
 # alike, too.
 
@@ -96,8 +96,8 @@ plt.show()
 # %% [markdown]
 # ## Masks
 #
-# A causal mask lets each step see itself and the past; a padding mask hides what isn't there. Both are True where one
-# may look.
+# A causal mask lets each step see itself and the past; a padding mask hides what isn't there. Both are True where a
+# query may attend.
 
 # %%
 x = generator.normal(size=(1, 8, 16)).astype("float32")
@@ -189,6 +189,6 @@ axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# **Seen:** attention is a look-up that can be trained. Scaling keeps its softmax soft; masks say what may be seen. It
+# **Seen:** attention is a look-up that can be trained. Scaling keeps its softmax soft; masks say what may be attended to. It
 # is blind to order unless positions are added; a recurrent network has order for free, and has to squeeze all it may
 # be asked into its state.

@@ -30,7 +30,7 @@ DATA = "embedded"  # or "reviews.csv" with the columns text and label, a folder 
 # %% [markdown]
 # ## Data
 #
-# The pipeline finds splits, checks rows, and makes batches of few fixed lengths. The vocabulary is learned from the
+# The pipeline finds splits, checks rows, and makes batches of few fixed lengths. The vocabulary is built from the
 # training split alone.
 
 # %%
@@ -47,8 +47,8 @@ validation = review_batches(reviews.splits["validation"], reviews.labels, vocabu
 # %% [markdown]
 # ## Model
 #
-# A word becomes a vector, a bidirectional GRU reads the text both ways, and attention decides which positions count.
-# Its weights are an output of their own, for us to look at.
+# A word becomes a vector, a bidirectional GRU encodes the text in both directions, and attention decides which positions count.
+# Its weights are an output of their own, so that we can plot them.
 
 # %%
 ids = keras.Input((None,), dtype="int32", name="ids")
@@ -84,7 +84,7 @@ print("validation accuracy", round(history["val_accuracy"][-1], 4))
 # %% [markdown]
 # ## Which words counted?
 #
-# The sentences below differ in their order only. A bag of words couldn't tell them apart.
+# The sentences below differ in their order only. A bag of words can't distinguish them.
 
 # %% tags=["picture"]
 explain = keras.Model(ids, [logits, weights])
@@ -119,7 +119,7 @@ print("the same after loading:", np.array_equal(model.predict(batch, verbose=0),
 # %% [markdown]
 # ## Export: strings in, labels out
 #
-# Tokenizer, vocabulary and labels go into the graph. What is written is what TF Serving loads; here it is called from
+# Tokenizer, vocabulary and labels go into the graph. TF Serving loads the same export; here it is called from
 # Python.
 
 

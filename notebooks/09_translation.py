@@ -43,8 +43,8 @@ print(f"{len(pairs):,} pairs, {vocabularies.source.size:,} subwords, {training.s
 # %% [markdown]
 # ## Model
 #
-# The encoder reads the source both ways. The decoder reads the target so far; at each step it asks all encoder states
-# (additive attention, Bahdanau et al. 2015) and joins the answer to its own output. Embedding and output share one
+# The encoder is bidirectional. The decoder gets the target so far; at each step it attends to all encoder states
+# (additive attention, Bahdanau et al. 2015) and concatenates the context to its own output. Embedding and output share one
 # matrix.
 
 # %%
@@ -85,12 +85,12 @@ plt.xlabel("epoch")
 plt.ylabel("cross entropy")
 plt.legend()
 plt.show()
-print("validation: share of next tokens that are right", round(history["val_accuracy"][-1], 3))
+print("validation: next-token accuracy", round(history["val_accuracy"][-1], 3))
 
 # %% [markdown]
 # ## Translate
 #
-# Greedy search: the decoder reads its own words. (The application searches with a beam, in the graph, one step a
+# Greedy search: the decoder's inputs are its own outputs. (The application searches with a beam, in the graph, one step a
 # token.)
 
 # %%
@@ -144,7 +144,7 @@ batch = next(iter(validation.dataset))[0]
 print("the same after loading:", np.array_equal(model.predict(batch, verbose=0), again.predict(batch, verbose=0)))
 
 # %% [markdown]
-# The export holds the tokenizer and a greedy loop. The state here is read anew for each token, which is simple and
+# The export holds the tokenizer and a greedy loop. The state here is recomputed for each token, which is simple and
 # slow; the application's decoder keeps it.
 
 

@@ -32,7 +32,7 @@ DATA, SIZE, TRAIN, TEST, UNITS, EPOCHS = "embedded", 64, 7000, 200, 128, 10  # D
 # %% [markdown]
 # ## Data
 #
-# Pictures as pixels, captions as ids that open with BOS and close with EOS.
+# Pictures as pixels, captions as ids between BOS and EOS.
 
 # %%
 captions = load_captions(DATA)
@@ -69,8 +69,8 @@ plt.show()
 # %% [markdown]
 # ## Model
 #
-# Convolutions make a grid of 8 x 8 regions. The decoder reads the caption so far and asks, at each word, all regions:
-# $c_t = \sum_j a_{tj} m_j$. A learned vector for each region tells where it lies.
+# Convolutions make a grid of 8 x 8 regions. The decoder gets the caption so far and attends, at each word, to all regions:
+# $c_t = \sum_j a_{tj} m_j$. A learned vector for each region encodes its position.
 
 # %%
 picture = keras.Input((SIZE, SIZE, 3), name="image")
@@ -211,7 +211,7 @@ served = tf.saved_model.load(str(folder / "1")).signatures["serving_default"]
 print(served(image_bytes=tf.constant([test_examples[0].image.read()]))["caption"].numpy()[0].decode())
 
 # %% [markdown]
-# **Seen:** the words for colours and sizes attend to the thing that they name, those for shapes and places beside it or
+# **Seen:** the words for colours and sizes attend to the thing that they name, those for shapes and places next to it or
 # at both. Two minutes of training make four captions of five wholly true. The application trains longer, on more,
-# and adds a beam, pretrained backbones, CIDEr, and an export that answers broken pictures: `python -m
+# and adds a beam, pretrained backbones, CIDEr, and an export that handles broken images: `python -m
 # apps.image_captioning.train --data FOLDER`; 97% of its captions of such scenes are true.

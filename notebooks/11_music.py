@@ -112,7 +112,7 @@ print(f"bits a bar line {surprise[bars].mean():.2f}, bits another character {sur
 # %% [markdown]
 # ## Generate
 #
-# The network reads its own tokens. A temperature below 1 and the most probable tokens that make up 95% keep it from
+# The network's inputs are its own tokens. A temperature below 1 and the most probable tokens that make up 95% keep it from
 # nonsense.
 
 # %%

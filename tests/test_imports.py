@@ -1,9 +1,12 @@
-"""Imports go one way: apps -> data_pipelines, layers."""
+"""Imports go one way: apps -> data_pipelines, layers; an application imports no other one; nothing imports in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from apps.applications import APPLICATIONS
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
@@ -31,3 +34,26 @@ def test_imports_go_one_way(package):
         everywhere = FORBIDDEN[package] - {"tensorflow", "jax"}  # layers import a backend only where they need it
         assert not set(imports(tree, False)) & everywhere, file
         assert not set(imports(tree, True)) & FORBIDDEN[package], file
+
+
+def modules(package):
+    """Module -> the names that it imports at the top, and all modules they may be."""
+    graph = {}
+    for file in (ROOT / package).rglob("*.py"):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        froms = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom) and node.module]
+        graph[name] = {f"{node.module}.{alias.name}" for node in froms for alias in node.names} | {node.module for node in froms}
+    return graph
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_module_imports_itself_by_others(package):
+    graph = modules(package)
+    TopologicalSorter({name: found & graph.keys() - {package} for name, found in graph.items()}).prepare()  # raises CycleError
+
+
+def test_applications_import_no_other_application():
+    for name, found in modules("apps").items():
+        others = {f"apps.{application}" for application in APPLICATIONS if application not in name}
+        if any(application in name for application in APPLICATIONS):
+            assert not [target for target in found if target.startswith(tuple(others))], name

@@ -42,7 +42,7 @@ def parse_config(
         arguments: of the command line.
 
     Raises:
-        DataError: a value outside its range; a file that is no JSON of flags.
+        DataError: a value outside its range; a file that is not JSON with flags.
 
     >>> from typing import Annotated
     >>> @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ def parse_config(
     """
     parser = argparse.ArgumentParser(program, f"{program} [flags]", allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = typing.get_type_hints(config_class, include_extras=True)
-    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_titles(config_class).values())}
-    for name, title in _titles(config_class).items():
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_flag_groups(config_class).values())}
+    for name, title in _flag_groups(config_class).items():
         kind, description, *_ = typing.get_args(hints[name])
         options = [t for t in typing.get_args(kind) if t is not type(None)]
         default = getattr(config_class, name)
@@ -80,8 +80,8 @@ def parse_config(
     return config
 
 
-def _titles(config_class: type) -> dict[str, str]:
-    """The group of each flag, in the order of `--help`: that of the class that brings the flag in.
+def _flag_groups(config_class: type) -> dict[str, str]:
+    """The group of each flag, in the order of `--help`: that of the class that defines the flag.
 
     >>> @dataclasses.dataclass
     ... class Fit:
@@ -92,7 +92,7 @@ def _titles(config_class: type) -> dict[str, str]:
     ... class Example(Fit):
     ...     first: typing.ClassVar = ("data", "epochs")
     ...     data: str = "file"
-    >>> _titles(Example)
+    >>> _flag_groups(Example)
     {'data': 'the flags that matter first', 'epochs': 'the flags that matter first', 'seed': 'training'}
     """
     titles = dict.fromkeys(getattr(config_class, "first", ()), "the flags that matter first")
@@ -109,7 +109,7 @@ def _titles(config_class: type) -> dict[str, str]:
 def _flags_of_file(path: str, hints: dict[str, Any]) -> dict[str, Any]:
     try:
         flags = json.loads(Path(path).read_text())
-        if "config" in flags:  # of a run: its flags, but another run
+        if "config" in flags:  # of a run: its flags for a new run
             flags = {name: value for name, value in flags["config"].items() if name not in ("run_dir", "resume")}
         flags = {name.replace("-", "_"): value for name, value in flags.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -179,10 +179,10 @@ def _is_in(value: float, interval: str) -> bool:
     return above and (value <= high if interval[-1] == "]" else value < high)
 
 
-def number(kind: type, interval: str) -> Callable[[str], Any]:
+def number_type(kind: type, interval: str) -> Callable[[str], Any]:
     """The `type` of an argument that must lie in an interval.
 
-    >>> number(int, "[0, inf)")("3")
+    >>> number_type(int, "[0, inf)")("3")
     3
     """
 
@@ -230,7 +230,7 @@ def run(main: Callable[[], None]) -> None:
         where = _full_disk(error)
         if where is None:
             raise
-        print(f"error: {visible(where)}the disk is full. Free some space; a run goes on with --resume.", file=sys.stderr)
+        print(f"error: {visible(where)}the disk is full. Free some space; a run resumes with --resume.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "stopped", file=sys.stderr)
@@ -246,7 +246,7 @@ def _full_disk(error: OSError | tf.errors.OpError) -> str | None:
     full = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError):
         return (f"{error.filename}: " if error.filename else "") if error.errno in full else None
-    texts = "|".join(map(os.strerror, full))  # TensorFlow passes the text on, not the number
+    texts = "|".join(map(os.strerror, full))  # TensorFlow keeps the text of the error, not its number
     found = re.search(rf"([^\n{{}}]*); (?:{texts})", error.message)
     return f"{found[1].strip()}: " if found else None
 

@@ -45,12 +45,12 @@ def _hashes(rows: Iterable[Sequence[Any]]) -> np.ndarray:
 
 
 def write_training_rows(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Keep hashes of the rows that a model was trained on, beside its export."""
+    """Write hashes of the training rows into the folder of an export."""
     np.save(folder / TRAINING_ROWS, _hashes(rows))
 
 
 def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], split: str) -> int:
-    """Say aloud how many different rows the export was trained on, and return that."""
+    """Warn of rows that the export was trained on, and return their number."""
     folder = Path(export)
     versions = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     path = (max(versions, key=lambda p: int(p.name)) if versions else folder) / TRAINING_ROWS

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.languages import CHINESE, JAPANESE, KOREAN, UNSPACED, code
+from data_pipelines.languages import CHINESE, JAPANESE, KOREAN, UNSPACED, language_code
 from data_pipelines.sources import DataError
 
 
@@ -81,7 +81,7 @@ def bleu_tokenizer(name: str, language: str) -> str:
     if name != "auto":
         translation_metrics(["a"], ["a"], name)
         return name
-    short = code(language)
+    short = language_code(language)
     for languages, tokenizer, module in ((JAPANESE, "ja-mecab", "MeCab"), (KOREAN, "ko-mecab", "mecab_ko")):
         if short in languages:
             return tokenizer if importlib.util.find_spec(module) else "char"
@@ -134,13 +134,13 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.rouge.rouge import Rouge
 
-    found, wanted = _as_coco([[caption] for caption in captions]), _as_coco(references)
-    bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
-    rouge, _ = Rouge().compute_score(wanted, found)
+    found, expected = _as_coco([[caption] for caption in captions]), _as_coco(references)
+    bleu, _ = Bleu(4).compute_score(expected, found, verbose=0)
+    rouge, _ = Rouge().compute_score(expected, found)
     metrics = {f"bleu_{n}": 100 * float(value) for n, value in enumerate(bleu, start=1)}
     metrics |= {"cider": float(np.mean(cider_scores(captions, references))), "rouge_l": 100 * float(rouge)}
     if meteor and shutil.which("java"):
-        metrics["meteor"] = 100 * _meteor(wanted, found)
+        metrics["meteor"] = 100 * _meteor(expected, found)
     return {**metrics, "examples": len(captions)}
 
 
@@ -162,9 +162,9 @@ def _as_coco(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
     return {i: [next(rows) for _ in group] for i, group in enumerate(texts)}
 
 
-def _meteor(wanted: dict[int, list[str]], found: dict[int, list[str]]) -> float:
+def _meteor(expected: dict[int, list[str]], found: dict[int, list[str]]) -> float:
     try:
-        return float(_meteor_scorer().compute_score(wanted, found)[0])
+        return float(_meteor_scorer().compute_score(expected, found)[0])
     except (OSError, ValueError) as error:  # its Java process has ended
         _end_meteor()
         raise DataError(f"METEOR: its Java process ended ({error}). Start again, or remove Java to leave METEOR out.") from None

@@ -1,4 +1,4 @@
-"""From what a user gives to what the page shows, through the exported models. Nothing here is kept between requests."""
+"""From user inputs to the HTML of the page, through the exported models. No state is kept between requests."""
 
 import html
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from apps.music_generation.tunes.engraver import engrave
 from apps.music_generation.tunes.evaluate import sample_tunes
 from apps.music_generation.tunes.scores import with_open_repeats
 from apps.sentiment_classification.predict import predictions
-from apps.translation.predict import alternatives_of, attention_of, unknown_words
+from apps.translation.predict import attention_of, scored_alternatives, unknown_words
 from data_pipelines.piano_rolls import KEYS, midi_bytes
 from data_pipelines.sources import DataError
 
@@ -49,17 +49,17 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
     labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
     prediction = next(predictions(served, [text]))
     if "weights" not in prediction:
-        return labels, drawing.unknown(list(dict.fromkeys(prediction["unknown"])))
-    return labels, drawing.weighed_words(prediction["weights"], prediction["unknown"])
+        return labels, drawing.unknown_words(list(dict.fromkeys(prediction["unknown"])))
+    return labels, drawing.highlighted_words(prediction["weights"], prediction["unknown"])
 
 
 def translation(served: Any, text: str) -> tuple[str, str, str, str]:
-    """The translation; the words it has never seen; the alternatives; what each token attended to."""
+    """The translation; the unknown words; the alternatives; what each token attended to."""
     outputs = _first(served, "serving_default", text=_checked(text))
-    rows = alternatives_of(outputs["alternatives"], outputs["alternative_scores"])
+    rows = scored_alternatives(outputs["alternatives"], outputs["alternative_scores"])
     source, target, weights = attention_of(outputs)
     attention = drawing.attention_table(source, target, weights) if weights.size else ""
-    unknown = drawing.unknown(unknown_words(outputs["source_tokens"], outputs["unknown"]))
+    unknown = drawing.unknown_words(unknown_words(outputs["source_tokens"], outputs["unknown"]))
     return outputs["translation"].decode("utf-8", "replace"), unknown, drawing.table(["alternative", "score"], rows), attention
 
 
@@ -121,4 +121,4 @@ def _sounding(abc: str, sheet: str, midi: bytes, step: str) -> Iterator[tuple[st
     yield step, abc, pictures, ""
     files = drawing.download(midi, "audio/midi", "tune.mid")
     files += drawing.download(abc.encode(), "text/vnd.abc", "tune.abc") if abc else ""
-    yield "", abc, pictures, drawing.player(to_wav(synthesize(notes))) + files
+    yield "", abc, pictures, drawing.audio_player(to_wav(synthesize(notes))) + files

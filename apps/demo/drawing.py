@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: attention over words, over a sentence, over a picture, a piano roll.
+"""The HTML of the page: attention over words, over a sentence, over a picture, a piano roll.
 
 Text of users and models is always escaped, and no picture comes from elsewhere: all are in the page.
 """
@@ -17,18 +17,18 @@ from apps.music_generation.sound import Note
 LIGHT, DARK = (255, 255, 255), (37, 99, 235)
 
 
-def shade(weight: float) -> str:
+def cell_style(weight: float) -> str:
     """The style of a cell: the darker the more weight, the text always readable."""
     colour = [round(a + (b - a) * min(1.0, max(0.0, weight))) for a, b in zip(LIGHT, DARK)]
     return f"background:rgb({colour[0]},{colour[1]},{colour[2]});color:{'#fff' if weight > 0.45 else '#111'}"
 
 
-def weighed_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] = ()) -> str:
-    """The words of a text, each on a ground as dark as its attention, relative to the largest; unknown ones are struck out."""
+def highlighted_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] = ()) -> str:
+    """The words of a text, each on a background as dark as its relative attention; unknown ones are struck out."""
     largest = max([weight for _, weight in pairs], default=0.0) or 1.0
     words = []
     for word, weight in pairs:
-        style = shade(weight / largest) + (";text-decoration:line-through" if word in unknown else "")
+        style = cell_style(weight / largest) + (";text-decoration:line-through" if word in unknown else "")
         title = "unknown to the model" if word in unknown else f"attention {weight:.3f}"
         words.append(f'<span class="word" style="{style}" title="{title}">{html.escape(word)}</span>')
     note = "<p>Words that are struck out are unknown to the model.</p>" if set(unknown) & {word for word, _ in pairs} else ""
@@ -36,8 +36,8 @@ def weighed_words(pairs: Sequence[tuple[str, float]], unknown: Collection[str] =
     return f'{legend}<p class="words">{" ".join(words)}</p>{note}'
 
 
-def unknown(words: Sequence[str]) -> str:
-    """Words that a model has never seen."""
+def unknown_words(words: Sequence[str]) -> str:
+    """A list of unknown words."""
     listed = ", ".join(f"<s>{html.escape(word)}</s>" for word in words)
     return f"<p>Unknown to the model: {listed}</p>" if words else ""
 
@@ -48,7 +48,7 @@ def attention_table(source: Sequence[str], target: Sequence[str], weights: np.nd
     rows = []
     for token, row in zip(target, weights):
         cells = [
-            f'<td style="{shade(weight)}" title="{_token(token)} attends to {_token(other)}: {weight:.2f}"></td>'
+            f'<td style="{cell_style(weight)}" title="{_token(token)} attends to {_token(other)}: {weight:.2f}"></td>'
             for other, weight in zip(source, row)
         ]
         rows.append(f'<tr><th scope="row">{_token(token)}</th>{"".join(cells)}</tr>')
@@ -97,7 +97,7 @@ def _data(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def player(wav: bytes) -> str:
+def audio_player(wav: bytes) -> str:
     return f'<audio controls src="{_data(wav, "audio/wav")}" aria-label="the tune"></audio>'
 
 

@@ -4,11 +4,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from apps.common.export import load_export, newest_version
-from apps.common.model_card import about
+from apps.applications import APPLICATIONS
+from apps.common.export.model_card import card_summary
+from apps.common.export.saved_model import load_export, newest_version
 from data_pipelines.sources import DataError
-
-MINUTES = {"sentiment_classification": 1, "translation": 2, "image_captioning": 6, "music_generation": 5}
 
 
 class Models:
@@ -20,10 +19,10 @@ class Models:
         self._lock = threading.Lock()
 
     def preload(self) -> None:
-        """Begin to load what is there, beside whatever else goes on."""
+        """Load what is there in the background."""
 
         def load() -> None:
-            for application in MINUTES:
+            for application in APPLICATIONS:
                 if self.newest(application):
                     self.get(application)
 
@@ -33,20 +32,20 @@ class Models:
         """The folder of the newest version."""
         return newest_version(self.folder / application)
 
-    def missing(self, application: str) -> str:
+    def how_to_train(self, application: str) -> str:
         """How to make the model, or "" if it is there."""
         if self.newest(application):
             return ""
-        minutes = MINUTES[application]
+        minutes = APPLICATIONS[application].minutes
         return (
             f"There is no model in `{self.folder / application}` yet. Make one, in about {minutes} minute{'s' * (minutes > 1)}, "
             f"by `python -m apps.{application}.train --quick`, and reload this page."
         )
 
     def about(self, application: str) -> str:
-        """What its card says that it does and has learned from, or ""."""
+        """Purpose and training data from its card, or ""."""
         card = (self.newest(application) or Path()) / "model_card.md"
-        return about(card.read_text()) if card.exists() else ""
+        return card_summary(card.read_text()) if card.exists() else ""
 
     def get(self, application: str) -> Any:
         """The newest version.
@@ -56,7 +55,7 @@ class Models:
         """
         folder = self.newest(application)
         if folder is None:
-            raise DataError(self.missing(application))
+            raise DataError(self.how_to_train(application))
         with self._lock:  # users who come at once wait for one load
             if self._loaded.get(application, (None,))[0] != folder:
                 self._loaded[application] = (folder, load_export(folder, application))

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 from starlette.middleware import Middleware
 
+from apps.applications import APPLICATIONS
 from apps.demo import answers
 from apps.demo.models import Models
 from apps.demo.uploads import LARGEST_TOTAL, UploadLimit
@@ -51,18 +52,13 @@ def make_page(models: Models) -> gr.Blocks:
     """The page over the models of a folder; `launch` it."""
     with gr.Blocks(title="Unfold", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# Unfold\nFour sequence models, each as TensorFlow Serving would load it.")
-        for name, application, build in (
-            ("Sentiment", "sentiment_classification", _sentiment),
-            ("Translation", "translation", _translation),
-            ("Captions", "image_captioning", _captions),
-            ("Music", "music_generation", _music),
-        ):
-            with gr.Tab(name):
+        for application, (title, _) in APPLICATIONS.items():
+            with gr.Tab(title):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
-                read = gr.Markdown(elem_id=f"about-{application}")
+                about = gr.Markdown(elem_id=f"about-{application}")
                 load = partial(_notice, models, application)
-                page.load(load, outputs=[notice, read], show_progress="hidden", api_visibility="private")
-                build(partial(models.get, application))
+                page.load(load, outputs=[notice, about], show_progress="hidden", api_visibility="private")
+                TABS[application](partial(models.get, application))
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
 
@@ -93,7 +89,7 @@ class OwnHostOnly:
 
 
 def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
-    """What belongs to the page, but is asked for when it is launched.
+    """The arguments of `launch` that belong to the page.
 
     Args:
         host: the interface that it listens on; where that is not this machine's alone, any host name is allowed.
@@ -107,17 +103,17 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
         "footer_links": [],
         "allowed_paths": [str(SCENE)],
         "enable_monitoring": False,
-        "state_session_capacity": 256,  # what Gradio keeps of tabs is memory
+        "state_session_capacity": 256,  # Gradio keeps the state of tabs in memory
     }
 
 
 def _notice(models: Models, application: str) -> Any:
-    missing = models.missing(application)
+    missing = models.how_to_train(application)
     return gr.Markdown(missing, visible=bool(missing)), models.about(application)
 
 
-def _readable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrong input is told to the user."""
+def _show_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Show the errors of wrong input to the user."""
 
     def call(*inputs: Any) -> Any:
         try:
@@ -134,7 +130,7 @@ def _sentiment(model: Callable[[], Any]) -> None:
     label = gr.Label(label="Sentiment", elem_id="sentiment")
     words = gr.HTML(elem_id="words")
     gr.Examples(["the food was good , not bad at all .", "the food was bad , not good at all ."], text)
-    _run(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
+    _connect(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
 
 
 def _translation(model: Callable[[], Any]) -> None:
@@ -145,7 +141,7 @@ def _translation(model: Callable[[], Any]) -> None:
     others = gr.HTML(elem_id="alternatives")
     attention = gr.HTML(elem_id="attention")
     gr.Examples(["The town has 12,345 inhabitants.", "We met on Friday, July 3, 2026. The ticket costs $12.50."], text)
-    _run(lambda text: answers.translation(model(), text), [text], [best, unknown, others, attention], button, text.submit)
+    _connect(lambda text: answers.translation(model(), text), [text], [best, unknown, others, attention], button, text.submit)
 
 
 def _captions(model: Callable[[], Any]) -> None:
@@ -155,7 +151,7 @@ def _captions(model: Callable[[], Any]) -> None:
     best = gr.Textbox(label="Caption", interactive=False, elem_id="caption")
     maps = gr.HTML(elem_id="attention-maps")
     gr.Examples([str(SCENE)], file)
-    _run(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
+    _connect(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
 
 
 def _music(model: Callable[[], Any]) -> None:
@@ -192,14 +188,22 @@ def _music(model: Callable[[], Any]) -> None:
     stop.click(lambda: "Stopped.", outputs=status, cancels=[running], api_visibility="private")
 
 
+TABS = {
+    "sentiment_classification": _sentiment,
+    "translation": _translation,
+    "image_captioning": _captions,
+    "music_generation": _music,
+}
+
+
 def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:
     """The steps of a generator, its errors made readable."""
     steps = function(*inputs)
-    targets = _readable(lambda: next(steps, None))
+    targets = _show_errors(lambda: next(steps, None))
     while (step := targets()) is not None:
         yield step
 
 
-def _run(function: Callable[..., Any], inputs: list, outputs: list, button: gr.Button, *triggers: Any) -> None:
+def _connect(function: Callable[..., Any], inputs: list, outputs: list, button: gr.Button, *triggers: Any) -> None:
     for trigger in (button.click, *triggers):
-        trigger(_readable(function), inputs, outputs, api_visibility="private")
+        trigger(_show_errors(function), inputs, outputs, api_visibility="private")

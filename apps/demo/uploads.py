@@ -36,7 +36,7 @@ class UploadLimit:
         if not length.isdigit():
             return await _refuse(send, 411, "An upload must say its length (Content-Length).")
         size = int(length) + BLOCK
-        if not self._make_room(size):
+        if not self._free_space(size):
             limit = f"{self.limit / 2**20:,.0f} MB"
             return await _refuse(
                 send, 413, f"The uploads of all visitors together are limited to {limit}. Try again in a minute."
@@ -47,7 +47,7 @@ class UploadLimit:
         finally:
             self.coming -= size
 
-    def _make_room(self, size: int) -> bool:
+    def _free_space(self, size: int) -> bool:
         """Remove the oldest uploads until one of this size fits; False if it can't."""
         if self.coming + size > self.limit:
             return False
@@ -55,16 +55,16 @@ class UploadLimit:
         for path in self.folder.rglob("*"):
             if path not in self.kept and path.is_file():
                 files.append((path.stat().st_mtime, path.stat().st_size + BLOCK, path))
-        room = self.limit - self.coming - size - sum(length for _, length, _ in files)
+        space = self.limit - self.coming - size - sum(length for _, length, _ in files)
         for changed, length, path in sorted(files):
-            if room >= 0:
+            if space >= 0:
                 break
             if path.parent != self.folder or changed < growing:  # Gradio moves what is complete into a folder
                 path.unlink(missing_ok=True)
-                room += length
+                space += length
                 with contextlib.suppress(OSError):  # another file is in it
                     path.parent.rmdir()
-        return room >= 0
+        return space >= 0
 
 
 async def _refuse(send: Any, status: int, reason: str) -> None:

@@ -21,7 +21,7 @@ class DataFlags:
     strict: Annotated[bool, "stop if anything must be skipped"] = False
     cache_dir: Annotated[str, "folder where decoded pictures and features are kept for the next run"] = "runs/image_store"
     augment: Annotated[bool, "shift pictures and change their brightness; where the whole encoder learns"] = False
-    flip: Annotated[bool, "mirror every second picture; not where captions tell left from right"] = False
+    flip: Annotated[bool, "mirror every second picture; not where captions say left or right"] = False
     tokenizer: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
     vocabulary_size: shared.VocabularySize = 10_000
     min_count: Annotated[int, "rarer words are unknown, and never generated", Size] = 4
@@ -57,7 +57,7 @@ class ModelFlags:
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     attention_penalty: Annotated[float, "doubly stochastic: every region should be attended to some time", "[0, inf)"] = 0.5
     dropout: shared.Dropout = 0.4
-    word_dropout: Annotated[float, "share of the decoder's input words that training hides", Rate] = 0.0
+    word_dropout: Annotated[float, "rate of the decoder's input words replaced by the unknown token in training", Rate] = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ QUICK = {
     "beam_size": 3,
 }
 
-# for the drawn scenes
+# for the embedded scenes
 SCENES = {
     **QUICK,
     "backbone": "small-cnn",

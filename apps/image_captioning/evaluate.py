@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.metrics import caption_metrics
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from data_pipelines.captions import Captions, Example, load_captions
@@ -26,7 +26,7 @@ from data_pipelines.image_store import ImageFile
 BATCH_SIZE = 32
 
 
-def in_batches(served: Any, images: Sequence[ImageFile], progress: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def predict_batches(served: Any, images: Sequence[ImageFile], progress: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """The place of the first image of a batch and the export's outputs for the batch, as arrays."""
     for start in range(0, len(images), BATCH_SIZE):
         data = [image.read() for image in images[start : start + BATCH_SIZE]]
@@ -38,15 +38,15 @@ def in_batches(served: Any, images: Sequence[ImageFile], progress: bool = False)
         print(file=sys.stderr)
 
 
-def describe_all(served: Any, examples: Sequence[Example], progress: bool = False) -> list[str]:
+def caption_images(served: Any, examples: Sequence[Example], progress: bool = False) -> list[str]:
     """The best caption of each image; "" where it can't be decoded."""
-    batches = in_batches(served, [example.image for example in examples], progress)
+    batches = predict_batches(served, [example.image for example in examples], progress)
     return [caption.decode("utf-8", "replace") for _, outputs in batches for caption in outputs["caption"]]
 
 
 def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Metrics against the references; of drawn scenes also the share of captions that are true, of all scenes and of those that
-    show two shapes together which training never shows together."""
+    """Metrics against the references; of embedded scenes also the fraction of captions that are true, for all scenes and for
+    those with a pair of shapes that no training scene has."""
     metrics = caption_metrics(captions, [example.captions for example in examples])
     if source == "embedded":
         scenes = {scene.name: scene for part in embedded_scenes().values() for scene in part}
@@ -59,18 +59,18 @@ def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -
 
 
 def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, dict[str, float]]:
-    """Measure an export on all splits but the training split; print and write the metrics; draw contact sheets and attention."""
+    """Measure an export on all splits but the training split; print and write the metrics; plot contact sheets and attention."""
     metrics = {}
     for split, examples in data.splits.items():
         if split != "train":
-            captions = describe_all(served, examples)
+            captions = caption_images(served, examples)
             metrics[split] = measure(source, captions, examples)
             contact_sheet(examples, captions, folder / f"contact_sheet_{split}.png")
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]) + "\n")
     few = data.splits["validation"][:3]
-    for n, (example, caption) in enumerate(zip(few, describe_all(served, few)), start=1):
+    for n, (example, caption) in enumerate(zip(few, caption_images(served, few)), start=1):
         print(f"{example.image.name}  {caption}")
         if "attention" in served.signatures["serving_default"].structured_outputs:
             draw_attention(served, example.image.read(), folder / f"attention_{n}.png")
@@ -86,7 +86,7 @@ def main() -> None:
     data, split = choose_split(partial(load_captions, arguments.data), arguments.data, arguments.split)
     served = load_export(arguments.export, "image_captioning")
     warn_of_training_rows(arguments.export, data.rows(split), split)
-    captions = describe_all(served, data.splits[split], progress=sys.stderr.isatty())
+    captions = caption_images(served, data.splits[split], progress=sys.stderr.isatty())
     metrics = measure(arguments.data, captions, data.splits[split])
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     print(cli.as_json({"split": split, **metrics}))

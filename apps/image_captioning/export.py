@@ -9,22 +9,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from apps.common import cli, formats
-from apps.common.export import vocabulary_files, write_saved_model
+from apps.common import cli
+from apps.common.export import command
+from apps.common.export.saved_model import vocabulary_files, write_saved_model
+from apps.common.training.runs import read_config
 from apps.image_captioning.encoders import ImageEncoder
 from apps.image_captioning.serving import example_image, serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
-    "Describes a photograph, JPEG or PNG, in a sentence, and shows what each word attended to. It names what stood in its "
-    "training pictures; what it has never seen it takes for something else. It is no judge of people. A `score` is a "
+    "Captions an image, JPEG or PNG, in a sentence, with the attention of each word. It knows the kinds of things in its "
+    "training images, and mistakes others for them. Don't use it to judge people. A `score` is a "
     "log-probability over the length penalty, in all signatures: 0 is certain."
 )
 
 
 def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
-    config, vocabulary = formats.read_config(run), load_vocabulary(run)
+    config, vocabulary = read_config(run), load_vocabulary(run)
     backbone = keras.saving.load_model(run / "frozen_backbone.keras") if (run / "frozen_backbone.keras").exists() else None
     search: dict[str, Any] = {"beam_size": config.beam_size, "n_best": config.beam_size}
     search |= {"length_penalty": config.length_penalty, "no_repeat_ngram_size": config.no_repeat_ngram_size}
@@ -47,4 +49,4 @@ def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: formats.main("image_captioning", DESCRIPTION, write, network))
+    cli.run(lambda: command.main("image_captioning", DESCRIPTION, write, network))

@@ -2,7 +2,7 @@
 
 m_j = tanh(W f_j + p_j)                               f_j: features of region j; p_j: learned, where the region is
 h_0 = tanh(V [mean_j m_j ; max_j m_j])
-o_t = decoder(y_1 … y_{t-1}, m, h_0)                  see apps/common/attention_decoder.py
+o_t = decoder(y_1 … y_{t-1}, m, h_0)                  see apps/common/decoding/attention_decoder.py
 p(y_t | y_1 … y_{t-1}, picture) = softmax(E o_t + b)  E: the embedding of the words
 
 after Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044).
@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from apps.common.attention_decoder import AttentionDecoder, Memory
+from apps.common.decoding.attention_decoder import AttentionDecoder, Memory
 from apps.common.training.workers import Workers
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.vocabulary import PADDING, UNKNOWN
@@ -33,7 +33,7 @@ class Captioner(keras.Model):
         freeze_batch_norm: normalise by the moving averages of the encoder's batch normalisation in training, too.
         embedding_size, units, cell, num_layers, attention, dropout: see `AttentionDecoder`.
         memory_size: of m_j.
-        word_dropout: share of the decoder inputs that training hides, BOS not.
+        word_dropout: rate of the decoder inputs, BOS apart, replaced by the unknown token in training.
         attention_penalty: weight of the doubly stochastic regularisation, `mean_j (1 - sum_t a_tj)^2` (Xu et al. 2015,
             section 4.2.1): every region should be attended to some time.
     """
@@ -156,7 +156,7 @@ class Captioner(keras.Model):
         return logits
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step of `apps.common.decoding`: tokens (batch, beam) -> logits, state, attention. UNKNOWN is never chosen."""
+        """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention. Never UNKNOWN."""
         output, weights, state = self.decoder.step(self.embedding(tokens), state, memory)
         never = -1e9 * ops.one_hot(UNKNOWN, self.settings["vocabulary_size"], dtype="float32")
         return self.logits(output) + never, state, weights

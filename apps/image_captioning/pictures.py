@@ -52,7 +52,7 @@ def draw_attention(served: Any, data: bytes, path: Path) -> None:
     outputs = {name: value.numpy()[0] for name, value in outputs.items()}
     words = [word.decode("utf-8", "replace").replace("▁", " ") for word in outputs["words"] if word]
     if not words:
-        raise DataError(f"attention: no caption to draw ({outputs['error'].decode() or 'it is empty'}). Give another image.")
+        raise DataError(f"attention: no caption to plot ({outputs['error'].decode() or 'it is empty'}). Give another image.")
     if "attention" not in outputs:
         raise DataError("attention: the model has none. Train one with --attention additive or dot.")
     image = open_image(data)

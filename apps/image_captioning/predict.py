@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from apps.common import cli
-from apps.common.export import load_export
-from apps.image_captioning.evaluate import in_batches
+from apps.common.export.saved_model import load_export
+from apps.image_captioning.evaluate import predict_batches
 from apps.image_captioning.pictures import draw_attention
 from data_pipelines.captions import SUFFIXES
 from data_pipelines.image_store import ImageFile
@@ -43,7 +43,7 @@ def find_images(inputs: Sequence[str]) -> list[ImageFile]:
 def predictions(served: Any, images: Sequence[ImageFile], n_best: int = 1, progress: bool = False) -> list[dict[str, Any]]:
     """For each image its `caption`, `score` and the `n_best` `alternatives`, best first; or an `error`."""
     results: list[dict[str, Any]] = []
-    for start, outputs in in_batches(served, images, progress):
+    for start, outputs in predict_batches(served, images, progress):
         for row, error in enumerate(outputs["error"]):
             name = images[start + row].name
             if error:
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("input", nargs="+", help="images, or folders of images; '-' reads names from standard input")
     parser.add_argument("--n-best", type=int, default=1, help="captions an image, at most the beam size of the export")
     parser.add_argument(
-        "--attention", type=Path, help="draw the attention of each word over the first image with a caption into this .png"
+        "--attention", type=Path, help="plot the attention of each word over the first image with a caption to this .png"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()

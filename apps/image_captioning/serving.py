@@ -1,4 +1,4 @@
-"""The captioner in use: search, from the bytes of pictures to captions."""
+"""Beam search with a captioner, and the signatures of the export: bytes of images in, captions out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common import decoding
+from apps.common.decoding.search import decode, detokenize
+from apps.common.decoding.sequences import NEG_INF, Sequences
 from apps.common.metrics import caption_metrics
-from apps.common.sequences import NEG_INF, Sequences
 from apps.image_captioning.encoders import ImageEncoder
 from apps.image_captioning.model import Captioner
 from data_pipelines.captions import Example
@@ -18,26 +18,26 @@ from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 
 
 def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
-    """Describe pictures (or their features); `settings` are those of `apps.common.decoding.decode`."""
+    """Caption images (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(images)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.decode(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
+    return decode(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
 
 
 def search_captions(
     model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], store: ImageStore, max_length: int, beam_size: int
 ) -> Callable[[], dict[str, float]]:
-    """A function that describes the images by search with the model as it is then, and returns what the captions are worth."""
+    """A function that captions the images by search with the current weights, and returns the metrics."""
     paths = tf.data.Dataset.from_tensor_slices([store.paths[e.image] for e in examples])
     images = paths.map(store.load, num_parallel_calls=2).batch(64).prefetch(2)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def describe(images: tf.Tensor) -> tf.Tensor:
         found = search(model, images, max_length, beam_size=beam_size, length_penalty=1.0)
-        return decoding.detokenize(vocabulary, found)[:, 0]
+        return detokenize(vocabulary, found)[:, 0]
 
     def measure() -> dict[str, float]:
         captions = [text.decode() for batch in images for text in describe(batch).numpy()]
@@ -59,7 +59,7 @@ def serving_signatures(
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Bytes of pictures in, captions out: `caption` and `score`; `alternatives` with their scores, best first; the `words` of the
     caption and their `attention` to each region, if the model has it; `error`, "" or why there is no caption. `serving_greedy`
-    searches with a beam of 1, and gives `caption`, `score` and `error`.
+    searches with a beam of 1, and returns `caption`, `score` and `error`.
 
     Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty`.
     """
@@ -76,7 +76,7 @@ def serving_signatures(
         found = search(model, images, max_length, **{**settings, **changed})
         good = problems[:, None] == ""
         found = found._replace(lengths=tf.where(good, found.lengths, 0), scores=tf.where(good, found.scores, NEG_INF))
-        return found, decoding.detokenize(vocabulary, found)
+        return found, detokenize(vocabulary, found)
 
     def describe_greedily(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images, problems = encode_images(image_bytes)

@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
-from apps.common.export import load_export, new_version
-from apps.common.losses import TokenLoss, token_cross_entropy
-from apps.common.model_card import write_card
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.progress import verbosity
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss, perplexity
@@ -46,7 +46,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    device = runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config.seed, config.precision)
 
     # -- data
     data = load_captions(config.data)
@@ -80,10 +80,9 @@ def train(config: Config) -> dict[str, float]:
     model = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **flags)
     model.build()
     model.set_workers(workers)
-    facts = {"encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", "parameters": f"{model.count_params():,}"}
-    facts |= workers.facts(config.batch_size, "captions")
-    runs.log_summary({"device": f"{device}, {config.precision}", **data.summary(), **facts, "run": str(folder)})
+    facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **workers.summary(config.batch_size, "captions")}
+    runs.log_summary(config, model, folder, facts)
 
     # -- training
     search = search_captions(model, vocabulary, held_out, store, config.max_length, config.validation_beam_size)

@@ -7,7 +7,7 @@ from apps.common import config as shared
 from apps.common.config import FitFlags, Rate, RunFlags, Size
 
 APPLICATION = "music_generation"
-TransposeProb = Annotated[float, "share of the tunes or pieces that each epoch transposes to another key", "[0, 1]"]
+TransposeProb = Annotated[float, "probability of transposing a tune or piece to another key in an epoch", "[0, 1]"]
 Units = Annotated[int, "size of the states", Size]
 NumLayers = Annotated[int, "recurrent layers", Size]
 BatchSize = Annotated[int, "streams side by side", Size]

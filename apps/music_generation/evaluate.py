@@ -10,9 +10,9 @@ import argparse
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.music_generation.rolls.evaluate import evaluate as evaluate_rolls
-from apps.music_generation.shared import generates_tunes, print_metrics, refuse
+from apps.music_generation.shared import generates_tunes, print_metrics, refuse_flags
 from apps.music_generation.tunes.evaluate import evaluate as evaluate_tunes
 from data_pipelines.piano_rolls import load_rolls
 from data_pipelines.tunes import load_tunes
@@ -26,18 +26,20 @@ def main() -> None:
     group = parser.add_argument_group("models of tunes")
     of_tunes = [
         group.add_argument("--validation-tunes", help="as for training"),
-        group.add_argument("--num-samples", type=cli.number(int, "[0, inf)"), default=200, help="tunes to judge; 0: none"),
-        group.add_argument("--max-new-tokens", type=cli.number(int, "[1, inf)"), default=800, help="of a tune"),
-        group.add_argument("--temperature", type=cli.number(float, "[0, 1000]"), default=0.8, help="of these tunes"),
-        group.add_argument("--top-p", type=cli.number(float, "(0, 1]"), default=0.95, help="of these tunes"),
+        group.add_argument("--num-samples", type=cli.number_type(int, "[0, inf)"), default=200, help="tunes to judge; 0: none"),
+        group.add_argument("--max-new-tokens", type=cli.number_type(int, "[1, inf)"), default=800, help="of a tune"),
+        group.add_argument("--temperature", type=cli.number_type(float, "[0, 1000]"), default=0.8, help="of these tunes"),
+        group.add_argument("--top-p", type=cli.number_type(float, "(0, 1]"), default=0.95, help="of these tunes"),
         group.add_argument("--seed", type=int, default=0, help="of these tunes"),
     ]
     group = parser.add_argument_group("models of piano rolls")
-    of_rolls = [group.add_argument("--frame-beats", type=cli.number(float, "(0, inf)"), default=0.25, help="as for training")]
+    of_rolls = [
+        group.add_argument("--frame-beats", type=cli.number_type(float, "(0, inf)"), default=0.25, help="as for training")
+    ]
     arguments = parser.parse_args()
     served = load_export(arguments.export, "music_generation")
     if generates_tunes(served):
-        refuse(of_rolls, arguments, "tunes")
+        refuse_flags(of_rolls, arguments, "tunes")
         places = arguments.validation_tunes
         tunes, split = choose_split(
             lambda whole: load_tunes(arguments.data, places, whole and places is None), arguments.data, arguments.split
@@ -46,7 +48,7 @@ def main() -> None:
         names = ("num_samples", "max_new_tokens", "temperature", "top_p", "seed")
         metrics = evaluate_tunes(served, tunes, [split], **{name: getattr(arguments, name) for name in names})
     else:
-        refuse(of_tunes, arguments, "piano rolls")
+        refuse_flags(of_tunes, arguments, "piano rolls")
         rolls, split = choose_split(
             lambda whole: load_rolls(arguments.data, arguments.frame_beats, whole), arguments.data, arguments.split
         )

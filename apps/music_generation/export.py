@@ -8,7 +8,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from apps.common import cli, formats
+from apps.common import cli
+from apps.common.export import command
 from apps.music_generation.rolls import export as rolls
 from apps.music_generation.shared import DESCRIPTION
 from apps.music_generation.tunes import export as tunes
@@ -26,4 +27,4 @@ def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: formats.main("music_generation", DESCRIPTION, write, network))
+    cli.run(lambda: command.main("music_generation", DESCRIPTION, write, network))

@@ -1,4 +1,4 @@
-"""What decides whether a command is about tunes or piano rolls, and what both say."""
+"""Is it tunes or piano rolls? And what both share."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 
 DESCRIPTION = (
-    "Generates music like that it was trained on, from nothing or from a beginning. It has heard nothing else, and may repeat "
-    "passages of its training data: look before you publish what it generates."
+    "Generates music in the style of its training data, unconditionally or from a prompt. It knows no other style, and may "
+    "repeat passages of its training data: check before you publish what it generates."
 )
 
 
@@ -27,7 +27,7 @@ def generates_tunes(served: Any) -> bool:
     return "constrained" in served.signatures
 
 
-def refuse(flags: Sequence[argparse.Action], arguments: argparse.Namespace, what: str) -> None:
+def refuse_flags(flags: Sequence[argparse.Action], arguments: argparse.Namespace, what: str) -> None:
     """Refuse the flags of the other model.
 
     Raises:

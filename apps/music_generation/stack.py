@@ -63,7 +63,7 @@ class StatefulStack(keras.Model):
         self.gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows
 
     def set_workers(self, workers: Workers) -> None:
-        """Let each worker read its part of the rows; all of them carry the states of all rows.
+        """Each worker computes its part of the rows; all of them carry the states of all rows.
 
         Raises:
             DataError: the rows can't be shared evenly.

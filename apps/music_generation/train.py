@@ -3,7 +3,7 @@
     python -m apps.music_generation.train --data tunes.abc
     python -m apps.music_generation.train --data midi/
 
-What happens stands in `apps.music_generation.tunes.train` and `apps.music_generation.rolls.train`.
+The training itself is in `apps.music_generation.tunes.train` and `apps.music_generation.rolls.train`.
 """
 
 import argparse

@@ -32,8 +32,8 @@ class ModelFlags:
     embedding_size: shared.EmbeddingSize = 128
     pooling: Annotated[Literal["attention", "last"], "how a sequence becomes one vector"] = "attention"
     dropout: shared.Dropout = 0.5
-    embedding_dropout: Annotated[float, "share of the word vectors' channels", Rate] = 0.3
-    word_dropout: Annotated[float, "share of the words taken for unknown", Rate] = 0.1
+    embedding_dropout: Annotated[float, "rate for whole channels of the word vectors", Rate] = 0.3
+    word_dropout: Annotated[float, "rate of words replaced by the unknown token", Rate] = 0.1
 
 
 @dataclass(frozen=True)

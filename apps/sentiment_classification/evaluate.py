@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.metrics import classification_metrics
 from apps.common.training import plots
 from data_pipelines.files import write_whole
@@ -42,7 +42,7 @@ def evaluate_export(served: Any, reviews: Sequence[Review]) -> tuple[np.ndarray,
 
 
 def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, float]]:
-    """Measure an export on all splits but the training split; print and write the metrics; draw how the errors lie."""
+    """Measure an export on all splits but the training split; print and write the metrics; plot confusion and calibration."""
     metrics = {}
     for split in reviews.splits:
         if split != "train":

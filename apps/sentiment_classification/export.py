@@ -9,20 +9,22 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from apps.common import cli, formats
-from apps.common.export import vocabulary_files, write_saved_model
+from apps.common import cli
+from apps.common.export import command
+from apps.common.export.saved_model import vocabulary_files, write_saved_model
+from apps.common.training.runs import read_config
 from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
-    "Classifies a text. It knows the kind of text it was trained on; of others, in another language or about other things, its "
-    "probabilities mean little."
+    "Classifies a text. On texts unlike its training data, in another language or about other things, its probabilities mean "
+    "little."
 )
 
 
 def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
-    config, labels = formats.read_config(run), json.loads((run / "config.json").read_text())["labels"]
+    config, labels = read_config(run), json.loads((run / "config.json").read_text())["labels"]
     vocabulary = load_vocabulary(run)
     write_saved_model(
         folder,
@@ -39,4 +41,4 @@ def network(model: keras.Model) -> tf.TensorSpec:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: formats.main("sentiment_classification", DESCRIPTION, write, network))
+    cli.run(lambda: command.main("sentiment_classification", DESCRIPTION, write, network))

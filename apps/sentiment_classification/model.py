@@ -19,7 +19,7 @@ from data_pipelines.vocabulary import PADDING, UNKNOWN
 
 @keras.saving.register_keras_serializable(package="unfold")
 class WordDropout(keras.layers.Layer):
-    """In training, replace a share of the words by the unknown one (Iyyer et al. 2015, https://aclanthology.org/P15-1162)."""
+    """In training, replace words by the unknown token at random (Iyyer et al. 2015, https://aclanthology.org/P15-1162)."""
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 
 BATCH_SIZE = 64
 

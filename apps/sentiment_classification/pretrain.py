@@ -22,7 +22,7 @@ from data_pipelines.vocabulary import PADDING, UNKNOWN
 class NextWordLoss(keras.layers.Layer):
     """Mean cross entropy of the next and of the previous word: (states, ids) -> (batch,).
 
-    Unknown words and padding are not predicted and weigh nothing. Ids must be in the order of falling frequency.
+    Unknown words and padding are masked out. Ids must be in the order of falling frequency.
     """
 
     def __init__(self, embedding: keras.layers.Embedding, samples: int, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The classifier in use: from texts to labels."""
+"""The signatures of the export: from texts to labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from apps.common.sequences import within
+from apps.common.decoding.sequences import check_request_size
 from data_pipelines.batching import truncate_middle
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
 
@@ -14,19 +14,19 @@ LARGEST_REQUEST = 2**19  # tokens, padding counted
 
 
 def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Sequence[str], max_length: int) -> dict[str, Any]:
-    """Strings in, labels out: the functions of the export with their input specs.
+    """Strings in, labels out: the signatures with their input specs.
 
-    `serving_default` gives `label`, `probability`, `tokens`, their `attention` if the model has it, and which of them are
-    `unknown` to the vocabulary; `serving_greedy` the first two; `probabilities` gives all classes.
+    `serving_default` returns `label`, `probability`, `tokens`, their `attention` if the model has it, and which of them are
+    `unknown` to the vocabulary; `serving_greedy` the first two; `probabilities` returns all classes.
     """
     names = tf.constant(list(labels))
 
     def run(text: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Probabilities (n, classes), and what there is to say of each token."""
+        """Probabilities (n, classes), and for each token its attention and whether it is unknown."""
         tokens = truncate_middle(vocabulary.tokenize(text), max_length)
         ids = vocabulary.tokens_to_ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
-        ids = within(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
+        ids = check_request_size(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         outputs = model(ids, training=False)
         padded = tf.pad(tokens.to_tensor(""), [[0, 0], [0, missing]])
         probabilities = tf.nn.softmax(outputs.pop("logits"))

@@ -5,8 +5,6 @@
 Read `train` from top to bottom: data, model, training, metrics, export, predictions.
 """
 
-import math
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ import keras
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
-from apps.common.export import load_export, new_version
-from apps.common.model_card import write_card
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.validation import constant_class
 from apps.common.training.workers import Workers
 from apps.sentiment_classification.config import APPLICATION, Config, ModelFlags, preset
 from apps.sentiment_classification.evaluate import report
@@ -27,7 +26,7 @@ from apps.sentiment_classification.model import bag_of_words_classifier, recurre
 from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.reviews import Review, Reviews, encode, load_reviews, load_texts, review_batches
+from data_pipelines.reviews import Review, encode, load_reviews, load_texts, review_batches
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
 
@@ -38,7 +37,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float]:
     """Train, evaluate and export; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    device = runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config.seed, config.precision)
 
     # -- data
     reviews = load_reviews(config.data, config.validation_rows)
@@ -77,8 +76,8 @@ def train(config: Config) -> dict[str, float]:
     # -- training
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
-    facts = _facts(config, reviews, vocabulary.size, model, device, folder)
-    runs.log_summary({**facts, **workers.facts(config.batch_size, "texts")})
+    facts = {**reviews.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
+    runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "texts"))
     if config.pretrain_on and restored is None and workers.is_chief:
         unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
         language = review_batches(unlabelled, **options, shuffle_seed=config.seed)
@@ -105,7 +104,8 @@ def train(config: Config) -> dict[str, float]:
 
     # -- export, and the metrics of what was exported
     if not config.force_export:
-        checkpoint.selection.refuse_worse_than(_constant_guess(reviews))
+        labels = ([review.label for review in reviews.splits[split]] for split in ("train", "validation"))
+        checkpoint.selection.refuse_worse_than(constant_class(*labels))
     with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, reviews.rows("train"))
@@ -116,24 +116,6 @@ def train(config: Config) -> dict[str, float]:
     print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
     print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
-
-
-def _constant_guess(reviews: Reviews) -> dict[str, float]:
-    """What the most frequent class, and the share of each class in the training split, reach on the validation split."""
-    counts = Counter(review.label for review in reviews.splits["train"])
-    labels = [review.label for review in reviews.splits["validation"]]
-    loss = -sum(math.log(counts[label] / counts.total()) for label in labels) / len(labels)
-    return {"val_accuracy": labels.count(counts.most_common(1)[0][0]) / len(labels), "val_loss": loss}
-
-
-def _facts(config, reviews, vocabulary_size, model, device, folder) -> dict[str, str]:
-    return {
-        "device": f"{device}, {config.precision}",
-        **reviews.summary(),
-        "vocabulary": f"{vocabulary_size:,} {config.tokenizer}",
-        "parameters": f"{model.count_params():,}",
-        "run": str(folder),
-    }
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class ModelFlags:
     input_feeding: Annotated[bool, "feed the decoder's last output into its next step"] = False
     reverse_source: Annotated[bool, "encode the source backwards"] = False
     dropout: shared.Dropout = 0.4
-    scheduled_sampling: Annotated[float, "share of target tokens replaced by the model's own", "[0, 1]"] = 0.0
+    scheduled_sampling: Annotated[float, "rate of target tokens replaced by the model's own predictions", "[0, 1]"] = 0.0
     sampled_softmax: Annotated[int, "compare with so many sampled tokens, not with the vocabulary; 0: exact", "[0, inf)"] = 0
 
 

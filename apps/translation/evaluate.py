@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, translation_metrics
 from data_pipelines.files import write_whole
 from data_pipelines.translations import Translations, load_translations
@@ -23,7 +23,7 @@ BATCH_SIZE = 32
 CHARACTERS = 20_000  # of a batch, so that long texts stay below the limits of an export
 
 
-def in_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:
+def predict_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """The places of the sentences of a batch and the export's outputs for them, as arrays; the shortest come first."""
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # sentences of one length pad least
     end = 0
@@ -44,7 +44,7 @@ def in_batches(served: Any, sentences: Sequence[str], progress: bool = False) ->
 def translate_all(served: Any, sentences: Sequence[str], progress: bool = False) -> list[str]:
     """The translations, in the order of the sentences."""
     translations = [""] * len(sentences)
-    for places, outputs in in_batches(served, sentences, progress):
+    for places, outputs in predict_batches(served, sentences, progress):
         for place, translation in zip(places, outputs["translation"]):
             translations[place] = translation.decode("utf-8", "replace")
     return translations

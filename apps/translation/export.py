@@ -8,21 +8,23 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from apps.common import cli, formats
-from apps.common.export import vocabulary_files, write_saved_model
+from apps.common import cli
+from apps.common.export import command
+from apps.common.export.saved_model import vocabulary_files, write_saved_model
+from apps.common.training.runs import read_config
 from apps.translation.serving import serving_signatures
 from data_pipelines.translations import Vocabularies
 
 DESCRIPTION = (
-    "Translates a text sentence by sentence. It knows the kind of sentence it was trained on; what is far from it is translated "
-    "fluently and wrongly. `unknown` tells the words that it has never seen. A `score` is a log-probability over the length "
-    "penalty, in all signatures: 0 is certain."
+    "Translates a text sentence by sentence. Sentences unlike its training data are translated fluently but wrongly. `unknown` "
+    "marks words that are not in the training data. A `score` is a log-probability over the length penalty, in all signatures: "
+    "0 is certain."
 )
 
 
 def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
-    config, vocabularies = formats.read_config(run), Vocabularies.load(run)
+    config, vocabularies = read_config(run), Vocabularies.load(run)
     assert vocabularies is not None, run  # training saved it
     search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "no_repeat_ngram_size")}
     languages = config.source_lang, config.target_lang
@@ -45,4 +47,4 @@ def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: formats.main("translation", DESCRIPTION, write, network))
+    cli.run(lambda: command.main("translation", DESCRIPTION, write, network))

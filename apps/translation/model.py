@@ -1,7 +1,7 @@
 """The translator: an encoder of the whole source, a decoder that attends to it and generates the target.
 
 m_j  = [forward_j ; backward_j]                      the encoder's output at source token j
-o_t  = decoder(y_1 … y_{t-1}, m)                     see apps/common/attention_decoder.py
+o_t  = decoder(y_1 … y_{t-1}, m)                     see apps/common/decoding/attention_decoder.py
 p(y_t | y_1 … y_{t-1}, x) = softmax(E o_t + b)       E: the embedding of the target (Press & Wolf 2017)
 """
 
@@ -11,9 +11,9 @@ import keras
 from keras import ops
 
 import layers
-from apps.common.attention_decoder import AttentionDecoder, Memory
 from apps.common.cells import CELLS
-from apps.common.losses import sampled_cross_entropy, scaled
+from apps.common.decoding.attention_decoder import AttentionDecoder, Memory
+from apps.common.training.losses import sampled_cross_entropy, scaled
 from data_pipelines.vocabulary import BOS, PADDING
 
 Tensor = Any
@@ -123,7 +123,7 @@ class Translator(keras.Model):
         encoder: `recurrent`, in both directions; `forward`, in one, whose final states initialise the decoder; `self-attention`.
         reverse_source: feed the source's last token first (Sutskever et al. 2014).
         heads: of self-attention.
-        scheduled_sampling: share of the decoder inputs that training replaces by the model's own (Bengio et al. 2015,
+        scheduled_sampling: rate of the decoder inputs replaced by the model's own predictions in training (Bengio et al. 2015,
             https://arxiv.org/abs/1506.03099; from one pass over the true ones: Mihaylova & Martins 2019,
             https://aclanthology.org/P19-2049).
         sampled_softmax: in training, compare each target token with so many sampled ones instead of with the whole vocabulary,
@@ -242,7 +242,7 @@ class Translator(keras.Model):
         return scaled(loss / ops.maximum(count, 1.0), sample_weight)
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step of `apps.common.decoding`: tokens (batch, beam) -> logits, state, attention."""
+        """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention."""
         output, weights, state = self.decoder.step(self.target_embedding(tokens), state, memory)
         return self.logits(output), state, weights
 

@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.common.training.plots import new_figure, save_figure
-from apps.translation.evaluate import in_batches
+from apps.translation.evaluate import predict_batches
 from data_pipelines.sources import DataError
 
 LARGEST_PLOT = 120  # tokens of each side; of longer texts the beginning is shown
@@ -27,11 +27,11 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
     """For each sentence its `translation`, `score`, the `n_best` `alternatives` with their scores, best first, and the
     `unknown` words."""
     results: list[dict[str, Any]] = [{}] * len(sentences)
-    for places, outputs in in_batches(served, sentences, progress):
+    for places, outputs in predict_batches(served, sentences, progress):
         for row, place in enumerate(places):
             alternatives = [
                 {"translation": text, "score": round(score, 4)}
-                for text, score in alternatives_of(outputs["alternatives"][row], outputs["alternative_scores"][row])
+                for text, score in scored_alternatives(outputs["alternatives"][row], outputs["alternative_scores"][row])
             ]
             results[place] = {"text": sentences[place], **alternatives[0], "alternatives": alternatives[:n_best]}
             results[place]["unknown"] = unknown_words(outputs["source_tokens"][row], outputs["unknown"][row])
@@ -46,7 +46,7 @@ def unknown_words(tokens: Sequence[bytes], unknown: Sequence[bool]) -> list[str]
     return list(dict.fromkeys(words))
 
 
-def alternatives_of(texts: Sequence[bytes], scores: Sequence[float]) -> list[tuple[str, float]]:
+def scored_alternatives(texts: Sequence[bytes], scores: Sequence[float]) -> list[tuple[str, float]]:
     """The translations of a sentence with their scores; a search may find fewer than it was asked for."""
     return [(text.decode("utf-8", "replace"), float(score)) for text, score in zip(texts, scores) if score > -1e8]
 
@@ -70,7 +70,7 @@ def explain(served: Any, sentences: Sequence[str]) -> list[str]:
 
 
 def plot_attention(served: Any, sentence: str, path: Path) -> bool:
-    """Draw how much each target token attended to each source token; False if there is no attention to draw."""
+    """Plot the attention of each target token to each source token; False if there is none."""
     outputs = {k: v.numpy()[0] for k, v in served.signatures["serving_default"](text=tf.constant([sentence])).items()}
     source, target, weights = attention_of(outputs)
     if not weights.size:
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("input", nargs="+", help="sentences; '-' reads standard input, one a line")
     parser.add_argument("--n-best", type=int, default=1, help="translations a sentence, at most the beam size of the export")
-    parser.add_argument("--attention", type=Path, help="draw the attention of the first sentence into this .png")
+    parser.add_argument("--attention", type=Path, help="plot the attention of the first sentence to this .png")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if arguments.n_best < 1:

@@ -1,15 +1,15 @@
-"""The translator in use: search, from texts to texts."""
+"""Beam search with a translator, and the signatures of the export: texts in, texts out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from apps.common import decoding
+from apps.common.decoding.search import decode, detokenize
+from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size
 from apps.common.metrics import translation_metrics
-from apps.common.sequences import NEG_INF, Sequences, within
 from apps.translation.model import Translator
-from data_pipelines.languages import UNSPACED, code
+from data_pipelines.languages import UNSPACED, language_code
 from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS, PADDING
@@ -21,13 +21,13 @@ LARGEST_ATTENTION = 2**24  # numbers
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
     """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
-    `apps.common.decoding.decode`."""
+    `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(source)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decoding.decode(
+    return decode(
         step,
         state,
         batch_size=tf.shape(source)[0],
@@ -42,14 +42,14 @@ def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
 def search_translations(
     model: Translator, vocabularies: Vocabularies, pairs: Sequence[Pair], beam_size: int, tokenizer: str, batch_size: int = 64
 ) -> Callable[[], dict[str, float]]:
-    """A function that translates the pairs by search with the model as it is then, and returns their BLEU and chrF."""
+    """A function that translates the pairs by search with the current weights, and returns BLEU and chrF."""
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].source))  # texts of one length pad least
     blocks = [[pairs[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
 
     @tf.function(reduce_retracing=True, autograph=False)
     def translate(text: tf.Tensor) -> tf.Tensor:
         source = vocabularies.source.encode(text).to_tensor(PADDING)
-        return decoding.detokenize(vocabularies.target, search(model, source, beam_size=beam_size, length_penalty=1.0))[:, 0]
+        return detokenize(vocabularies.target, search(model, source, beam_size=beam_size, length_penalty=1.0))[:, 0]
 
     def measure() -> dict[str, float]:
         outputs = [t.decode() for block in blocks for t in translate(tf.constant([pair.source for pair in block])).numpy()]
@@ -96,7 +96,7 @@ def serving_signatures(
 ) -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
     """Texts in, texts out, translated sentence by sentence: `translation` and `score`; `alternatives` with their scores, best
     first; the tokens of both sides, the `attention` of each target token to each source token, and which source tokens are
-    `unknown`. `serving_greedy` searches with a beam of 1, and gives the first two.
+    `unknown`. `serving_greedy` searches with a beam of 1, and returns the first two.
 
     Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty` and the coverage; of a text, the mean over
     its sentences.
@@ -106,7 +106,7 @@ def serving_signatures(
         split: cut texts into sentences; else each text is taken for one.
         settings: of `search`.
     """
-    separator = "" if code(languages[1]) in UNSPACED else " "
+    separator = "" if language_code(languages[1]) in UNSPACED else " "
 
     def split_and_tokenize(text: tf.Tensor) -> Sentences:
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
@@ -116,13 +116,13 @@ def serving_signatures(
         pieces = whole[:, :max_length]
         source = vocabularies.source.tokens_to_ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        source = within(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
+        source = check_request_size(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
         return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
 
     def decode(sentences: Sentences, **changed: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, sentences.source, **{**settings, **changed})
         found = found._replace(lengths=tf.where(sentences.is_empty[:, None], 0, found.lengths))
-        return found, decoding.detokenize(vocabularies.target, found)
+        return found, detokenize(vocabularies.target, found)
 
     def translate_greedily(text: tf.Tensor) -> dict[str, tf.Tensor]:
         sentences = split_and_tokenize(text)

@@ -12,12 +12,12 @@ import keras
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
-from apps.common.export import load_export, new_version
-from apps.common.losses import TokenLoss, token_cross_entropy
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
 from apps.common.metrics import bleu_tokenizer
-from apps.common.model_card import write_card
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss, perplexity
 from apps.common.training.workers import Workers
@@ -28,7 +28,6 @@ from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
@@ -40,12 +39,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float | str]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    device = runs.prepare_device(config.seed, config.precision)
-
-    if config.source_lang == config.target_lang:
-        raise DataError(
-            f"--source-lang and --target-lang are both {config.source_lang!r}. Name two columns or files of the data."
-        )
+    runs.prepare_device(config.seed, config.precision)
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     # -- data
@@ -84,8 +78,12 @@ def train(config: Config) -> dict[str, float | str]:
     measure = Validation(validation, token_cross_entropy, lambda loss: {"perplexity": perplexity(loss), **search()})
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(model, validation) if config.resume else None
-    facts = _facts(config, data, len(encoded.skipped), vocabularies, model, device, folder)
-    runs.log_summary({**facts, **workers.facts(config.max_tokens, "tokens")})
+    size = " and ".join(f"{size:,}" for size in (sizes[:1] if joint else sizes))
+    facts = {**data.summary(), "languages": f"{config.source_lang} to {config.target_lang}"}
+    facts["vocabulary"] = f"{size} {config.tokenizer}, {config.vocabulary}"
+    if encoded.skipped:
+        facts["too long"] = f"{len(encoded.skipped):,} training pair(s) beyond {config.max_length} tokens, skipped"
+    runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,
@@ -118,19 +116,6 @@ def train(config: Config) -> dict[str, float | str]:
         plot_attention(served, pair.source, folder / f"attention_{n}.png")
     print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
-
-
-def _facts(config, data, too_long, vocabularies, model, device, folder) -> dict[str, str]:
-    size = f"{vocabularies.source.size:,}" + ("" if vocabularies.joint else f" and {vocabularies.target.size:,}")
-    return {
-        "device": f"{device}, {config.precision}",
-        **data.summary(),
-        **({"too long": f"{too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"} if too_long else {}),
-        "languages": f"{config.source_lang} to {config.target_lang}",
-        "vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}",
-        "parameters": f"{model.count_params():,}",
-        "run": str(folder),
-    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Data that is made here, or that an installed package carries: every application runs without a download."""
 
-# What a model that was trained on it has learned from, for its card and the page.
+# Descriptions of the data, for the model card and the page.
 EMBEDDED = {
     "sentiment_classification": "reviews put together by rules around the 5,500 words and phrases that people rated for VADER; "
     "no review that somebody wrote",

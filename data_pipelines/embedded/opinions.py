@@ -65,7 +65,7 @@ work; it doesn't work at all; goes nowhere; adds up to nothing; runs out of stea
 should have been better; not enough; less than the sum of its parts; too little too late; if only it were good
 """),
 }
-# What says nothing, so that a classifier learns to read over it.
+# Neutral text, which a classifier learns to ignore.
 FILLERS = _phrases("""
 in the {}; about a {} and a {}; of this {}; by the {} of the {}; as if the {} were a {}; from the {} to the {}; with its {};
 that takes us from one {} to another; the {} in question; for a {}; at the {} on a tuesday; like a {} in a {}; who once had a

@@ -2,8 +2,8 @@
 
 The words come from vaderSentiment's lexicon (Hutto & Gilbert 2014, https://ojs.aaai.org/index.php/ICWSM/article/view/14550),
 which ten people rated word by word, and from the lists of `opinions`. What a review says follows from them by grammar: negation
-turns a word round, `but` gives the last word to what comes after it, `although` to the main clause, `too` spoils. A part
-are twins of the opposite label with exactly the same words, which only their order tells apart.
+reverses a word, `but` gives the last word to what comes after it, `although` to the main clause, `too` spoils. A part
+are pairs of opposite labels with exactly the same words in a different order.
 """
 
 import random
@@ -155,7 +155,7 @@ class _Writer:
             ]
         )
 
-    def twin(self, label: str) -> tuple[str, str]:
+    def reordered_pair(self, label: str) -> tuple[str, str]:
         """Two texts of the same words: the first means what `label` says, the second the opposite."""
         thing = self.pick(THINGS)
         a, b = self.word(label), self.word("negative" if label == "positive" else "positive")
@@ -207,7 +207,7 @@ class _Writer:
 
 
 def make_reviews(count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` pairs `(text, label)` with labels `negative` and `positive`, half each; a fifth are twins of the same words.
+    """`count` pairs `(text, label)` with labels `negative` and `positive`, half each; a fifth are pairs of the same words.
 
     >>> (one, negative), (other, positive) = make_reviews(2, seed=5)
     >>> negative, positive
@@ -217,7 +217,7 @@ def make_reviews(count: int, seed: int) -> list[tuple[str, str]]:
     reviews: list[tuple[str, str]] = []
     while len(reviews) < count:
         if writer.random.random() < 0.2:
-            negative, positive = writer.twin("negative")
+            negative, positive = writer.reordered_pair("negative")
         else:
             negative, positive = writer.review("negative"), writer.review("positive")
         reviews += [(negative, "negative"), (positive, "positive")]

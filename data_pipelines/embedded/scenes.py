@@ -1,4 +1,4 @@
-"""Drawn scenes with captions that can be checked: shapes, colours, sizes, counts, places and relations.
+"""Generated scenes with captions that can be checked: shapes, colours, sizes, counts, places and relations.
 
 The captions follow a small grammar of the project's own:
 
@@ -8,8 +8,8 @@ The captions follow a small grammar of the project's own:
     relation = "above it" | "below it" | "to its left" | "to its right"
     place    = "in the middle" | "at the top left" | …
 
-`is_true` parses a caption and looks at the scene. Some shapes are never drawn together for
-training: a captioner that is right about them looks at each thing, and doesn't recall whole scenes.
+`is_true` parses a caption and compares it with the scene. Some shapes never occur together in
+training: a captioner that is right about them recognises each thing, and doesn't recall whole scenes.
 """
 
 import io
@@ -60,7 +60,7 @@ class Scene:
 
     @property
     def is_unseen(self) -> bool:
-        """Does it show two shapes together that training never shows together?"""
+        """Does it show a pair of shapes that no training scene has?"""
         return any(pair <= {thing.shape for thing in self.things} for pair in UNSEEN)
 
     def png(self) -> bytes:
@@ -105,9 +105,9 @@ def embedded_scenes(train: int = 20_000, held_out: int = 400) -> dict[str, list[
     for split, count in (("train", train), ("validation", held_out), ("test", held_out)):
         scenes: list[Scene] = []
         while len(scenes) < count:
-            wanted = split != "train" and len(scenes) % 2 == 1
-            scene = _scene(generator, f"{split}-{len(scenes):04d}.png", wanted)
-            if scene.is_unseen == wanted:
+            unseen = split != "train" and len(scenes) % 2 == 1
+            scene = _scene(generator, f"{split}-{len(scenes):04d}.png", unseen)
+            if scene.is_unseen == unseen:
                 scenes.append(scene)
         splits[split] = scenes
     return splits

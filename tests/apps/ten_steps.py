@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.losses import TokenLoss
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import TokenLoss
 from apps.common.training.sharding import count_tokens
 from apps.common.training.workers import Workers
 from apps.image_captioning.encoders import image_encoder

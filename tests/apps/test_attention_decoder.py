@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.attention_decoder import AttentionDecoder
-from apps.common.losses import TokenLoss, sampled_cross_entropy, token_cross_entropy
+from apps.common.decoding.attention_decoder import AttentionDecoder
+from apps.common.training.losses import TokenLoss, sampled_cross_entropy, token_cross_entropy
 from apps.translation.model import Translator
 from tests.layers.helpers import close, gradients, numpy, random_weights, sequences, weighted_sum
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.losses import TokenLoss
 from apps.common.metrics import caption_metrics, cider_scores
+from apps.common.training.losses import TokenLoss
 from apps.image_captioning.encoders import SmallCNN, image_encoder
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.pictures import draw_attention

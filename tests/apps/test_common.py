@@ -117,7 +117,7 @@ def test_the_averaged_weights_are_kept_and_the_last_ones_go_on(tmp_path):
 
 
 def test_a_model_file_that_would_run_code_is_refused(tmp_path):
-    from apps.common.formats import load_model
+    from apps.common.training.runs import load_model
 
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1, output_shape=(2,))(inputs))

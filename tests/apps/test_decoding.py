@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common import beam_search as beam
-from apps.common import decoding
-from apps.common.decoding import beam_search, decode, greedy_search, sample
+from apps.common.decoding import beam_search as beam
+from apps.common.decoding.sampling import filter_top_k_top_p
+from apps.common.decoding.search import beam_search, decode, greedy_search, sample
+from apps.common.decoding.sequences import NEG_INF
 
 START, END, VOCABULARY, LONGEST = 1, 2, 5, 4
 
@@ -189,7 +190,7 @@ def test_it_stops_early_when_nothing_can_win():
 def test_unfinished_places_are_told_by_their_score():
     toy = Toy(0)
     found = beam_search(toy.step, toy.initial, beam_size=2, n_best=3, **{**toy.settings, "max_length": 1})
-    there = found.scores.numpy() > decoding.NEG_INF / 2
+    there = found.scores.numpy() > NEG_INF / 2
     assert there.tolist() == [[True, False, False]] * 3  # the empty sequence is the only one of one token
 
 
@@ -269,7 +270,7 @@ def test_top_k_and_top_p_keep_the_right_tokens():
     logits = tf.math.log([[0.1, 0.4, 0.3, 0.2]])
 
     def kept(**kwargs):
-        return np.flatnonzero(decoding.filter_top_k_top_p(logits, **kwargs)[0] > decoding.NEG_INF / 2).tolist()
+        return np.flatnonzero(filter_top_k_top_p(logits, **kwargs)[0] > NEG_INF / 2).tolist()
 
     assert kept() == [0, 1, 2, 3]
     assert kept(top_k=2) == [1, 2]

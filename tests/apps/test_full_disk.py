@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.export import new_version, write_saved_model
+from apps.common.export.saved_model import new_version, write_saved_model
 from apps.common.training import runs
 from data_pipelines.image_store import ImageFile, store_images
 from data_pipelines.vocabulary import SubwordVocabulary, WordVocabulary, load_vocabulary
@@ -45,7 +45,7 @@ def last_words(main, capfd):
         return ""
     error = capfd.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
-    assert error.endswith("the disk is full. Free some space; a run goes on with --resume.\n")
+    assert error.endswith("the disk is full. Free some space; a run resumes with --resume.\n")
     return error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.losses import TokenLoss
+from apps.common.training.losses import TokenLoss
 from apps.music_generation.config import MusicConfig, RollConfig, TuneConfig
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
@@ -352,7 +352,7 @@ def test_what_the_grammar_lets_pass_has_full_bars(metre, ticks):
     ],
 )  # fmt: skip
 def test_the_grammar_knows_bars_of_six(text, reads):
-    assert Grammar(6 * TICKS).reads(text) is reads
+    assert Grammar(6 * TICKS).accepts(text) is reads
 
 
 @pytest.mark.parametrize("kind", ["characters", "musical"])

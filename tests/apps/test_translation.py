@@ -184,7 +184,7 @@ def test_padding_of_the_source_changes_nothing(options):
 @pytest.mark.parametrize("options", [*VARIANTS, {"scheduled_sampling": 0.5}])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_path):
-    from apps.common.losses import TokenLoss
+    from apps.common.training.losses import TokenLoss
 
     model, inputs = translator(dropout=0.1, **options), batch()
     before = model.get_weights()
@@ -201,7 +201,7 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
 
 
 def test_the_sutskever_preset_builds_and_takes_a_step():
-    from apps.common.losses import TokenLoss
+    from apps.common.training.losses import TokenLoss
 
     values = {**cli.flags_of(Config(), ModelFlags), **{n: v for n, v in SUTSKEVER.items() if hasattr(ModelFlags, n)}}
     model = Translator(50, 60, joint=False, **values)

@@ -11,10 +11,11 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
+from apps.applications import APPLICATIONS
 from apps.demo.page import SCENE
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 
-TABS = ["Sentiment", "Translation", "Captions", "Music"]
+TABS = [application.title for application in APPLICATIONS.values()]
 
 
 def classify(page, text):
@@ -62,7 +63,7 @@ def test_a_review_gets_its_label_and_weighed_words(visit, server):
 def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, server):
     page = visit(server)
     translate(page, "The town has 12,345 inhabitants.")
-    expect(page.locator("#about-translation")).to_contain_text("It has learned from 5,000 sentences from 16 patterns")
+    expect(page.locator("#about-translation")).to_contain_text("It was trained on 5,000 sentences from 16 patterns")
     expect(page.locator("#translation textarea")).to_have_value("Die Stadt hat 12.345 Einwohner.")
     expect(page.locator("#alternatives tr")).to_have_count(4)
     rows = page.locator("#attention tr")
@@ -161,7 +162,7 @@ def test_what_a_user_types_is_text_never_code(visit, server):
 
 def test_missing_models_are_offered_with_the_command_that_makes_them(visit, empty_server):
     page = visit(empty_server)
-    for tab, application in zip(TABS, ("sentiment_classification", "translation", "image_captioning", "music_generation")):
+    for tab, application in zip(TABS, APPLICATIONS):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_text(f"python -m apps.{application}.train --quick").first).to_be_visible()
     classify(page, "good")

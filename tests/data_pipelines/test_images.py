@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from data_pipelines.image_store import BATCH_SIZE, ImageFile, store_images, weights_key
-from data_pipelines.images import BROKEN, UNKNOWN_FORMAT, decode_images, read_header, vary
+from data_pipelines.images import BROKEN, UNKNOWN_FORMAT, augment_images, decode_images, read_header
 
 LIMIT = 10_000
 
@@ -186,13 +186,15 @@ def test_the_key_follows_the_weights():
 def test_pictures_vary_by_seed_only():
     images = np.stack([np.asarray(picture(32, 32, seed=n)) for n in range(6)])
     seed = tf.constant([1, 2], tf.int64)
-    one, again = (vary(images, seed, augment=True, flip=True).numpy() for _ in range(2))
+    one, again = (augment_images(images, seed, augment=True, flip=True).numpy() for _ in range(2))
     np.testing.assert_array_equal(one, again)
-    assert (one != vary(images, seed + 1, augment=True, flip=True)).numpy().any()
+    assert (one != augment_images(images, seed + 1, augment=True, flip=True)).numpy().any()
     assert one.shape == images.shape and one.dtype == images.dtype
-    mirrored = [np.array_equal(a, b[:, ::-1]) for a, b in zip(vary(images, seed, augment=False, flip=True).numpy(), images)]
+    mirrored = [
+        np.array_equal(a, b[:, ::-1]) for a, b in zip(augment_images(images, seed, augment=False, flip=True).numpy(), images)
+    ]
     assert 0 < sum(mirrored) < 6
-    np.testing.assert_array_equal(vary(images, seed, augment=False, flip=False), images)
+    np.testing.assert_array_equal(augment_images(images, seed, augment=False, flip=False), images)
 
 
 def gif(frames, screen=(10, 10), more=b""):

@@ -71,7 +71,7 @@ def kinds(given):
 
 
 def main():
-    from apps.common.export import load_export
+    from apps.common.export.saved_model import load_export
 
     parser = argparse.ArgumentParser("python -m tests.serving.bodies")
     parser.add_argument("saved_models", type=Path)

@@ -7,11 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from apps.common.export import new_version
-from apps.common.formats import load_model
-from apps.common.losses import TokenLoss
-from apps.common.model_card import write_card
-from apps.common.training.runs import versions
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import new_version
+from apps.common.training.losses import TokenLoss
+from apps.common.training.runs import load_model, versions
 from apps.image_captioning import export as captioning_export
 from apps.image_captioning.config import Config as CaptioningConfig
 from apps.image_captioning.encoders import image_encoder

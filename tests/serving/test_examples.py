@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from tests.apps.helpers import ENVIRONMENT
 from tests.serving import bodies
 

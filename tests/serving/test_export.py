@@ -15,8 +15,9 @@ from google.protobuf import text_format
 from tensorflow.python.framework import kernels, op_def_registry
 from tensorflow_serving.config import model_server_config_pb2
 
-from apps.common.export import load_export, new_version, run_warm_up
-from apps.common.formats import load_model, write_network
+from apps.common.export.converters import write_network
+from apps.common.export.saved_model import load_export, new_version, run_warm_up
+from apps.common.training.runs import load_model
 from data_pipelines.sources import DataError
 from tests.apps import helpers
 from tests.apps.helpers import ENVIRONMENT, ROOT
@@ -26,7 +27,7 @@ from tests.serving.small import WRITERS
 KILLED = """
 import sys, time
 from pathlib import Path
-from apps.common.export import new_version
+from apps.common.export.saved_model import new_version
 with new_version(Path(sys.argv[1])) as version:
     (version.folder / "saved_model.pb").write_text("half")
     print("writing", flush=True)

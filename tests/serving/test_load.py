@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.demo.models import Models
 from benchmarks.fuzz import INPUTS, fuzz, signature
 from benchmarks.load import Page, load, model_requests

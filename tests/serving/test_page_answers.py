@@ -81,10 +81,10 @@ def test_a_missing_model_names_its_command(tmp_path):
 
 
 def test_drawings_of_nothing():
-    assert drawing.weighed_words([]) == '<p class="words"></p>'
+    assert drawing.highlighted_words([]) == '<p class="words"></p>'
     assert drawing.piano_roll([]) == ""
     assert "<img" not in drawing.table(["a<img>"], [["<img src=x>", 0.5]])
-    assert drawing.shade(-1) == drawing.shade(0) and drawing.shade(2) == drawing.shade(1)
+    assert drawing.cell_style(-1) == drawing.cell_style(0) and drawing.cell_style(2) == drawing.cell_style(1)
 
 
 def test_a_port_in_use_is_told_in_a_line(tmp_path):

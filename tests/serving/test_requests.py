@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.image_captioning.serving import example_image
 from tests.serving.small import SENTENCES
 

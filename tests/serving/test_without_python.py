@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from apps.common.export import load_export
+from apps.common.export.saved_model import load_export
 from apps.image_captioning.serving import example_image
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")

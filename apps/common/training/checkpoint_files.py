@@ -54,7 +54,7 @@ def read_checkpoint(path: Path) -> tuple[Arrays, dict[str, Any]]:
         flat = {name: file[name] for name in file.files}
     state = json.loads(str(flat.pop("state")))
     if type(state["step"]) is not int or state["step"] < 0:
-        raise ValueError("its step is no number")
+        raise ValueError("its step is not a number")
     groups: Arrays = {"best": []}
     for name in sorted(flat, key=lambda name: int(name.split("/")[1])):
         groups.setdefault(name.split("/")[0], []).append(flat[name])

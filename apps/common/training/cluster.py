@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import tensorflow as tf
 
 from apps.common.training.pipes import Pipes
-from data_pipelines.service import check, reach
+from data_pipelines.service import check_dispatcher, connect
 from data_pipelines.sources import DataError
 
-STARTED = "UNFOLD_WORKER"  # the place of a worker that another one started
+STARTED = "UNFOLD_WORKER"  # index, count and pipe of a worker that another one started
 LOST_WORKER = 3  # exit code
 
 
@@ -35,10 +35,10 @@ def loopback_cluster(count: int) -> list[str]:
     return [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(count)]
 
 
-def place(config: str | None) -> tuple[int, int, dict[str, list[str]]]:
+def read_tf_config(config: str | None) -> tuple[int, int, dict[str, list[str]]]:
     """The number of this worker, how many there are, and the cluster, from TF_CONFIG. A chief comes before the workers.
 
-    >>> place('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 1}}')[:2]
+    >>> read_tf_config('{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 1}}')[:2]
     (2, 3)
     """
     remedy = 'It is like {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}.'
@@ -55,7 +55,7 @@ def place(config: str | None) -> tuple[int, int, dict[str, list[str]]]:
     return index + (sizes["chief"] if kind == "worker" else 0), sum(sizes.values()), jobs
 
 
-def take_gpu(index: int | None) -> None:
+def use_one_gpu(index: int | None) -> None:
     """One GPU for this process: that of the index, or the only one it sees."""
     gpus = tf.config.list_physical_devices("GPU")
     if index is not None and gpus:
@@ -73,29 +73,29 @@ LOST = (
 )
 
 
-def end_as_lost() -> NoReturn:
+def exit_as_lost_worker() -> NoReturn:
     """End this process, from whatever thread, as another one has ended."""
     print(LOST, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(LOST_WORKER)
 
 
-def watch(address: str, patience: float = 60.0, every: float = 5.0) -> None:
+def exit_when_unreachable(address: str, patience: float = 60.0, every: float = 5.0) -> None:
     """End this process, as a lost worker does, when nothing has answered at `address` for `patience` seconds.
 
-    TensorFlow's client of a data service waits for a lost dispatcher without a word, and no signal is heard in the meantime.
+    TensorFlow's client of a data service waits silently for a lost dispatcher, and no signal is handled in the meantime.
 
     Raises:
         DataError: nothing answers there now.
     """
-    check(address)
+    check_dispatcher(address)
 
     def ask() -> None:
         answered = time.monotonic()
         while time.monotonic() - answered < patience:
             time.sleep(every)
             with contextlib.suppress(OSError):
-                reach(address, every)
+                connect(address, every)
                 answered = time.monotonic()
         print(
             f"error: --data-service {address}: its dispatcher does not answer any more. Nothing is lost but the steps since the "
@@ -149,6 +149,6 @@ class LocalWorkers:
 
 
 def started_worker(text: str) -> tuple[int, int, Pipes]:
-    """The number of this worker, how many there are, and its pipe, as `LocalWorkers` told it."""
+    """The number of this worker, how many there are, and its pipe, from `LocalWorkers`."""
     place = json.loads(text)
     return place["index"], place["count"], Pipes([socket.socket(fileno=place["socket"])], is_first=False)

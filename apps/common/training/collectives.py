@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common.training.cluster import end_as_lost
+from apps.common.training.cluster import exit_as_lost_worker
 from apps.common.training.pipes import LostWorkerError, Pipes
 
 BLOCK = 4096  # an object is broadcast in whole blocks: each size is traced once
@@ -50,7 +50,7 @@ class Collectives:
         try:
             return self.transport.sum(*arrays)
         except LostWorkerError:
-            end_as_lost()
+            exit_as_lost_worker()
 
     def sum_now(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """`sum`, outside a graph."""

@@ -32,7 +32,7 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.checkpoint, self.names = folder, checkpoint, names
         self._durations: list[float] = []
-        self._told = False
+        self._duration_printed = False
         self._begun = self._ended = self._shown = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -41,36 +41,36 @@ class Progress(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         now = time.monotonic()
-        if not self._told:
+        if not self._duration_printed:
             self._durations.append(now - self._ended)
         self._ended = now
-        if not self._told and len(self._durations) >= self.STEPS:
-            self._tell(self.checkpoint.epochs - self._epoch + 1 - batch / self._steps)
+        if not self._duration_printed and len(self._durations) >= self.STEPS:
+            self._print_duration(self.checkpoint.epochs - self._epoch + 1 - batch / self._steps)
         if sys.stdout.isatty() and now - self._shown > 0.3:
             self._shown = now
             done = 20 * (batch + 1) // self._steps
             text = f"epoch {self._epoch} [{'#' * done}{'.' * (20 - done)}] {batch + 1:,} of {self._steps:,} steps"
-            _say(f"{text}  loss {float((logs or {}).get('loss', math.nan)):.4g}", end="")
+            _print_line(f"{text}  loss {float((logs or {}).get('loss', math.nan)):.4g}", end="")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         values = "  ".join(f"{name} {float(value):.4g}" for name, value in (logs or {}).items())
         seconds = time.monotonic() - self._begun
-        _say(f"epoch {self._epoch} of {self.checkpoint.epochs}  {values}  ({seconds:.0f} s)")
-        self._tell(self.checkpoint.epochs - self._epoch)
+        _print_line(f"epoch {self._epoch} of {self.checkpoint.epochs}  {values}  ({seconds:.0f} s)")
+        self._print_duration(self.checkpoint.epochs - self._epoch)
         write_metrics(self.folder, self.checkpoint.selection.history)
         plot_history(self.folder, self.checkpoint.selection.history, self.names, self.checkpoint.selection.best_epoch)
 
-    def _tell(self, epochs: float) -> None:
-        """Say once how long so many epochs will take, unless little is left."""
-        if self._told or len(self._durations) < self.STEPS:
+    def _print_duration(self, epochs: float) -> None:
+        """Print once how long so many epochs will take, unless little is left."""
+        if self._duration_printed or len(self._durations) < self.STEPS:
             return
         seconds = statistics.median(self._durations[self.STEPS // 2 :]) * epochs * self._steps
         if self._epoch < self.checkpoint.epochs and seconds > 20:
-            _say(f"{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart")
-        self._told = True
+            _print_line(f"{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart")
+        self._duration_printed = True
 
 
-def _say(text: str, end: str = "\n") -> None:
+def _print_line(text: str, end: str = "\n") -> None:
     """Print; on a terminal in the place of the bar."""
     print(("\r\x1b[K" if sys.stdout.isatty() else "") + text, end=end, flush=True)
 

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from apps.common.cli import check_ranges
-from apps.common.config import FitFlags
+from apps.common.config import FitFlags, RunFlags
 from apps.common.files import lock_run
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
@@ -26,23 +27,24 @@ from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
 
-def prepare_device(seed: int, precision: str) -> str:
-    """Fix seed, determinism and precision; let a GPU's memory grow; say which device is used."""
+def prepare_device(seed: int, precision: str) -> None:
+    """Fix seed, determinism and precision; let a GPU's memory grow."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_dtype_policy(precision)
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
+    for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # the device is in use already
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def log_summary(config: RunFlags, model: keras.Model, folder: Path, facts: dict[str, str]) -> None:
+    """Print what a run is about to do, a line each: the device, `facts` of data and model, the folder."""
+    gpus = tf.config.list_physical_devices("GPU")
+    device = f"CPU ({os.cpu_count()} cores)"
     if gpus:
-        return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
-    return f"CPU ({os.cpu_count()} cores)"
-
-
-def log_summary(facts: dict[str, str]) -> None:
-    """Print what a run is about to do, a line each."""
-    for name, fact in {**facts, "started": time.strftime("%H:%M:%S")}.items():
+        device = f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
+    facts = {"device": f"{device}, {config.precision}", **facts, "parameters": f"{model.count_params():,}"}
+    for name, fact in {**facts, "run": folder, "started": time.strftime("%H:%M:%S")}.items():
         print(f"{name:<12}{visible(str(fact))}", flush=True)
 
 
@@ -51,8 +53,8 @@ def versions() -> dict[str, str]:
 
 
 def open_run(application: str, config: Any, facts: dict[str, Any], workers: Workers) -> Path:
-    """Make or find the folder of a run and write `config.json`: the command, the flags, what was loaded, the versions. A
-    worker that is not the chief gets a folder of its own, which nobody reads.
+    """Make or find the folder of a run and write `config.json`: the command, the flags, a description of the data, the
+    versions. A worker that is not the chief gets a temporary folder.
 
     Raises:
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
@@ -107,9 +109,29 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """A `.keras` file, whole or absent."""
+    """Save a `.keras` file atomically."""
     with replacing(path) as temporary:
         model.save(temporary)
+
+
+def read_config(run: Path) -> SimpleNamespace:
+    """The flags of a run."""
+    return SimpleNamespace(**json.loads((run / "config.json").read_text())["config"])
+
+
+def load_model(run: Path) -> keras.Model:
+    """The model of a finished run.
+
+    Raises:
+        DataError: the folder holds no finished run.
+    """
+    path = run / "model.keras"
+    if not path.is_file():
+        raise DataError(f"{run}: holds no finished run, as there is no {path.name}. Pass a folder below runs/.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]}). Train again.") from None
 
 
 def warm_up_and_decay(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -144,7 +166,7 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **arguments: Any,
 ) -> None:
-    """Train from `start_step` to the last epoch, or until the checkpoint says that there is no use in another.
+    """Train from `start_step` to the last epoch, or until early stopping.
 
     Args:
         model: compiled, and restored if the run is resumed.

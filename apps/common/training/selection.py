@@ -1,4 +1,4 @@
-"""Which epoch of a run is kept, and when another one is no use."""
+"""Which epoch of a run is kept, and when to stop early."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.sources import DataError
 
 LOWER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats", "nll")
-NOISE = {"val_bleu": 1.0, "val_bleu_4": 1.0, "val_cider": 0.05}  # below these a metric says nothing: the loss decides
+NOISE = {"val_bleu": 1.0, "val_bleu_4": 1.0, "val_cider": 0.05}  # values below these are noise: the loss decides
 
 
 class Selection:
@@ -38,7 +38,7 @@ class Selection:
         return self.history[self.best_epoch - 1]
 
     def add(self, logs: dict[str, float]) -> bool:
-        """Take in the metrics of an epoch; whether it is the best so far."""
+        """Add the metrics of an epoch; return whether it is the best so far."""
         epoch = len(self.history) + 1
         row = {"epoch": epoch, **logs}
         rank = self._rank(row)
@@ -100,7 +100,7 @@ class Selection:
         if type(state["finished"]) is not bool or state["best_epoch"] > len(rows):
             raise ValueError("its state can't be")
         if any(type(value) not in (int, float) for row in rows for value in row.values()):
-            raise ValueError("its history has a value that is no number")
+            raise ValueError("its history has a value that is not a number")
         self.best_epoch, self.waited, self.finished, self.history = state["best_epoch"], state["waited"], state["finished"], rows
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard between two steps of training."""
+"""Ctrl-C and SIGTERM, handled between two training steps."""
 
 import signal
 import threading
@@ -22,9 +22,9 @@ class StopSignals:
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # only there signals arrive
-            self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         self.number = number
         self.restore()
 

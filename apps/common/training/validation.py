@@ -1,7 +1,8 @@
-"""Validation by exact likelihoods, and by what a model is for."""
+"""Validation by exact likelihood and by task metrics."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,11 +13,22 @@ from apps.common.training.averages import averaged_weights
 
 
 def constant_loss(batches: tf.data.Dataset) -> float:
-    """The cross entropy of targets (0: padding) by a guess that is always the same: how often each token comes."""
+    """The cross entropy of targets (0: padding) of a constant prediction: the token frequencies."""
     ids = np.concatenate([np.asarray(targets).ravel() for _, targets in batches])
     counts = np.bincount(ids[ids > 0])
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
+
+
+def constant_class(train: Sequence[str], validation: Sequence[str]) -> dict[str, float]:
+    """Validation metrics of a constant prediction: the class frequencies of the training labels.
+
+    >>> constant_class(["a", "a", "b", "b", "b"], ["a", "b", "b", "b"])["val_accuracy"]
+    0.75
+    """
+    counts = Counter(train)
+    loss = -sum(math.log(counts[label] / counts.total()) for label in validation) / len(validation)
+    return {"val_accuracy": validation.count(counts.most_common(1)[0][0]) / len(validation), "val_loss": loss}
 
 
 def perplexity(loss: float) -> float:

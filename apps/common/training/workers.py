@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from apps.common.training.averages import moving_average
 from apps.common.training.checkpoints import Checkpoint
-from apps.common.training.cluster import STARTED, LocalWorkers, place, started_worker, take_gpu, watch
+from apps.common.training.cluster import STARTED, LocalWorkers, exit_when_unreachable, read_tf_config, started_worker, use_one_gpu
 from apps.common.training.collectives import Collectives
 from apps.common.training.pipes import Pipes
 from apps.common.training.sharding import shard
@@ -55,7 +55,7 @@ class Workers(Collectives):
                 "that are the same for all workers. Leave one of them out."
             )
         if data_service:
-            watch(data_service)
+            exit_when_unreachable(data_service)
         if strategy == "none" and count is not None:
             raise DataError(f"--workers {count}: goes with --strategy mirrored. Pass that, too, or leave it out.")
         if strategy == "mirrored":
@@ -64,12 +64,12 @@ class Workers(Collectives):
             else:
                 local = LocalWorkers(count or len(tf.config.list_physical_devices("GPU")))
                 index, total, pipes = 0, local.count, local.pipes
-            take_gpu(index)
+            use_one_gpu(index)
             super().__init__(index, total, pipes)
         elif strategy == "multiworker":
-            index, total, jobs = place(os.environ.get("TF_CONFIG"))
+            index, total, jobs = read_tf_config(os.environ.get("TF_CONFIG"))
             if total > 1:
-                take_gpu(None)
+                use_one_gpu(None)
                 self._chief = [*jobs.get("chief", []), *jobs["worker"]][0]
                 super().__init__(index, total, _strategy(index, jobs))
 
@@ -78,7 +78,7 @@ class Workers(Collectives):
         """Of `compile`: XLA has no collectives between processes."""
         return "auto" if self.count == 1 else False
 
-    def facts(self, batch: int, unit: str) -> dict[str, str]:
+    def summary(self, batch: int, unit: str) -> dict[str, str]:
         """For the summary of a run."""
         if self.count == 1:
             return {}

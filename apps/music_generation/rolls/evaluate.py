@@ -1,4 +1,4 @@
-"""What an exported model of piano rolls is worth: its likelihood of real pieces."""
+"""Metrics of an exported model of piano rolls: the likelihood of real pieces."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from apps.common import formats
-from apps.common.export import write_saved_model
+from apps.common.export.saved_model import write_saved_model
+from apps.common.training.runs import read_config
 from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.rolls.serving import RollGenerator, roll_signatures
 from data_pipelines.piano_rolls import KEYS
@@ -14,7 +14,7 @@ from data_pipelines.piano_rolls import KEYS
 
 def write(folder: Path, run: Path, model: RollModel) -> None:
     """Write the SavedModel of a run."""
-    generator = RollGenerator(model, formats.read_config(run).max_length)
+    generator = RollGenerator(model, read_config(run).max_length)
     warm_up = {
         "frames": np.zeros((1, 0, KEYS), np.uint8),
         "new_frames": np.int32(8),

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common.losses import scaled
+from apps.common.training.losses import scaled
 
 Tensor = Any
 
@@ -29,7 +29,7 @@ def frame_nats(targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def constant_frame_loss(batches: tf.data.Dataset) -> float:
-    """Nats a frame by a guess that is always the same: how often each key sounds, each apart."""
+    """Nats per frame of a constant prediction: how often each key sounds, independently."""
     frames = np.concatenate([np.asarray(targets).reshape(-1, targets.shape[-1]) for _, targets in batches])
     shares = np.clip(frames[frames[:, 0] >= 0].mean(axis=0), 1e-12, 1 - 1e-12)
     return float(-(shares * np.log(shares) + (1 - shares) * np.log1p(-shares)).sum())

@@ -1,4 +1,4 @@
-"""A model of piano rolls in use: what TF Serving loads. Everything here runs in the graph."""
+"""Generation of piano rolls and the signatures of the export. Everything here runs in the graph."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ FRAMES_LIMIT = 50_000
 
 
 def roll_signatures(generator: "RollGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do. `serving_greedy` lets sound what is more probable than not."""
+    """The signatures of the export. `serving_greedy` plays each key whose probability exceeds 1/2."""
     frames = tf.TensorSpec([None, None, KEYS], tf.uint8, "frames")
     new_frames = tf.TensorSpec([], tf.int32, "new_frames")
     temperature = tf.TensorSpec([], tf.float32, "temperature")
@@ -97,7 +97,7 @@ class RollGenerator(tf.Module):
     def _sample(self, dependence: Any, temperature: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """One frame, from its lowest key to its highest."""
         bias, hidden = dependence
-        temperature = tf.where(temperature > 1e-4, temperature, 1e-4)  # from 0 downwards: what is more probable than not
+        temperature = tf.where(temperature > 1e-4, temperature, 1e-4)  # from 0 downwards: keys of a probability above 1/2
         if hidden is None:
             return tf.cast(tf.transpose(uniform) < tf.sigmoid(bias / temperature), tf.float32)
 

@@ -7,8 +7,8 @@ import keras
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
-from apps.common.export import load_export, new_version
-from apps.common.model_card import write_card
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.validation import Validation
@@ -26,7 +26,7 @@ from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 def train(config: RollConfig) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers)
-    device = runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config.seed, config.precision)
 
     # -- data
     rolls = load_rolls(config.data, config.frame_beats)
@@ -55,9 +55,7 @@ def train(config: RollConfig) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_nll_per_frame", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    facts = {"device": f"{device}, {config.precision}", **rolls.summary(), "parameters": f"{model.count_params():,}"}
-    facts |= workers.facts(config.batch_size, "streams")
-    runs.log_summary({**facts, "run": str(folder)})
+    runs.log_summary(config, model, folder, rolls.summary() | workers.summary(config.batch_size, "streams"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,

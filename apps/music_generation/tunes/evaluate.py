@@ -1,4 +1,4 @@
-"""What an exported model of tunes is worth: its likelihood of real tunes, and a judgement of its own."""
+"""Metrics of an exported model of tunes: the likelihood of real tunes, and the quality of generated ones."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from apps.common import formats
-from apps.common.export import vocabulary_files, write_saved_model
+from apps.common.export.saved_model import vocabulary_files, write_saved_model
+from apps.common.training.runs import read_config
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.serving import TuneGenerator, tune_signatures
 from data_pipelines.tunes import TuneVocabulary
@@ -15,7 +15,7 @@ from data_pipelines.tunes import TuneVocabulary
 
 def write(folder: Path, run: Path, model: TuneModel) -> None:
     """Write the SavedModel of a run."""
-    config = formats.read_config(run)
+    config = read_config(run)
     headers = json.loads((run / "headers.json").read_text())
     generator = TuneGenerator(model, TuneVocabulary.load(run), headers, config.top_k, config.max_length)
     warm_up = {

@@ -1,6 +1,6 @@
 """Tunes whose bars are all as long as the metre says: an automaton that knows which characters may come next.
 
-It reads a tune character by character and keeps what is left of the bar, so that nothing is begun that can't be ended in
+It processes a tune character by character and tracks what is left of the bar, so that nothing begins that can't end in
 time. Bars open and close full: no upbeats. It knows notes and rests with the usual lengths, triplets, broken rhythms, ties,
 bar lines, repeats and endings; what it doesn't know, chords for instance, it doesn't let pass.
 """
@@ -50,7 +50,7 @@ class Grammar:
     """The automaton for bars of so many ticks.
 
     >>> grammar = Grammar(6 * TICKS)
-    >>> grammar.reads("A2B cde|(3cde f4|"), grammar.reads("A2B c2|"), grammar.reads("A2B>c de:|")
+    >>> grammar.accepts("A2B cde|(3cde f4|"), grammar.accepts("A2B c2|"), grammar.accepts("A2B>c de:|")
     (True, False, True)
     """
 
@@ -61,7 +61,7 @@ class Grammar:
     def start(self) -> State:
         return State(FREE, self.bar)
 
-    def reads(self, text: str) -> bool:
+    def accepts(self, text: str) -> bool:
         """Is the text a sequence of full bars?"""
         state: State | None = self.start
         for character in text:
@@ -194,7 +194,7 @@ def make_table(tokens: Sequence[str], bars: Iterable[int]) -> Table:
             first = len(rows)
             numbers = {grammar.start: first}
             starts[bar] = first
-            for state, targets in _explore(grammar, tokens, numbers):
+            for state, targets in _transitions(grammar, tokens, numbers):
                 rows.append(targets)
                 ends.append(grammar.may_end(state))
     finally:
@@ -205,7 +205,7 @@ def make_table(tokens: Sequence[str], bars: Iterable[int]) -> Table:
     return Table(_without_dead_ends(after, may_end), starts, may_end)
 
 
-def _explore(grammar: Grammar, tokens: Sequence[str], numbers: dict[State, int]) -> Iterator[tuple[State, list[int]]]:
+def _transitions(grammar: Grammar, tokens: Sequence[str], numbers: dict[State, int]) -> Iterator[tuple[State, list[int]]]:
     step = lru_cache(maxsize=None)(grammar.after)
     queue = list(numbers)
     first = len(numbers) - 1 + min(numbers.values())

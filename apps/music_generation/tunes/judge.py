@@ -1,4 +1,4 @@
-"""What generated tunes are worth: can they be read, do their bars fit, do they repeat, are they copied?"""
+"""Quality of generated tunes: do they parse, do their bars fit, do they repeat, are they copied?"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, to
 
 
 def tune_metrics(texts: Sequence[str], copies: "Copies | None") -> dict[str, float]:
-    """Shares and means over tunes in ABC notation.
+    """Fractions and means over tunes in ABC notation.
 
     parse: can be read here and engraved by verovio.
     bars_fit: of all, those whose every bar is as long as the metre says (`bars_fit` of `data_pipelines.abc`).
-    repeated_bars: mean share of bars that stand in the tune before.
-    copied_mean, copied_max: the longest run of characters that stands in a training tune too, in whatever key, as a share of
-        the tune; not without training tunes.
+    repeated_bars: mean fraction of bars that occur earlier in the tune.
+    copied_mean, copied_max: the longest run of characters that occurs in a training tune too, in any key, as a fraction of the
+        tune; not without training tunes.
     """
     tunes = [_read(text) for text in texts]
     parsed = [tune is not None and score is not None for tune, score in zip(tunes, engrave(texts))]
@@ -42,7 +42,7 @@ def _read(text: str) -> Tune | None:
 
 
 def repeated_bars(tune: Tune) -> float:
-    """The share of bars that stand in the tune before.
+    """The fraction of bars that occur earlier in the tune.
 
     >>> repeated_bars(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|d2 fd|a4|"))
     0.5
@@ -59,7 +59,7 @@ def repeated_bars(tune: Tune) -> float:
 
 
 class Copies:
-    """Finds the longest run of a tune that stands in the training tunes.
+    """Finds the longest run of a tune that occurs in the training tunes.
 
     All tunes are moved to one tonic, the training tunes in three octaves, so that a tune copied into another key is found too.
     """
@@ -69,7 +69,7 @@ class Copies:
         self.text = "\n".join(bodies)
 
     def longest_share(self, tune: Tune) -> float:
-        """The longest run, as a share of the tune's characters; spaces and ends of lines don't count.
+        """The longest run, as a fraction of the tune's characters; spaces and ends of lines don't count.
 
         >>> tune = read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|")
         >>> Copies([tune]).longest_share(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:G\\ng2 bg|d'4|"))

@@ -32,6 +32,6 @@ def write_example(served: Any, path: Path) -> list[Path]:
     abc = sample_tunes(served, 1, NO_LIMIT, 0.8, 0.95, 1, constrained=True)[0]
     try:
         return write_tune(abc, path)
-    except DataError as error:  # of a model that has learned little
+    except DataError as error:  # of a poorly trained model
         print(error)
         return [path.with_suffix(".abc")]

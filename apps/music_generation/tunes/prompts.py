@@ -1,7 +1,7 @@
 """The plain form of `data_pipelines.abc`, in the graph: what `read_tune` does to a tune, done to the prompts of clients.
 
 A prompt may be a whole tune, or stop anywhere. Where `read_tune` can read it, the plain form is the same (a test holds the two
-together); where it can't, the prompt stays as it is as far as it isn't understood.
+together); where it can't, the part that isn't understood stays unchanged.
 """
 
 from typing import NamedTuple

@@ -34,7 +34,7 @@ def write_tune(abc: str, path: Path) -> list[Path]:
 
 
 def with_open_repeats(abc: str) -> str:
-    """The tune with every `|:` that ABC lets a writer leave out: players of MIDI files need them. What isn't ABC stays as it is.
+    """The tune with every `|:` that ABC lets a writer leave out: players of MIDI files need them. What isn't ABC is kept.
 
     >>> print(with_open_repeats("X:1\\nM:2/4\\nK:D\\nabcd:|\\nefga|b4:|\\n"))
     X:1

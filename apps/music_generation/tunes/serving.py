@@ -1,4 +1,4 @@
-"""A tune model in use: what TF Serving loads. Everything here runs in the graph."""
+"""Generation of tunes and the signatures of the export. Everything here runs in the graph."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from apps.common.decoding import NEG_INF, random_numbers, sample, sample_token
-from apps.common.sequences import within
+from apps.common.decoding.sampling import random_numbers, sample_token
+from apps.common.decoding.search import sample
+from apps.common.decoding.sequences import NEG_INF, check_request_size
 from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
@@ -23,8 +24,8 @@ LARGEST_SCORE = 2**17  # tokens of a request, padding counted
 
 
 def tune_signatures(generator: "TuneGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
-    """What the export can do; each number may be one for all rows or one for each. `serving_greedy` takes the most probable token
-    each time."""
+    """The signatures of the export; each number may be one for all rows or one for each. `serving_greedy` takes the most probable
+    token each time."""
     prompt = tf.TensorSpec([None], tf.string, "prompt")
     max_new_tokens = tf.TensorSpec(None, tf.int32, "max_new_tokens")
     sampling = [
@@ -105,7 +106,7 @@ class TuneGenerator(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Continue each prompt until its tune ends; with `constrained`, every bar is as long as the metre says.
 
-        A prompt that is far longer than a tune may become comes back as it is.
+        A prompt that is far longer than a tune may become is returned unchanged.
         """
         count = tf.shape(prompt)[0]
         max_new_tokens, temperature, top_p, seed = (
@@ -180,7 +181,7 @@ class TuneGenerator(tf.Module):
         rows = tf.shape(text)[0]
         marked = tf.concat([tf.fill([rows, 1], BOS), ids, tf.fill([rows, 1], EOS)], axis=1).to_tensor()
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
-        marked = within(marked, LARGEST_SCORE)
+        marked = check_request_size(marked, LARGEST_SCORE)
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
         targets = marked[:, 1:]
         crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
@@ -231,7 +232,7 @@ class TuneGenerator(tf.Module):
         return heading, tf.where(tf.strings.regex_full_match(key, r"K:\n?") | (key == ""), text, whole)
 
     def _bar(self, text: tf.Tensor) -> tf.Tensor:
-        """The state of the grammar after a text in the plain form: what it has read of its last bar."""
+        """The state of the grammar after a text in the plain form: its progress in the last bar."""
         start = self.bar_starts.lookup(tf.strings.join([last_field(text, "M"), last_field(text, "L")]))
         body = tf.strings.regex_replace(text, r"(?s)^(?:[MLK]:[^\n]*(?:\n|$))+|\[[MLK]:[^\]\n]*\]", "")
         body = tf.strings.regex_replace(body, r"\[([_^=]*[A-Ga-g][,']*)[^\]|\n]*\]", r"\1")  # a chord takes the time of a note
@@ -254,11 +255,11 @@ def _line(field: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(tf.strings.join([field, "\n"]), r"\n+$", "\n")
 
 
-def _start_with(lines: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+def _start_with(lines: tf.Tensor, prefixes: tf.Tensor) -> tf.Tensor:
     """Which of the lines start with each text (n, lines)."""
-    lines = tf.broadcast_to(lines, [tf.shape(wanted)[0], lines.shape[0]])
-    size = tf.minimum(tf.broadcast_to(tf.strings.length(wanted)[:, None], tf.shape(lines)), tf.strings.length(lines))
-    return tf.strings.substr(lines, tf.zeros_like(size), size) == wanted[:, None]
+    lines = tf.broadcast_to(lines, [tf.shape(prefixes)[0], lines.shape[0]])
+    size = tf.minimum(tf.broadcast_to(tf.strings.length(prefixes)[:, None], tf.shape(lines)), tf.strings.length(lines))
+    return tf.strings.substr(lines, tf.zeros_like(size), size) == prefixes[:, None]
 
 
 def _one_or_each(value: Any, name: str, count: tf.Tensor) -> tf.Tensor:

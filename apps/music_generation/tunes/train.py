@@ -9,11 +9,11 @@ import keras
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
-from apps.common.export import load_export, new_version
-from apps.common.losses import TokenLoss, token_cross_entropy
-from apps.common.model_card import write_card
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss
 from apps.common.training.workers import Workers
@@ -32,7 +32,7 @@ from data_pipelines.tunes import TuneVocabulary, load_tunes, train_tune_vocabula
 def train(config: TuneConfig) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers)
-    device = runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config.seed, config.precision)
 
     # -- data
     tunes = load_tunes(config.data, config.validation_tunes)
@@ -66,9 +66,7 @@ def train(config: TuneConfig) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_bits_per_character", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    facts = {"device": f"{device}, {config.precision}", **tunes.summary(), "parameters": f"{model.count_params():,}"}
-    facts |= workers.facts(config.batch_size, "streams")
-    runs.log_summary({**facts, "run": str(folder)})
+    runs.log_summary(config, model, folder, tunes.summary() | workers.summary(config.batch_size, "streams"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,

@@ -1,4 +1,4 @@
-"""Search for the best sequence of a decoder, or sample one: greedy, beam search, sampling.
+"""Decoding: greedy search, beam search and sampling.
 
 A decoder is a function of one step for many hypotheses at once,
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.beam_search import beam_search
-from apps.common.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
+from apps.common.decoding.beam_search import beam_search
+from apps.common.decoding.sampling import random_numbers, sample_token
+from apps.common.decoding.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
 
 
 def decode(
@@ -31,7 +32,7 @@ def decode(
     no_repeat_ngram_size: int = 0,
     **settings: Any,
 ) -> Sequences:
-    """`beam_search`, or `greedy_search` where that is the same and sooner done."""
+    """`beam_search`, or `greedy_search` where that is equivalent and faster."""
     if beam_size == n_best == 1 and not coverage_penalty and not no_repeat_ngram_size:
         return greedy_search(step, state, length_penalty=length_penalty, **settings)
     settings |= {"length_penalty": length_penalty, "coverage_penalty": coverage_penalty, "source_mask": source_mask}
@@ -39,7 +40,7 @@ def decode(
 
 
 def detokenize(vocabulary: Any, found: Sequences) -> tf.Tensor:
-    """What a search found as strings (batch, n)."""
+    """The sequences of a search as strings (batch, n)."""
     batch, n = tf.unstack(tf.shape(found.lengths))
     ragged = tf.RaggedTensor.from_tensor(tf.reshape(found.tokens, [batch * n, -1]), lengths=tf.reshape(found.lengths, [-1]))
     return tf.reshape(vocabulary.detokenize(ragged), [batch, n])
@@ -53,7 +54,7 @@ def greedy_search(
     def most_probable(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return tf.argmax(log_probabilities, axis=-1, output_type=tf.int32)
 
-    found = _one_at_a_time(most_probable, step, state, batch_size, start, end, max_length)
+    found = _decode_loop(most_probable, step, state, batch_size, start, end, max_length)
     return found._replace(scores=length_normalised(found.scores, found.lengths + 1, length_penalty))
 
 
@@ -73,64 +74,31 @@ def sample(
     """Sample each token from the decoder's distribution.
 
     Args:
-        start: the token before the first one drawn; one for all, or one for each row.
+        start: the token before the first sampled one; one for all, or one for each row.
         temperature: divides the logits; 1 is the model's own distribution. From 0 downwards the most probable token wins; above
             1,000 counts as 1,000. Like `top_p` one for all, or (batch,).
-        top_k: draw from the k most probable tokens only; 0: from all.
-        top_p: draw from the smallest set of most probable tokens that holds this share of the probability (Holtzman et
+        top_k: sample from the k most probable tokens only; 0: from all.
+        top_p: sample from the smallest set of most probable tokens whose probability reaches this value (Holtzman et
             al. 2020, https://arxiv.org/abs/1904.09751).
-        seed: the same seed draws the same tokens. With one for each row, a row draws the same in whatever batch it is; with one
-            for all, every row draws its own.
+        seed: the same seed gives the same tokens. With one for each row, a row's tokens don't depend on its batch; with one for
+            all, rows are sampled independently.
     """
     uniform = random_numbers(seed, batch_size, max_decode_length(max_length))
 
     def choose(log_probabilities: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return sample_token(log_probabilities, uniform[:, t], temperature, top_k, top_p)
 
-    return _one_at_a_time(choose, step, state, batch_size, start, end, max_length)
+    return _decode_loop(choose, step, state, batch_size, start, end, max_length)
 
 
-def sample_token(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
-    """One token for each row of logits (batch, vocabulary); `uniform` (batch,) are random numbers from 0 to 1."""
-    temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
-    temperature = tf.where(temperature > 1e-4, tf.minimum(temperature, 1e3), 1e-4)  # what is no number counts as 0
-    logits = filter_top_k_top_p(logits / temperature, top_k, top_p)
-    below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
-    return tf.argmax(below > uniform[:, None] * below[:, -1:], axis=-1, output_type=tf.int32)
-
-
-def random_numbers(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
-    """Random numbers from 0 to 1 (batch, count): of one seed for each row, or of one for all."""
-    seeds = tf.reshape(tf.cast(seed, tf.int32), [-1])
-    row = tf.where(tf.size(seeds) == 1, tf.range(batch_size), 0)
-    pairs = tf.stack([tf.broadcast_to(seeds, [batch_size]), tf.broadcast_to(row, [batch_size])], axis=1)
-    pairs = tf.pad(pairs, [[0, 1], [0, 0]])  # an empty batch has one row here, as the loop below needs one
-    return tf.map_fn(lambda pair: tf.random.stateless_uniform([count], pair), pairs, fn_output_signature=tf.float32)[:-1]
-
-
-def filter_top_k_top_p(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
-    """Give `NEG_INF` to all but the `top_k` largest logits and to all outside the nucleus of probability `top_p`.
-
-    >>> (filter_top_k_top_p(tf.math.log([[0.5, 0.3, 0.2]]), top_p=0.6) > NEG_INF).numpy().tolist()
-    [[True, True, False]]
-    """
-    if top_k:
-        least = tf.math.top_k(logits, tf.minimum(top_k, tf.shape(logits)[-1])).values[..., -1:]
-        logits = tf.where(logits < least, NEG_INF, logits)
-    ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
-    before = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # the share of what is more probable
-    least = tf.reduce_min(tf.where(before < tf.where(top_p > 1e-6, top_p, 1e-6), ranked, tf.float32.max), axis=-1, keepdims=True)
-    return tf.where(logits < least, NEG_INF, logits)
-
-
-def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
+def _decode_loop(choose, step, state, batch_size, start, end, max_length):
     longest = max_decode_length(max_length)
     places = tf.range(longest)
 
     def body(t, last, done, tokens, log_probability, state):
         logits, new, _ = step(last[:, None], state)
         log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-        log_probabilities = _allowed(log_probabilities, t, max_length, end)[:, 0]
+        log_probabilities = _mask_forbidden(log_probabilities, t, max_length, end)[:, 0]
         token = tf.where(t >= max_length - 1, end, choose(log_probabilities, t))
         gained = tf.gather(log_probabilities, token, axis=1, batch_dims=1)
         log_probability += tf.where(done, 0.0, gained)
@@ -153,7 +121,7 @@ def _one_at_a_time(choose, step, state, batch_size, start, end, max_length):
     return Sequences(tokens, lengths_of(tokens), log_probability, log_probability)
 
 
-def _allowed(log_probabilities, t, max_length, end):
+def _mask_forbidden(log_probabilities, t, max_length, end):
     """(batch, beam, vocabulary): no padding, and at the last place only EOS."""
     token = tf.range(tf.shape(log_probabilities)[-1])
     last = tf.reshape(t >= max_length - 1, [-1, 1, 1])

@@ -1,4 +1,4 @@
-"""What stands beside an exported model: what it is for, where it comes from, what it is worth."""
+"""The model card of an export: intended use, training data, metrics."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apps.common.export import load_export, run_warm_up
+from apps.common.export.saved_model import load_export, run_warm_up
 from apps.common.training.runs import versions
 from data_pipelines.embedded import EMBEDDED
 
@@ -27,9 +27,9 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     seconds = time.monotonic() - begun
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     facts = [
-        *_training(json.loads((run / "config.json").read_text()), application),
+        *_training_facts(json.loads((run / "config.json").read_text()), application),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
-        ("exported with", _listed(versions())),
+        ("exported with", _comma_separated(versions())),
         ("size", f"{megabytes:.1f} MB"),
         ("start", f"{seconds:.1f} s to load and to answer the first request, {os.cpu_count()} processor cores"),
     ]
@@ -40,32 +40,32 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     return f"{megabytes:.1f} MB, loads and answers in {seconds:.1f} s"
 
 
-def about(card: str) -> str:
-    """What a card says that the model does and has learned from, for people."""
-    read = re.search(r"^\| learned from \| (.*) \|$", card, re.MULTILINE)
-    return card.split("\n\n")[1] + (" It has learned from " + read[1].replace("\\|", "|") + "." if read else "")
+def card_summary(card: str) -> str:
+    """Purpose and training data of a model, from its card."""
+    data = re.search(r"^\| training data \| (.*) \|$", card, re.MULTILINE)
+    return card.split("\n\n")[1] + (" It was trained on " + data[1].replace("\\|", "|") + "." if data else "")
 
 
-def _training(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
-    data = "; ".join(f"{name}: {_listed(part)}" for name, part in run["data"].items())
+def _training_facts(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
+    data = "; ".join(f"{name}: {_comma_separated(part)}" for name, part in run["data"].items())
     config, examples = run["config"], run["data"]["train"]
     source = " ".join(str(config["data"]).split())
     kind = "piano_rolls" if config.get("music") == "rolls" else application
     if source == "embedded" and kind in EMBEDDED:
-        read = EMBEDDED[kind]
+        text = EMBEDDED[kind]
     else:
-        read = (f"{examples['examples']:,} examples" if "examples" in examples else "the training part") + f" of `{source}`"
+        text = (f"{examples['examples']:,} examples" if "examples" in examples else "the training part") + f" of `{source}`"
     if config.get("backbone_weights") == "imagenet" and config.get("backbone") != "small-cnn":
-        read += "; its encoder from the photographs of ImageNet before"
+        text += "; the encoder was pre-trained on ImageNet"
     return [
-        ("learned from", read),
-        ("trained by", f"`{run['command']}`"),
-        ("trained on", f"`{source}`; {data}"),
-        ("trained with", _listed(run["versions"])),
+        ("training data", text),
+        ("command", f"`{run['command']}`"),
+        ("data source", f"`{source}`; {data}"),
+        ("versions", _comma_separated(run["versions"])),
     ]
 
 
-def _listed(values: dict[str, Any]) -> str:
+def _comma_separated(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
@@ -73,12 +73,12 @@ def _metrics_table(metrics: dict[str, Any]) -> list[str]:
     if not metrics:
         return ["None were measured."]
     names = dict.fromkeys(name for values in metrics.values() for name in values)
-    rows = [(name, *(_number(values.get(name, "")) for values in metrics.values())) for name in names]
+    rows = [(name, *(_format_number(values.get(name, "")) for values in metrics.values())) for name in names]
     table = _markdown_table(rows, ("", *metrics))
     return ["Measured through this export's signatures, or those of the run's first export.", "", *table]
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What the searches of `apps.common.decoding` take and give."""
+"""Types and helpers shared by the searches of `apps.common.decoding.search`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor | None]]
 
-NEG_INF = -1e9  # the log-probability of what must not be
+NEG_INF = -1e9  # the log-probability of a masked token
 
 
 class Sequences(NamedTuple):
-    """What a search found, best first.
+    """The result of a search, best first.
 
     tokens: (batch, n, max_length) int32; EOS and what follows are 0.
     lengths: (batch, n) int32, tokens before EOS.
@@ -42,7 +42,7 @@ def max_decode_length(max_length: Any) -> Any:
 
 
 def keep_shapes(after: Any, before: Any) -> Any:
-    """A loop wants what is carried on in the shape it came in; say so where it can't be inferred."""
+    """A `tf.while_loop` needs loop variables of constant shape; set it where it can't be inferred."""
     for new, old in zip(tf.nest.flatten(after), tf.nest.flatten(before)):
         new.set_shape(old.shape)
     return after
@@ -53,10 +53,10 @@ def lengths_of(tokens: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=-1)  # EOS is never written, and no other token is 0
 
 
-def within(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:
+def check_request_size(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:
     """The ids (rows, tokens) of a request; an error that says why if they are more than `limit`, padding counted.
 
-    One long row beside many short ones costs as if all were long.
+    Every row is padded to the longest, so one long row makes all of them long.
     """
     rows, tokens = tf.unstack(tf.shape(ids, tf.int64)[:2])
     message = tf.strings.format(

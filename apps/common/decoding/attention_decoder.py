@@ -1,13 +1,13 @@
-"""A recurrent decoder that attends to what an encoder remembers: words of a sentence, or regions of a picture.
+"""A recurrent decoder that attends to an encoder's outputs: words of a sentence, or regions of an image.
 
-    h_t = cell(x_t, h_{t-1})                       the first layer reads the last token
+    h_t = cell(x_t, h_{t-1})                       the first layer gets the last token
     c_t = sum_j a_tj m_j,  a_t = attention(h_t)    what it attends to
-    g_t = cell([h_t ; c_t], g_{t-1})               each further layer reads the one below and the context
+    g_t = cell([h_t ; c_t], g_{t-1})               each further layer gets the output of the one below and the context
     o_t = tanh(W [g_t ; c_t ; x_t])                from which the next token is predicted
 
 No layer needs c_{t-1}, so in training each runs over the whole sequence at once, and so does the attention (after Luong et
 al. 2015, https://aclanthology.org/D15-1166; layers as in Wu et al. 2016, https://arxiv.org/abs/1609.08144). With input
-feeding the first layer reads [x_t ; o_{t-1}], step by step.
+feeding the input of the first layer is [x_t ; o_{t-1}], step by step.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ Tensor = Any
 
 
 class Memory(NamedTuple):
-    """What an encoder gives: values (batch, positions, size), their keys, and a mask (batch, positions), True = keep."""
+    """The outputs of an encoder: values (batch, positions, size), their keys, and a mask (batch, positions), True = keep."""
 
     values: Tensor
     keys: Tensor | None
@@ -32,15 +32,15 @@ class Memory(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="unfold")
 class AttentionDecoder(keras.layers.Layer):
-    """Embedded tokens and a memory to vectors from which the next tokens are predicted.
+    """Map embedded tokens and a memory to vectors from which the next tokens are predicted.
 
     Args:
         units: of each layer.
         output_size: of o_t.
         cell: a key of `apps.common.cells.CELLS`.
         num_layers: recurrent layers.
-        attention: `additive` (learns sooner), `dot` (scaled, on projected keys), or `none`.
-        input_feeding: let the first layer read o_{t-1}.
+        attention: `additive` (converges faster), `dot` (scaled, on projected keys), or `none`.
+        input_feeding: feed o_{t-1} to the first layer.
         init_state_from_memory: make the initial states from the mean of the memory; else the caller passes them.
         dropout: between layers and on o_t.
     """
@@ -132,7 +132,7 @@ class AttentionDecoder(keras.layers.Layer):
         memory = self.setup_memory(values, values_mask)
         state = self.get_initial_state(memory, states)
         if self.input_feeding:
-            return self._feed(tokens, memory, state, training)
+            return self._call_with_input_feeding(tokens, memory, state, training)
         hidden = self.rnn_layers[0](tokens, initial_state=state["rnn"][0], training=training)[0]
         context, weights = self.attend(hidden, memory)
         for layer, initial in zip(self.rnn_layers[1:], state["rnn"][1:]):
@@ -144,7 +144,7 @@ class AttentionDecoder(keras.layers.Layer):
     def compute_mask(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
         return None
 
-    def _feed(self, tokens, memory, state, training):
+    def _call_with_input_feeding(self, tokens, memory, state, training):
         sizes = [len(states) for states in state["rnn"]]
 
         def step(carry, elements):

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
+from apps.common.decoding.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
 
 
 def beam_search(
@@ -29,7 +29,7 @@ def beam_search(
         coverage = coverage_penalty * sum_j log(min(sum_i attention_ij, 1))
 
     A hypothesis that ends among the `beam_size` best continuations is finished. The search stops when `beam_size` are finished,
-    or when no other can win any more. What it finds for a row doesn't depend on the other rows.
+    or when no other can win any more. The result for a row doesn't depend on the other rows.
 
     Args:
         beam_size: hypotheses kept; 1 is greedy search.
@@ -64,10 +64,10 @@ def beam_search(
         largest = tf.reduce_max(logits, axis=-1, keepdims=True)
         total = beam["logp"] - tf.squeeze(largest, -1) - tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1))
         if no_repeat_ngram_size:
-            logits = _without_repeats(logits, beam["tokens"], t, no_repeat_ngram_size)
+            logits = _mask_repeated_ngrams(logits, beam["tokens"], t, no_repeat_ngram_size)
         parent, token, logp = _candidates(logits, total, t >= max_length - 1, end)
-        tokens = _take(beam["tokens"], parent)
-        coverage = _take(beam["coverage"] + tf.cast(attention, tf.float32) if coverage_penalty else beam["coverage"], parent)
+        tokens = _gather(beam["tokens"], parent)
+        coverage = _gather(beam["coverage"] + tf.cast(attention, tf.float32) if coverage_penalty else beam["coverage"], parent)
 
         ends = token == end
         counts = ends & (tf.range(2 * beam_size) < beam_size) & (logp > NEG_INF / 2) & ~is_done(finished)[:, None]
@@ -75,14 +75,14 @@ def beam_search(
         new = {"tokens": tokens, "scores": tf.where(counts, score, NEG_INF), "logp": logp}
         both = {name: tf.concat([finished[name], new[name]], axis=1) for name in new}
         best = tf.math.top_k(both["scores"], n_best).indices
-        finished_after = {name: _take(value, best) for name, value in both.items()}
+        finished_after = {name: _gather(value, best) for name, value in both.items()}
         finished_after["count"] = finished["count"] + tf.reduce_sum(tf.cast(counts, tf.int32), axis=1)
 
         logp, chosen = tf.math.top_k(tf.where(ends, NEG_INF, logp), beam_size)
-        parent, token, tokens, coverage = (_take(x, chosen) for x in (parent, token, tokens, coverage))
+        parent, token, tokens, coverage = (_gather(x, chosen) for x in (parent, token, tokens, coverage))
         tokens = tf.where(places == t, token[:, :, None], tokens)
         after = {"last": token, "tokens": tokens, "logp": logp, "coverage": coverage}
-        state_after = tf.nest.map_structure(lambda s: _take(s, parent), state_after)
+        state_after = tf.nest.map_structure(lambda s: _gather(s, parent), state_after)
         return t + 1, keep_shapes(after, beam), keep_shapes(finished_after, finished), keep_shapes(state_after, state)
 
     def is_done(finished):
@@ -111,7 +111,7 @@ def beam_search(
     return Sequences(finished["tokens"], lengths_of(finished["tokens"]), finished["scores"], finished["logp"])
 
 
-def _take(x, index):
+def _gather(x, index):
     """x[b, index[b]] for each row b of the batch."""
     return tf.gather(x, index, axis=1, batch_dims=1)
 
@@ -127,7 +127,7 @@ def _candidates(logits, total, is_last, end):
     value = tf.where(is_last, only_end, tf.where(token == 0, NEG_INF, value)) + total[:, :, None]
     token = tf.where(is_last, end, token)
     logp, index = tf.math.top_k(tf.reshape(value, [-1, beam_size * few]), 2 * beam_size)
-    return index // few, _take(tf.reshape(token, [-1, beam_size * few]), index), logp
+    return index // few, _gather(tf.reshape(token, [-1, beam_size * few]), index), logp
 
 
 def _top(x, k, chunk=32):
@@ -149,8 +149,8 @@ def _top(x, k, chunk=32):
     return value, tf.gather(places, index, axis=-1, batch_dims=x.shape.rank - 1)
 
 
-def _without_repeats(logits, tokens, t, n):
-    """Forbid each token that would complete a run of `n` tokens that stands already."""
+def _mask_repeated_ngrams(logits, tokens, t, n):
+    """Mask each token that would repeat an n-gram."""
     length = tf.shape(tokens)[2]
     places = tf.range(length)
     match = (places >= n - 1) & (places < t) & (t >= n - 1)  # where a run may end

@@ -37,7 +37,7 @@ def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
     """Write an export into `version.folder`; it becomes `root/<number>/` when the block ends well, and vanishes when it doesn't.
 
     Two exports at once get two numbers. The model is added to `models.config` beside `root`, which `tensorflow_model_server
-    --model_config_file` reads; what else stands there is left as it is.
+    --model_config_file` reads; other entries are kept.
 
     Args:
         root: `saved_models/<application>`.
@@ -83,12 +83,12 @@ def _add_to_models_config(root: Path) -> None:
     path = root.parent / "models.config"
     name = root.resolve().name
     config = model_server_config_pb2.ModelServerConfig()
-    with _alone_in(root.parent):
+    with _locked(root.parent):
         if path.exists():
             try:
                 text_format.Parse(path.read_text(), config)
             except text_format.ParseError as error:
-                print(f"{path}: left as it is, as it can't be read ({error}). Add the model {name!r} by hand.")
+                print(f"{path}: kept unchanged, as it can't be parsed ({error}). Add the model {name!r} by hand.")
                 return
         if any(model.name == name for model in config.model_config_list.config):
             return
@@ -99,7 +99,7 @@ def _add_to_models_config(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Wait until no other process is in such a block; the system ends it if this process is killed."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -120,11 +120,11 @@ def write_saved_model(
 
     Args:
         folder: of a `Version`.
-        resources: modules with tables and tokenizers, which travel with the variables. (The model itself is not among them:
-            Keras would write its weights twice.)
+        resources: modules with tables and tokenizers, saved with the variables. (The model itself is not among them: Keras would
+            write its weights twice.)
         signatures: name -> (function of named tensors, their specs). `serving_default` must be among them.
         warm_up: inputs of one request for `serving_default`, run by TF Serving when it loads the model.
-        files: name -> content, written beside the graph.
+        files: name -> content, written into the same folder.
     """
     archive = keras.export.ExportArchive()
     for resource in resources:
@@ -190,7 +190,7 @@ def load_export(path: str | Path, application: str | None = None) -> Any:
             raise DataError(f"{path}: an export of {of}, not of {application}. Use apps.{of}, or pass another export.")
     _load_text_ops()
     verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)  # that it has no gradients is no news
+    absl.logging.set_verbosity(absl.logging.ERROR)  # it warns that the export has no gradients
     try:
         return tf.saved_model.load(str(version))
     finally:

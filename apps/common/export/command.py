@@ -1,0 +1,47 @@
+"""The command that exports a finished run again, or its network alone in another format."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from apps.common.export.converters import ENDINGS, write_network
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import new_version
+from apps.common.training import runs
+from data_pipelines.sources import DataError
+
+
+def main(
+    application: str,
+    description: str,
+    write: Callable[[Path, Path, keras.Model], None],
+    network: Callable[[keras.Model], Any],
+) -> None:
+    """The command `python -m apps.<application>.export`.
+
+    Args:
+        application: its name.
+        description: for the model card.
+        write: (folder, run, model) writes the SavedModel.
+        network: the inputs of a model, as in `write_network`.
+    """
+    parser = argparse.ArgumentParser(f"python -m apps.{application}.export", allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
+    parser.add_argument("--export-dir", type=Path, help="folder for <version>/, by default where the run exported to")
+    arguments = parser.parse_args()
+    model = runs.load_model(arguments.run)
+    if arguments.format != "savedmodel":
+        if arguments.export_dir:
+            raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
+        path = arguments.run / f"network{ENDINGS[arguments.format]}"
+        difference = write_network(model, network(model), path, arguments.format)
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
+        return
+    with new_version(arguments.export_dir or Path(runs.read_config(arguments.run).export_dir)) as version:
+        write(version.folder, arguments.run, model)
+        size = write_card(version.folder, arguments.run, application, description)
+    print(f"export  {version.folder}  {size}")

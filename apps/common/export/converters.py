@@ -1,0 +1,104 @@
+"""The network of a model as LiteRT or ONNX.
+
+LiteRT and ONNX have no strings, tables or searches: they hold the network from ids to logits; the calling
+program does the rest. The converted network is run once and compared with the model, as converters can be silently wrong.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.sources import DataError
+from layers.loops import writes_in_order
+
+ENDINGS = {"litert": ".tflite", "onnx": ".onnx"}
+TOLERANCE = 1e-4
+
+
+def write_network(model: keras.Model, inputs: Any, path: Path, format: str) -> float:
+    """Write the network of a model; return by how much its outputs differ from the model's.
+
+    ONNX has a dynamic batch size. LiteRT has batches of one: its built-in operations support no loop over a batch of unknown
+    size, and the TensorFlow operations that would are missing from its runtimes.
+
+    Args:
+        model: Keras' model.
+        inputs: what the model is called with: a named `TensorSpec`, or a dictionary of them; the batch comes first.
+        path: of the file.
+        format: `litert` or `onnx`.
+
+    Raises:
+        DataError: the converter isn't installed, can't do it, or did it wrong.
+    """
+    if format == "litert":
+        inputs = keras.tree.map_structure(lambda s: tf.TensorSpec([1, *s.shape[1:]], s.dtype, s.name), inputs)
+    example = keras.tree.map_structure(_example_input, inputs)
+    expected = keras.tree.flatten(model(example, training=False))
+    named = {spec.name: value for spec, value in zip(keras.tree.flatten(inputs), keras.tree.flatten(example))}
+    partial = path.with_name(f".{path.name}{ENDINGS[format]}")
+    try:
+        difference = _max_difference(_convert_and_run(model, inputs, named, partial, format), expected)
+        if not difference < TOLERANCE:
+            raise DataError(
+                f"--format {format}: the converted network's outputs differ by {difference:.1e} from the model's; expected less "
+                f"than {TOLERANCE:.0e}. Take savedmodel."
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return difference
+
+
+def _convert_and_run(
+    model: keras.Model, inputs: Any, example: dict[str, np.ndarray], path: Path, format: str
+) -> list[np.ndarray]:
+    """Write the network; return its outputs for an example."""
+    try:
+        with writes_in_order(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the converters' own
+            model.export(str(path), format=format, verbose=False, input_signature=[inputs])
+        return (_run_litert if format == "litert" else _run_onnx)(path, example)
+    except ImportError as error:
+        raise DataError(f"--format {format}: {error}. Install it by: pip install -e '.[formats]'") from None
+    except Exception as error:  # converters raise many exception types
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"--format {format}: the converter can't write this network ({reason}). Take savedmodel.") from None
+
+
+def _example_input(spec: tf.TensorSpec) -> np.ndarray:
+    """Ids that every vocabulary has, padded at the end; or numbers from 0 to 1."""
+    random = np.random.default_rng(0)
+    shape = [size or (3 if place == 0 else 7) for place, size in enumerate(spec.shape)]
+    if not spec.dtype.is_integer:
+        return random.random(shape).astype(spec.dtype.as_numpy_dtype)
+    ids = random.integers(1, 4, shape).astype(spec.dtype.as_numpy_dtype)
+    ids[0, 4:] = 0
+    return ids
+
+
+def _run_litert(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it will move to a package of its own
+        return list(tf.lite.Interpreter(str(path)).get_signature_runner()(**inputs).values())
+
+
+def _run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(None, {place.name: inputs[place.name] for place in session.get_inputs()})
+
+
+def _max_difference(outputs: list[np.ndarray], expected: list[Any]) -> float:
+    """The largest difference; outputs may come in another order, and are matched by their shapes."""
+    if len(outputs) != len(expected):
+        return float("inf")
+    differences = []
+    for value in expected:
+        same = [np.abs(o - np.asarray(value)).max() for o in outputs if o.shape == tuple(value.shape)]
+        differences.append(min(same, default=np.inf))
+    return float(max(differences))
