@@ -1,14 +1,19 @@
 """Our layers against `keras.layers` and `torch.nn`, side by side in one process.
 
     python -m benchmarks.layers [--repeats 15] [--cells LSTM GRU] [--precision float32] [--save benchmarks/results/layers]
+    python -m benchmarks.layers --cells linear --save benchmarks/results/linear
 
 For every shape (batch, time, features, units) and every candidate: a training step (all outputs, gradients of the inputs
 and of all weights) and inference. The candidates take turns, so that a slow moment hits all of them; medians count. Keras
 and ours are timed as a plain graph and under XLA, and the better one counts. The floor is the multiply-adds over the
 rate of a large sgemm in the same run.
+
+`--cells linear`: the layers without a recurrent product against the LSTM and GRU of as many units; ours in inference as a plain
+graph alone, as an export holds it.
 """
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +32,7 @@ from benchmarks.timing import geometric_mean, milliseconds, sgemm_gflops
 SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 256, 512)]
 MASKED = (32, 100, 128, 128)  # once more with half of every second row masked
 ONE_ROW = (1, 50, 256, 256)  # inference only
+LINEAR = ("MinGRU", "SSRU", "QRNN", "SRU")
 GATES = {"SimpleRNN": 1, "GatedRNN": 2, "GRU": 3, "LSTM": 4, "Bidirectional GRU": 6, "Bidirectional LSTM": 8}
 
 
@@ -140,6 +146,60 @@ def measure(name: str, shape: tuple, masked: bool, repeats: int, gflops: float) 
     return rows
 
 
+def measure_linear(shape: tuple, masked: bool, repeats: int) -> list[dict[str, Any]]:
+    batch, time_steps, features, units = shape
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(batch, time_steps, features)), tf.float32)
+    d_y = tf.constant(rng.normal(size=(batch, time_steps, units)), tf.float32)
+    lengths = np.where(np.arange(batch) % 2, time_steps // 2, time_steps)
+    mask = tf.constant(np.arange(time_steps) < lengths[:, None]) if masked else None
+    rows = []
+    for training in (False,) if shape == ONE_ROW else (True, False):
+        graph = functools.partial(tensorflow_candidate, x=x, d_y=d_y, mask=mask, training=training)
+        candidates = {f"{name} graph": graph(ours(name, units), xla=False) for name in [*LINEAR, "LSTM"]}
+        if training:
+            candidates |= {f"{name} xla": graph(ours(name, units), xla=True) for name in LINEAR}
+        for name in ("LSTM", "GRU"):
+            theirs = keras_counterpart(name, units)
+            candidates |= {f"Keras {name} {'xla' if xla else 'graph'}": graph(theirs, xla=xla) for xla in (False, True)}
+            torch_step = None if masked else torch_candidate(name, shape, x, d_y, training)
+            candidates |= {f"PyTorch {name} eager": torch_step} if torch_step else {}
+        ms = milliseconds(candidates, max(5, repeats // 2) if units >= 512 else repeats)
+        best: dict[str, float] = {}
+        for candidate, value in ms.items():
+            name = candidate.rpartition(" ")[0]
+            best[name] = min(value, best.get(name, value))
+        rows.append(
+            {"shape": list(shape), "masked": masked, "what": "training" if training else "inference", "ms": ms, "best": best}
+        )
+    return rows
+
+
+def report_linear(rows: list[dict[str, Any]]) -> str:
+    others = ["LSTM", "Keras LSTM", "Keras GRU", "PyTorch LSTM", "PyTorch GRU"]
+    lines = [
+        f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}, PyTorch {torch.__version__}; medians in ms",
+        "",
+        f"| shape | | {' | '.join([*LINEAR, 'our LSTM', *others[1:]])} |",
+        f"|---|---|{'--:|' * (len(LINEAR) + len(others))}",
+    ]
+    for row in rows:
+        shape = ", ".join(map(str, row["shape"])) + (", masked" if row["masked"] else "")
+        cells = [f"{row['best'][name]:.1f}" if name in row["best"] else "" for name in [*LINEAR, *others]]
+        lines.append(f"| {shape} | {row['what']} | {' | '.join(cells)} |")
+    lines += ["", "How many times as fast, geometric means (and the slowest shape):", ""]
+    lines += [f"| | | {' | '.join(f'over {name}' for name in others[1:])} |", f"|---|---|{'--:|' * (len(others) - 1)}"]
+    for name in LINEAR:
+        for what in ("training", "inference"):
+            chosen = [row["best"] for row in rows if row["what"] == what]
+            cells = []
+            for other in others[1:]:
+                ratios = [best[other] / best[name] for best in chosen if other in best]
+                cells.append(f"{geometric_mean(ratios):.1f} ({min(ratios):.1f})")
+            lines.append(f"| {name} | {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def report(rows: list[dict[str, Any]], gflops: float) -> str:
     """Two tables in Markdown: every shape, and the geometric means."""
     lines = [
@@ -173,16 +233,24 @@ def report(rows: list[dict[str, Any]], gflops: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.layers", allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--cells", nargs="+", default=list(GATES), choices=list(GATES))
+    parser.add_argument("--cells", nargs="+", default=list(GATES), choices=[*GATES, "linear"])
     parser.add_argument("--precision", default="float32", help="mixed_bfloat16, mixed_float16: without PyTorch")
     parser.add_argument("--save", default="benchmarks/results/layers", help="writes .json and .md")
     arguments = parser.parse_args()
     keras.mixed_precision.set_dtype_policy(arguments.precision)
     torch.set_num_threads(os.cpu_count() or 1)
+    shapes = [*((shape, False) for shape in [*SHAPES, ONE_ROW]), (MASKED, True)]
+    if arguments.cells == ["linear"]:
+        rows = []
+        for shape, masked in shapes:
+            rows += measure_linear(shape, masked, arguments.repeats)
+            print(rows[-1], flush=True)
+        save(arguments.save, report_linear(rows), rows)
+        return
     gflops = sgemm_gflops()
     rows = []
     for name in arguments.cells:
-        for shape, masked in [*((shape, False) for shape in [*SHAPES, ONE_ROW]), (MASKED, True)]:
+        for shape, masked in shapes:
             new = measure(name, shape, masked, arguments.repeats, gflops)
             print(name, shape, "masked" if masked else "", {r["what"]: round(r["over_keras"], 2) for r in new}, flush=True)
             rows += new
