@@ -178,7 +178,8 @@ def measure_linear(shape: tuple, masked: bool, repeats: int) -> list[dict[str, A
 def report_linear(rows: list[dict[str, Any]]) -> str:
     others = ["LSTM", "Keras LSTM", "Keras GRU", "PyTorch LSTM", "PyTorch GRU"]
     lines = [
-        f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}, PyTorch {torch.__version__}; medians in ms",
+        f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, Keras {keras.__version__}, PyTorch {torch.__version__}; "
+        "medians in ms",
         "",
         f"| shape | | {' | '.join([*LINEAR, 'our LSTM', *others[1:]])} |",
         f"|---|---|{'--:|' * (len(LINEAR) + len(others))}",
