@@ -110,7 +110,7 @@ def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse, unrol
 
     stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
     state = (0, count - 1 if reverse else 0, tuple(carry), stacks)
-    for steps in (unroll, 1) if unroll > 1 else (1,):
+    for steps in (unroll, 1) if unroll > 1 and not _in_order.get() else (1,):  # tf2onnx loses arrays between two loops
         state = tf.while_loop(
             lambda k, *_, steps=steps: k <= count - steps,
             functools.partial(body, steps),
