@@ -51,9 +51,9 @@ def last_words(main, capfd):
 
 def test_a_vocabulary_is_whole_or_absent(disk, capfd):
     texts = ["the film was good", "the book was bad"] * 50
-    words = WordVocabulary.learn(texts, 100)
+    words = WordVocabulary.train(texts, 100)
     words.save(disk, "words")
-    subwords = SubwordVocabulary.learn(texts, 40)
+    subwords = SubwordVocabulary.train(texts, 40)
     subwords.model += bytes(500_000)
     large = WordVocabulary([*words.words, *map(str, range(60_000))])
     for vocabulary, name in ((large, "words"), (large, "new"), (subwords, "subwords")):
