@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import keras
 import numpy as np
 
 from tests.apps import helpers
@@ -46,6 +47,7 @@ class Trained:
 def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     assert trained.files <= {path.name for path in trained.run.iterdir()}
     assert {path.name for path in trained.export.iterdir()} == {"1"}
+    assert keras.saving.load_model(trained.run / "model.keras").built
     config = json.loads((trained.run / "config.json").read_text())
     assert all(len(part["sha256"]) == 64 for part in config["data"].values()) and config["data"].keys() >= {"train", "test"}
     first, last = helpers.log(trained.run)
