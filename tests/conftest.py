@@ -10,6 +10,8 @@ import keras
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.apps.contract", "tests.apps.helpers")  # that they say what was not equal
+
 EXAMPLES = 8 if keras.backend.backend() == "tensorflow" else 4  # each shape is compiled anew, on JAX slowly
 settings.register_profile("unfold", deadline=None, max_examples=EXAMPLES, derandomize=True)
 settings.load_profile("unfold")

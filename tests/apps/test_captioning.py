@@ -56,10 +56,11 @@ def files(tmp_path_factory):
 def trained(files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     flags = [*SMALL, "--cache-dir", folder / "store"]
-    (folder / "captions.tsv").write_text("image\tcaption\nnone.jpg\ta picture\n")
+    table = tmp_path_factory.mktemp("table") / "captions.tsv"
+    table.write_text("image\tcaption\nnone.jpg\ta picture\n")
     mobilenet = ["--data", files / "table.tsv", "--backbone", "mobilenet", "--backbone-weights"]
     wrong = [
-        (["--data", folder / "captions.tsv"], "no images to use (none.jpg in train: a caption without its image)"),
+        (["--data", table], "no images to use (none.jpg in train: a caption without its image)"),
         (["--data", files / "table.tsv", *flags, "--strict"], "--strict: 1: broken.png in train: broken"),
         ([*mobilenet, "none.h5"], "there is no such file"),
         ([*mobilenet, "none", "--backbone-layer", "x"], "Name one of them"),
