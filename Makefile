@@ -1,4 +1,4 @@
-# make demo   train every application on its embedded data, export, predict: five and a half minutes
+# make demo   train every application on its embedded data, export, predict, compare with the README: five and a half minutes
 # make test   lint, types, doctests and the fast tests: six minutes
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
@@ -24,6 +24,7 @@ demo: .venv/installed
 	$(BIN)/python -m apps.music_generation.train --quick
 	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --constrained --out runs/tune \
 		"M:6/8\nL:1/8\nK:D\n"
+	$(BIN)/python -m tests.demo
 	@echo "All four are in saved_models/. See them in a browser: $(BIN)/python -m apps.demo"
 
 # What takes longest comes first, so that both processes end together.

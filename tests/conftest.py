@@ -10,6 +10,8 @@ import keras
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.apps.contract", "tests.apps.helpers")  # that they say what was not equal
+
 EXAMPLES = 8 if keras.backend.backend() == "tensorflow" else 4  # each shape is compiled anew, on JAX slowly
 settings.register_profile("unfold", deadline=None, max_examples=EXAMPLES, derandomize=True)
 settings.load_profile("unfold")
@@ -20,12 +22,16 @@ settings.load_profile("unfold")
 SLOW = {
     "test_music.py::test_a_killed_run_ends_as_one_not_killed": None,
     "test_a_killed_run_ends_as_one_not_killed": "that of the music generator: the checkpoints are the same",
+    "test_a_run_in_bfloat16_learns_and_is_exported": "a step in bfloat16",
     "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",
+    "test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed": "a run that is killed",
     "test_the_other_parts_train_and_export_too": "what `fit` moves with each part",
-    "test_subwords_baseline_and_last_state_export_too": "the vocabularies' own tests; the first export",
+    "test_subwords_and_last_state_export_too_and_show_no_attention": "a model without attention shows none; the first export",
+    "test_the_baseline_trains_and_is_exported_too": "a bag of words knows no order, and shows no attention",
     "test_the_sutskever_preset_builds_and_takes_a_step": "what `fit` moves with each part; the presets' own test",
     "test_ten_steps_of_two_workers_are_those_of_one_process": "how workers share rows and weigh them",
     "test_a_lost_worker_is_told_and_a_resumed_run_goes_on_from_the_last_checkpoint": "a run that is killed and resumed",
+    "test_a_run_whose_batches_a_service_prepares_resumes": "a run that is killed; the service's own tests",
     "test_a_run_ends_when_its_data_service_does": "an address where no service answers",
     "test_service.py::test_two_workers_give_each_example_once_an_epoch_and_a_lost_one_loses_none_for_good": "the same",
     "test_service.py::test_a_server_needs_its_role": "",

@@ -74,7 +74,8 @@ def parse_config(
     parser.add_argument("--config", metavar="FILE", help="JSON with flags, or config.json of a run; typed flags win")
     typed = vars(parser.parse_args(arguments))
     if "config" in typed:
-        typed = {**_flags_of_file(typed.pop("config"), hints), **typed}
+        path = typed.pop("config")
+        typed = {**_known(path, read_flags(path), hints), **typed}
     config = config_class(**{**preset(config_class(**typed)), **typed})
     check_ranges(config)
     return config
@@ -106,16 +107,25 @@ def _flag_groups(config_class: type) -> dict[str, str]:
     return {name: titles[name] for name in names}
 
 
-def _flags_of_file(path: str, hints: dict[str, Any]) -> dict[str, Any]:
+def read_flags(path: str) -> dict[str, Any]:
+    """Flags from a file of `--config`.
+
+    Raises:
+        DataError: it is no JSON of flags.
+    """
     try:
         flags = json.loads(Path(path).read_text())
         if "config" in flags:  # of a run: its flags for a new run
             flags = {name: value for name, value in flags["config"].items() if name not in ("run_dir", "resume")}
-        flags = {name.replace("-", "_"): value for name, value in flags.items()}
+        return {name.replace("-", "_"): value for name, value in flags.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f'--config {path}: can\'t be read as flags ({error}). Write {{"epochs": 3}}, say, or name config.json of a run.'
         ) from None
+
+
+def _known(path: str, flags: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a file, if there are such flags, and if each value is of its type."""
     for name, value in flags.items():
         if name not in hints or name == "first":
             raise DataError(f"--config {path}: no flag {name!r}. --help lists them.")

@@ -102,7 +102,7 @@ class Captioner(keras.Model):
         self.position = self.add_weight(
             shape=(positions, size), initializer=keras.initializers.RandomNormal(stddev=0.1), name="position"
         )
-        self.bias = self.add_weight(shape=(self.settings["vocabulary_size"],), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(self.settings["vocabulary_size"],), initializer="zeros", autocast=False, name="bias")
 
     def set_workers(self, workers: Workers) -> None:
         """Each worker sees some of the examples of a batch."""

@@ -8,6 +8,7 @@ The training itself is in `apps.music_generation.tunes.train` and `apps.music_ge
 
 import argparse
 import dataclasses
+from typing import Any
 
 from apps.common import cli
 from apps.music_generation.config import CONFIGS, MusicConfig, RollConfig, TuneConfig, preset
@@ -28,14 +29,17 @@ def main() -> None:
 
 
 def parse() -> MusicConfig:
-    """The flags of tunes or of rolls: --music decides, or else --data."""
-    first = argparse.ArgumentParser("python -m apps.music_generation.train", add_help=False, allow_abbrev=False)
-    first.add_argument("--music", default=MusicConfig.music)
-    first.add_argument("--data", default=MusicConfig.data)
-    typed, _ = first.parse_known_args()
-    kind = kind_of_data(typed.data) if typed.music == "auto" else typed.music
+    """The flags of tunes or of rolls: --music decides, or else --data; typed, or in the file of --config."""
+    program = "python -m apps.music_generation.train"
+    first = argparse.ArgumentParser(program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in ("--music", "--data", "--config"):
+        first.add_argument(flag)
+    typed = vars(first.parse_known_args()[0])
+    flags = {**(cli.read_flags(typed["config"]) if "config" in typed else {}), **typed}
+    music, data = (str(flags.get(name, getattr(MusicConfig, name))) for name in ("music", "data"))
+    kind: Any = kind_of_data(data) if music == "auto" else music
     config_class = CONFIGS.get(kind, TuneConfig)  # one that doesn't exist is refused below
-    return dataclasses.replace(cli.parse_config(config_class, "python -m apps.music_generation.train", preset), music=kind)
+    return dataclasses.replace(cli.parse_config(config_class, program, preset), music=kind)
 
 
 if __name__ == "__main__":

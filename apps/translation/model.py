@@ -191,7 +191,7 @@ class Translator(keras.Model):
             self.encoder.build((None, None, size))
         if not self.decoder.built:
             self.decoder.build((None, None, size), (None, None, units))
-        self.bias = self.add_weight(shape=(self.settings["target_size"],), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(self.settings["target_size"],), initializer="zeros", autocast=False, name="bias")
 
     # -- its parts
 

@@ -1,7 +1,9 @@
 """What the tests of all applications share: run a command, kill it, load an export where this project is unknown."""
 
 import contextlib
+import importlib
 import io
+import json
 import os
 import runpy
 import signal
@@ -52,6 +54,16 @@ def command(application, module, *arguments, cwd=ROOT, input="", alone=None):
     return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
 
 
+def parsed(application, *arguments):
+    """The config that training would get."""
+    module = importlib.import_module(f"apps.{application}.train")
+    mocks = {name: mock.Mock() for name in vars(module) if name.startswith("train")}
+    with mock.patch.multiple(module, **mocks), mock.patch("sys.argv", ["train", *map(str, arguments)]):
+        module.main()
+    (call,) = (one.call_args for one in mocks.values() if one.called)
+    return call.args[0]
+
+
 def run_alone(script, *arguments):
     """Run a script in a process that can't import this project, with what pip installed; it must end by printing 'fine'."""
     packages = [path for path in sys.path if path.endswith("site-packages")]  # without the .pth file of this project
@@ -74,6 +86,11 @@ def some_tunes(count=24):
     return text
 
 
+def log(run):
+    """The metrics of each epoch."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def checkpoint_arrays(run, folder="checkpoints"):
     """All that the last checkpoint of a run holds."""
     with np.load(max((run / folder).glob("step-*.npz"))) as file:
@@ -89,14 +106,14 @@ main()
 """
 
 
-def kill_twice(application, run, *arguments):
-    """Start a training run, kill it inside an epoch, continue it, and kill it again."""
+def kill_twice(application, run, *arguments, phase="checkpoints"):
+    """Start a training run, kill it inside an epoch of a phase, continue it, and kill it again."""
     code, line = KILLABLE.format(application=application), [*map(str, arguments), "--force-export"]
     for checkpoints in (1, 2):
         process = forked.Forked("-c", line, cwd=ROOT, code=code)
-        before = {path.name for path in run.glob("checkpoints/step-*")}
+        before = {path.name for path in run.glob(f"{phase}/step-*")}
         deadline = time.monotonic() + 180
-        while len({path.name for path in run.glob("checkpoints/step-*")} - before) < checkpoints:
+        while len({path.name for path in run.glob(f"{phase}/step-*")} - before) < checkpoints:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
@@ -104,9 +121,9 @@ def kill_twice(application, run, *arguments):
         line = [argument for argument in line if argument != "--resume"] + ["--resume"]
 
 
-def assert_same_end(run, wanted):
+def assert_same_end(run, wanted, phase="checkpoints"):
     """Two runs end with the same weights, optimizer and log, bit for bit."""
-    arrays, other = checkpoint_arrays(wanted), checkpoint_arrays(run)
+    arrays, other = checkpoint_arrays(wanted, phase), checkpoint_arrays(run, phase)
     assert arrays.keys() == other.keys()
     for name in arrays:
         np.testing.assert_array_equal(other[name], arrays[name], err_msg=name)

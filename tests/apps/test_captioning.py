@@ -1,7 +1,6 @@
 """The captioner from its command line to a server that knows nothing of this project."""
 
 import json
-import re
 import types
 
 import keras
@@ -19,15 +18,21 @@ from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS, EOS, UNKNOWN, WordVocabulary
 from tests.apps import helpers
+from tests.apps.contract import (  # noqa: F401
+    Trained,
+    test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_in_bfloat16_learns_and_is_exported,
+    test_an_export_of_another_application_is_refused,
+    test_evaluate_prints_json_that_equals_training,
+    test_the_config_of_a_run_gives_its_flags_again,
+    test_the_run_folder_is_complete_and_the_loss_falls,
+    test_wrong_use_is_one_line_and_leaves_nothing,
+)
 from tests.data_pipelines.test_images import encoded, picture
 from tests.serving.operations import check_graph
 
 SMALL = ["--quick", "--backbone", "small-cnn", "--image-size", "32", "--units", "16", "--embedding-size", "16"]
 SMALL += ["--memory-size", "16", "--batch-size", "16", "--learning-rate", "0.01"]
-
-
-def command(module, *arguments, **kwargs):
-    return helpers.command("image_captioning", module, *arguments, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -47,43 +52,30 @@ def files(tmp_path_factory):
     return folder
 
 
-def flags(files, folder, *arguments):
-    places = ["--run-dir", folder / "run", "--export-dir", folder / "export", "--cache-dir", folder / "store"]
-    return ["--data", files / "table.tsv", *places, "--epochs", "2", *SMALL, *arguments]
-
-
 @pytest.fixture(scope="module")
 def trained(files, tmp_path_factory):
-    """A run of two epochs: its folder, its export and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    result = command("train", *flags(files, folder))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return folder / "run", folder / "export", result.stdout
+    flags = [*SMALL, "--cache-dir", folder / "store"]
+    table = tmp_path_factory.mktemp("table") / "captions.tsv"
+    table.write_text("image\tcaption\nnone.jpg\ta picture\n")
+    mobilenet = ["--data", files / "table.tsv", "--backbone", "mobilenet", "--backbone-weights"]
+    wrong = [
+        (["--data", table], "no images to use (none.jpg in train: a caption without its image)"),
+        (["--data", files / "table.tsv", *flags, "--strict"], "--strict: 1: broken.png in train: broken"),
+        ([*mobilenet, "none.h5"], "there is no such file"),
+        ([*mobilenet, "none", "--backbone-layer", "x"], "Name one of them"),
+    ]
+    kept = {"files": "attention_1.png contact_sheet_validation.png skipped.tsv vocabulary.json", "wrong": wrong}
+    return Trained("image_captioning", files / "table.tsv", flags, folder, **kept)
 
 
-def test_the_run_folder_is_complete_and_the_loss_falls(trained):
-    run, _, printed = trained
-    wanted = "config.json metrics.jsonl metrics.json history.png attention_1.png contact_sheet_validation.png model.keras"
-    assert {*wanted.split(), "skipped.tsv", "vocabulary.json", "checkpoints"} <= {path.name for path in run.iterdir()}
-    assert "broken.png in train: broken: its pixels can't be decoded" in printed
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert log[1]["loss"] < log[0]["loss"] and log[1]["val_loss"] < log[0]["val_loss"]
-    metrics = json.loads((run / "metrics.json").read_text())["validation"]
-    assert {"bleu_1", "bleu_4", "cider", "rouge_l", "examples"} <= set(metrics)
-
-
-def test_evaluate_prints_json_that_equals_training(trained, files):
-    run, export, _ = trained
-    result = command("evaluate", export, "--data", files / "table.tsv", "--split", "test")
-    assert result.returncode == 0, result.stderr[-3000:]
-    metrics = json.loads(result.stdout.splitlines()[-1])
-    assert metrics.pop("split") == "test"
-    assert metrics == json.loads((run / "metrics.json").read_text())["test"]
+def test_training_names_what_it_skips_and_measures_captions(trained):
+    assert "broken.png in train: broken: its pixels can't be decoded" in trained.printed
+    assert {"bleu_1", "bleu_4", "cider", "rouge_l", "examples"} <= set(trained.metrics()["validation"])
 
 
 def test_predict_takes_files_and_folders(trained, files, tmp_path):
-    _, export, _ = trained
-    result = command("predict", export, files / "images", "--json", "--attention", tmp_path / "a.png")
+    result = trained.command("predict", trained.export, files / "images", "--json", "--attention", tmp_path / "a.png")
     rows = {row["image"]: row for row in map(json.loads, result.stdout.splitlines())}
     assert len(rows) == 161
     broken = rows.pop(str(files / "images" / "broken.png"))
@@ -91,13 +83,12 @@ def test_predict_takes_files_and_folders(trained, files, tmp_path):
     assert all("caption" in row for row in rows.values())
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     one = sorted(rows)[3]
-    alone = command("predict", export, one, "--n-best", "2")
+    alone = trained.command("predict", trained.export, one, "--n-best", "2")
     lines = alone.stdout.strip().splitlines()
     assert len(lines) == 2 and lines[0].startswith(f"{one}  {rows[one]['caption']}  (")
 
 
 def test_the_export_describes_without_this_project(trained, tmp_path):
-    _, export, _ = trained
     names = {
         "a.png": encoded(picture(64, 64), "PNG"),
         "b.jpg": encoded(picture(40, 88), "JPEG"),
@@ -125,19 +116,7 @@ def test_the_export_describes_without_this_project(trained, tmp_path):
         "assert five['alternatives'].shape == five['alternative_scores'].shape == (5, 3)\n"
         "assert run()['caption'].shape == (0,)\n"
     )
-    helpers.run_alone(script, export / "1", tmp_path)
-
-
-def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
-    finished, _, _ = trained
-    helpers.kill_twice("image_captioning", tmp_path / "run", *flags(files, tmp_path))
-    assert not (tmp_path / "export").exists()
-    result = command("train", *flags(files, tmp_path, "--cache-dir", finished.parent / "store", "--resume"))
-    assert result.returncode == 2 and "Resume with the same flags" in result.stderr
-    result = command("train", *flags(files, tmp_path, "--resume"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert re.search(r"continued at step [\d,]+ of .*checkpoints", result.stdout)
-    helpers.assert_same_end(tmp_path / "run", finished)
+    helpers.run_alone(script, trained.export / "1", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -153,15 +132,24 @@ def backbone_weights(tmp_path_factory):
     return path
 
 
-def test_a_frozen_backbone_and_then_its_last_blocks_train(files, backbone_weights, tmp_path):
+@pytest.fixture(scope="module")
+def fine_tuning(trained, backbone_weights):
     options = ["--backbone", "mobilenet", "--alpha", "0.25", "--backbone-weights", backbone_weights, "--image-size", "64"]
     options += ["--fine-tune-epochs", "1", "--epochs", "1", "--tokenizer", "subwords", "--vocabulary-size", "60", "--flip"]
-    options += ["--word-dropout", "0.1", "--attention-penalty", "0.5", "--attention", "dot", "--ema-momentum", "0"]
-    result = command("train", *flags(files, tmp_path, *options))
-    assert result.returncode == 0, result.stderr[-3000:]
-    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [1, 2]
-    arrays = {name: helpers.checkpoint_arrays(tmp_path / "run", name) for name in ("checkpoints", "fine_tuning")}
+    return [*options, "--word-dropout", "0.1", "--attention-penalty", "0.5", "--attention", "dot", "--ema-momentum", "0"]
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(trained, fine_tuning, tmp_path_factory):
+    """A folder with a run whose second epoch trains the backbone, too, and its export."""
+    folder = tmp_path_factory.mktemp("fine_tuned")
+    trained.train(folder, *fine_tuning)
+    return folder
+
+
+def test_a_frozen_backbone_and_then_its_last_blocks_train(trained, files, backbone_weights, fine_tuned):
+    assert [row["epoch"] for row in helpers.log(fine_tuned / "run")] == [1, 2]
+    arrays = {name: helpers.checkpoint_arrays(fine_tuned / "run", name) for name in ("checkpoints", "fine_tuning")}
     frozen, tuned = (
         next(a for n, a in arrays[name].items() if n.startswith("model/") and a.shape == (1, 1, 128, 256)) for name in arrays
     )
@@ -169,27 +157,20 @@ def test_a_frozen_backbone_and_then_its_last_blocks_train(files, backbone_weight
     base.load_weights(backbone_weights)
     np.testing.assert_array_equal(frozen, base.get_layer("conv_pw_12").kernel)
     assert np.abs(tuned - frozen).max() > 0
-    check_graph(tmp_path / "export" / "1", text_ops=True)
-    assert command("predict", tmp_path / "export", files / "images" / "test-0000.png").returncode == 0
+    check_graph(fine_tuned / "export" / "1", text_ops=True)
+    assert trained.command("predict", fine_tuned / "export", files / "images" / "test-0000.png").returncode == 0
 
 
-def test_wrong_use_is_one_line_and_leaves_no_run(files, tmp_path):
-    table = tmp_path / "data" / "captions.tsv"
-    table.parent.mkdir()
-    table.write_text("image\tcaption\nnone.jpg\ta picture\n")
-    for arguments, message in (
-        (["--data", "none"], "none: no such file"),
-        (["--data", table], "the train split has no images to use (none.jpg in train: a caption without its image)"),
-        (["--data", files / "table.tsv", *SMALL, "--strict"], "--strict: 1: broken.png in train: broken"),
-        (["--backbone", "mobilenet", "--backbone-weights", "none.h5"], "there is no such file"),
-        (["--backbone", "mobilenet", "--backbone-weights", "none", "--backbone-layer", "x"], "Name one of them"),
-    ):
-        result = command("train", *arguments, cwd=tmp_path, alone=False)
-        assert result.returncode == 2, result.stderr[-2000:]
-        assert message in result.stderr.strip().splitlines()[-1]
-        assert not (tmp_path / "runs" / "image_captioning").exists() and not (tmp_path / "saved_models").exists()
-    result = command("predict", tmp_path, "none.jpg", cwd=tmp_path)
-    assert result.returncode == 2 and "none.jpg: no such file" in result.stderr
+def test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed(trained, fine_tuning, fine_tuned, tmp_path):
+    helpers.kill_twice("image_captioning", tmp_path / "run", *trained.line(tmp_path, *fine_tuning), phase="fine_tuning")
+    assert "continued at step" in trained.train(tmp_path, *fine_tuning, "--resume")
+    for phase in ("checkpoints", "fine_tuning"):
+        helpers.assert_same_end(tmp_path / "run", fine_tuned / "run", phase)
+
+
+def test_predict_names_a_picture_that_is_missing(trained, tmp_path):
+    result = trained.command("predict", trained.export, "none.jpg", cwd=tmp_path)
+    assert result.returncode == 2 and result.stderr == "error: none.jpg: no such file. Check the path.\n"
 
 
 # -- the model
@@ -228,8 +209,6 @@ def test_the_search_scores_as_the_training_model_does(options):
             tokens = found.tokens[row, n, : int(found.lengths[row, n])].numpy().tolist()
             logits = model({"image": images[row : row + 1], "caption": np.array([[BOS, *tokens]])})[0].numpy()
             logits[:, UNKNOWN] = -1e9
-            if len(tokens) == 5:
-                logits[-1] = np.where(np.arange(20) == EOS, logits[-1], logits[-1])  # EOS must stand there, at its own cost
             wanted = tf.gather(tf.nn.log_softmax(logits), [*tokens, EOS], axis=1, batch_dims=1)
             np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
 

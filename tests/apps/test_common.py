@@ -1,67 +1,13 @@
-"""The command line, the metrics and the export folder."""
+"""The metrics, the averaged weights and the files of models."""
 
 import json
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import keras
 import numpy as np
 import pytest
 
-from apps.common import cli
 from apps.common.metrics import classification_metrics, expected_calibration_error
 from data_pipelines.sources import DataError
-
-
-@dataclass(frozen=True)
-class Config:
-    rate_limit: Annotated[float, "a number"] = 0.5
-    cell: Annotated[Literal["gru", "lstm"], "a choice"] = "gru"
-    resume: Annotated[bool, "a switch"] = False
-    run: Annotated[str | None, "a folder"] = None
-
-
-def test_flags_fill_the_config():
-    assert cli.parse_config(Config, "x", arguments=[]) == Config()
-    got = cli.parse_config(Config, "x", arguments=["--rate-limit", "2", "--cell", "lstm", "--resume", "--run", "r"])
-    assert got == Config(2.0, "lstm", True, "r")
-
-
-@pytest.mark.parametrize("arguments", [["--unknown", "1"], ["--cell", "rnn"], ["--rate", "1"], ["--rate-limit", "x"]])
-def test_unknown_flags_and_values_fail_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.parse_config(Config, "x", arguments=arguments)
-    assert caught.value.code == 2
-
-
-def test_what_is_typed_wins_over_a_preset_even_where_it_is_the_default():
-    def preset(config):
-        return {"rate_limit": 0.9, "cell": "lstm" if config.resume else "gru"}
-
-    assert cli.parse_config(Config, "x", preset, ["--resume"]) == Config(0.9, "lstm", True)
-    assert cli.parse_config(Config, "x", preset, ["--rate-limit", "0.5", "--cell", "gru", "--resume"]) == Config(0.5, "gru", True)
-
-
-@pytest.mark.parametrize("value", ["1", "-0.1", "nan", "inf"])
-def test_a_value_outside_its_range_is_refused(value):
-    @dataclass(frozen=True)
-    class Limited:
-        rate_limit: Annotated[float, "a rate", "[0, 1)"] = 0.5
-
-    with pytest.raises(DataError, match=r"--rate-limit .*: expected a number in \[0, 1\). Leave it out for the default, 0.5"):
-        cli.parse_config(Limited, "x", arguments=["--rate-limit", value])
-    with pytest.raises(DataError):
-        cli.check_ranges(Limited(float(value)))
-
-
-def test_wrong_input_is_one_line_and_exit_2(capsys):
-    def main():
-        raise DataError("a.tsv: row 3: bad. Mend it.")
-
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: a.tsv: row 3: bad. Mend it.\n"
 
 
 def test_metrics_of_a_known_case():

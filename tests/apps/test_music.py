@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -13,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common.training.losses import TokenLoss
-from apps.music_generation.config import MusicConfig, RollConfig, TuneConfig
+from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.rolls.serving import RollGenerator
@@ -30,31 +31,22 @@ from data_pipelines.sources import DataError
 from data_pipelines.tunes import TuneVocabulary
 from tests import forked
 from tests.apps import helpers
+from tests.apps.contract import (  # noqa: F401
+    Trained,
+    test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_in_bfloat16_learns_and_is_exported,
+    test_an_export_of_another_application_is_refused,
+    test_evaluate_prints_json_that_equals_training,
+    test_the_config_of_a_run_gives_its_flags_again,
+    test_the_run_folder_is_complete_and_the_loss_falls,
+    test_wrong_use_is_one_line_and_leaves_nothing,
+)
 from tests.serving.operations import check_graph
 
-SMALL = [
-    "--units",
-    "16",
-    "--num-layers",
-    "1",
-    "--batch-size",
-    "4",
-    "--epochs",
-    "2",
-    "--learning-rate",
-    "0.02",
-    "--num-samples",
-    "4",
-]
-SMALL += ["--max-length", "80", "--transpose-prob", "0.2", "--bptt-steps", "16"]
+SMALL = "--units 16 --num-layers 1 --batch-size 4 --learning-rate 0.02 --num-samples 4 --max-length 80".split()
+SMALL += "--transpose-prob 0.2 --bptt-steps 16".split()
 
-
-def command(module, *arguments, **kwargs):
-    return helpers.command("music_generation", module, *arguments, **kwargs)
-
-
-def flags(data, folder, *arguments):
-    return ["--data", data, "--run-dir", folder / "run", "--export-dir", folder / "export", *SMALL, *arguments]
+command = partial(helpers.command, "music_generation")
 
 
 @pytest.fixture(scope="module")
@@ -66,45 +58,28 @@ def tunes_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tunes_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    result = command("train", *flags(tunes_file, folder))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return folder / "run", folder / "export", result.stdout
+    wrong = [
+        (["--data", helpers.ROOT / "README.md"], "no tunes to use"),
+        (["--irnn"], "--irnn is for --cell simple_rnn"),
+        (["--music", "rolls", "--tokenizer", "musical"], "unrecognized arguments: --tokenizer musical"),
+        (["--frame", "nade"], "unrecognized arguments: --frame nade"),
+        (["--music", "songs"], "invalid choice: 'songs'"),
+    ]
+    sampling = ["--num-samples", "4", "--max-new-tokens", "80"]
+    kept = {"files": "skipped.tsv example.abc example.mid example.svg example.png", "evaluate": sampling, "wrong": wrong}
+    return Trained("music_generation", tunes_file, SMALL, tmp_path_factory.mktemp("trained"), **kept)
 
 
-def test_the_run_folder_is_complete_and_the_loss_falls(trained):
-    run, _, printed = trained
-    wanted = {"config.json", "metrics.jsonl", "metrics.json", "history.png", "skipped.tsv", "model.keras", "checkpoints"}
-    assert wanted | {"example.abc", "example.mid", "example.svg", "example.png"} <= {path.name for path in run.iterdir()}
-    assert "skipped     1: tune 25 in train: no key (K:)\n" in printed
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert log[1]["loss"] < log[0]["loss"] and log[1]["val_bits_per_character"] < log[0]["val_bits_per_character"]
-    metrics = json.loads((run / "metrics.json").read_text())
-    # what is trained, what validation says and what the export says are one thing
-    best = min(row["val_bits_per_character"] for row in log)
-    assert abs(metrics["validation"]["bits_per_character"] - best) < 1e-4
+def test_the_export_is_as_good_as_the_best_epoch_and_keeps_to_the_bars(trained):
+    assert "skipped     1: tune 25 in train: no key (K:)\n" in trained.printed
+    bits, metrics = [row["val_bits_per_character"] for row in helpers.log(trained.run)], trained.metrics()
+    assert bits[1] < bits[0] and abs(metrics["validation"]["bits_per_character"] - min(bits)) < 1e-4
     assert metrics["constrained"]["bars_fit"] == 1.0 and metrics["constrained"]["parse"] == 1.0
 
 
-def test_evaluate_prints_json_that_equals_training(trained, tunes_file):
-    run, export, _ = trained
-    sampling = ["--num-samples", "4", "--max-new-tokens", "80"]
-    result = command("evaluate", export, "--data", tunes_file, "--split", "test", *sampling)
-    assert result.returncode == 0, result.stderr[-3000:]
-    metrics = json.loads(result.stdout.splitlines()[-1])
-    wanted = json.loads((run / "metrics.json").read_text())
-    assert metrics == {
-        "split": "test",
-        **wanted["test"],
-        "unconstrained": wanted["unconstrained"],
-        "constrained": wanted["constrained"],
-    }
-
-
 def test_predict_continues_prompts_and_writes_files(trained, tmp_path):
-    _, export, _ = trained
     prompt = "X:7\\nT:My jig\\nL:1/8\\nM:6/8\\nK:D major\\nABc def|"
-    line = [export, prompt, "--constrained", "--out", tmp_path / "tune", "--seed", "3"]
+    line = [trained.export, prompt, "--constrained", "--out", tmp_path / "tune", "--seed", "3"]
     result = command("predict", *line, "--json")
     assert result.returncode == 0, result.stderr[-3000:]
     row = json.loads(result.stdout)
@@ -112,12 +87,11 @@ def test_predict_continues_prompts_and_writes_files(trained, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} >= {".abc", ".mid", ".svg", ".png"}
     again = command("predict", *line)
     assert again.stdout.startswith(row["abc"])
-    other = command("predict", export, prompt, "--constrained", "--seed", "4", "--json")
+    other = command("predict", trained.export, prompt, "--constrained", "--seed", "4", "--json")
     assert json.loads(other.stdout)["abc"] != row["abc"]
 
 
 def test_the_export_plays_on_without_this_project(trained):
-    _, export, _ = trained
     script = (
         "import sys, numpy as np, tensorflow as tf\n"
         "served = tf.saved_model.load(sys.argv[1]).signatures\n"
@@ -146,16 +120,7 @@ def test_the_export_plays_on_without_this_project(trained):
         "greedy = served['serving_default'](prompt=tf.constant([header]), **numbers)['abc'].numpy()[0].decode()\n"
         "assert greedy.endswith('K:Gmaj\\n' + ''.join(tokens)), (greedy, tokens)\n"
     )
-    helpers.run_alone(script, export / "1")
-
-
-def test_a_killed_run_ends_as_one_not_killed(trained, tunes_file, tmp_path):
-    finished, _, _ = trained
-    helpers.kill_twice("music_generation", tmp_path / "run", *flags(tunes_file, tmp_path))
-    result = command("train", *flags(tunes_file, tmp_path, "--resume"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "continued at step" in result.stdout
-    helpers.assert_same_end(tmp_path / "run", finished)
+    helpers.run_alone(script, trained.export / "1")
 
 
 @pytest.mark.parametrize("frame", ["nade", "independent"])
@@ -171,8 +136,10 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     result = command("train", "--data", tmp_path, *small, *places)
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert abs(metrics["validation"]["nll_per_frame"] - min(row["val_nll_per_frame"] for row in log)) < 1e-3
+    best = min(row["val_nll_per_frame"] for row in helpers.log(tmp_path / "run"))
+    assert abs(metrics["validation"]["nll_per_frame"] - best) < 1e-3
+    again = helpers.parsed("music_generation", "--config", tmp_path / "run" / "config.json", "--run-dir", tmp_path / "run")
+    assert dataclasses.asdict(again) == json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     result = command("evaluate", tmp_path / "export", "--data", tmp_path, "--split", "test")
     assert json.loads(result.stdout.splitlines()[-1]) == {"split": "test", **metrics["test"]}
     out = ["--out", tmp_path / "new" / "piece", "--new-frames", "16", "--seed", "2"]
@@ -183,36 +150,12 @@ def test_own_midi_files_train_and_play_on(frame, tmp_path):
     check_graph(tmp_path / "export" / "1")
 
 
-@pytest.mark.parametrize(
-    "module, arguments, message",
-    [
-        ("train", ["--data", "no/such.abc"], "no such file"),
-        ("train", ["--data", "README.md"], "no tunes to use"),
-        ("train", ["--irnn"], "--irnn is for --cell simple_rnn"),
-        ("train", ["--music", "rolls", "--tokenizer", "musical"], "unrecognized arguments: --tokenizer musical"),
-        ("train", ["--frame", "nade"], "unrecognized arguments: --frame nade"),
-        ("train", ["--music", "songs"], "invalid choice: 'songs'"),
-        ("evaluate", ["nowhere", "--data", "embedded"], "no SavedModel"),
-        ("predict", ["nowhere"], "no SavedModel"),
-    ],
-)
-def test_wrong_use_is_one_line(module, arguments, message, tmp_path):
-    result = command(module, *arguments, *(["--run-dir", tmp_path / "run"] if module == "train" else []), alone=False)
-    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_help_names_the_flags_of_each_model_and_its_defaults():
-    shared, tunes, rolls = ({field.name for field in dataclasses.fields(c)} for c in (MusicConfig, TuneConfig, RollConfig))
-    assert shared < tunes and shared < rolls
-    help_of = {
-        kind: " ".join(command("train", *kind.split(), "--help", alone=False).stdout.split()) for kind in ("", "--music rolls")
-    }
-    for kind, title, own in (("", "tunes:", tunes - shared), ("--music rolls", "piano rolls:", rolls - shared)):
-        listed = re.findall(r"(?<![\w-])--[\w-]+(?= )", help_of[kind].split(f" {title} ")[1].split(" music: ")[0])
-        assert {"--" + name.replace("_", "-") for name in own} <= set(listed)
-    for kind, config in (("", TuneConfig()), ("--music rolls", RollConfig())):
-        assert f"size of the states (default: {config.units})" in help_of[kind]
+def test_help_shows_the_flags_of_each_model_and_its_defaults():
+    for kind, config in ((), TuneConfig()), (("--music", "rolls"), RollConfig()):
+        shown = " ".join(command("train", *kind, "--help", alone=False).stdout.split())
+        assert f"size of the states (default: {config.units})" in shown
+        own = {field.name.replace("_", "-") for field in dataclasses.fields(config)}
+        assert own == set(re.findall(r" --(?!no-|help|config )([\w-]+)", shown)), kind
 
 
 @pytest.mark.parametrize(
@@ -223,7 +166,7 @@ def test_help_names_the_flags_of_each_model_and_its_defaults():
     ],
 )
 def test_flags_of_the_other_model_are_refused(module, arguments, flag, trained):
-    result = command(module, trained[1], *arguments)
+    result = command(module, trained.export, *arguments)
     assert result.returncode == 2 and f"{flag}: has no meaning for this export, which is a model of tunes" in result.stderr
 
 

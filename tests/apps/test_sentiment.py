@@ -3,6 +3,7 @@
 import json
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,13 +15,20 @@ from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.vocabulary import WordVocabulary
 from tests.apps import helpers
+from tests.apps.contract import (  # noqa: F401
+    Trained,
+    test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_in_bfloat16_learns_and_is_exported,
+    test_an_export_of_another_application_is_refused,
+    test_evaluate_prints_json_that_equals_training,
+    test_the_config_of_a_run_gives_its_flags_again,
+    test_the_run_folder_is_complete_and_the_loss_falls,
+    test_wrong_use_is_one_line_and_leaves_nothing,
+)
+from tests.data_pipelines.helpers import service
 from tests.serving.operations import check_graph
 
 SMALL = ["--quick", "--units", "16", "--embedding-size", "16"]
-
-
-def command(module, *arguments, **kwargs):
-    return helpers.command("sentiment_classification", module, *arguments, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -35,55 +43,27 @@ def reviews(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(reviews, tmp_path_factory):
-    """A run of two epochs: its folder, its export and what it printed."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = train(reviews, folder)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return folder / "run", folder / "export", result.stdout
+    files = "confusion.png calibration.png vocabulary.json"
+    return Trained("sentiment_classification", reviews, SMALL, tmp_path_factory.mktemp("trained"), files=files)
 
 
-def train(reviews, folder, *arguments):
-    flags = ["--data", reviews, "--run-dir", folder / "run", "--export-dir", folder / "export", "--epochs", "2", *SMALL]
-    return command("train", *flags, *arguments)
-
-
-def test_the_run_folder_is_complete(trained):
-    run, export, printed = trained
-    files = {path.name for path in run.iterdir()}
-    wanted = "config.json metrics.jsonl metrics.json history.png confusion.png calibration.png model.keras vocabulary.json"
-    assert {*wanted.split(), "checkpoints", "tensorboard"} <= files
-    config = json.loads((run / "config.json").read_text())
-    assert config["data"]["train"]["examples"] == 400 and len(config["data"]["train"]["sha256"]) == 64
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [1, 2] and log[1]["loss"] < log[0]["loss"]
+def test_training_says_what_it_does(trained):
+    assert json.loads((trained.run / "config.json").read_text())["data"]["train"]["examples"] == 400
     for part in ("device", "CPU (", "examples", "parameters", "accuracy", "macro_f1", "roc_auc", "ece"):
-        assert part in printed
-    assert {path.name for path in export.iterdir()} == {"1"}
-
-
-def test_evaluate_prints_json_that_equals_training(trained, reviews):
-    run, export, _ = trained
-    result = command("evaluate", export, "--data", reviews, "--split", "validation")
-    assert result.returncode == 0, result.stderr[-3000:]
-    got = json.loads(result.stdout.splitlines()[-1])
-    wanted = json.loads((run / "metrics.json").read_text())["validation"]
-    assert got.pop("split") == "validation"
-    assert got == pytest.approx(wanted, abs=1e-6)
+        assert part in trained.printed
 
 
 def test_predict_reads_arguments_and_standard_input(trained):
-    _, export, _ = trained
-    result = command("predict", export, "--json", "good food", "-", input="bad\n\n")
+    result = trained.command("predict", trained.export, "--json", "good food", "-", input="bad\n\n")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["text"] for row in rows] == ["good food", "bad", ""]
     assert all(row["label"] in ("negative", "positive") and 0.5 <= row["probability"] <= 1 for row in rows)
     assert [pair[0] for pair in rows[0]["weights"]] == ["good", "food"]
     assert sum(pair[1] for pair in rows[0]["weights"]) == pytest.approx(1, abs=1e-3)
-    assert "[good" in command("predict", export, "good").stdout
+    assert "[good" in trained.command("predict", trained.export, "good").stdout
 
 
 def test_the_export_predicts_without_this_project(trained):
-    _, export, _ = trained
     script = (
         "import sys, tensorflow as tf\n"
         "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
@@ -94,75 +74,66 @@ def test_the_export_predicts_without_this_project(trained):
         "assert run('')['attention'].sum() == 0\n"
         "assert run()['label'].shape == (0,)\n"
     )
-    helpers.run_alone(script, export / "1")
+    helpers.run_alone(script, trained.export / "1")
 
 
-def test_subwords_and_last_state_export_too_and_show_no_attention(reviews, tmp_path):
-    result = train(
-        reviews, tmp_path, "--tokenizer", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm"
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    shown = command("predict", tmp_path / "export", "good food").stdout
+def test_subwords_and_last_state_export_too_and_show_no_attention(trained, tmp_path):
+    flags = ["--tokenizer", "subwords", "--vocabulary-size", "300", "--pooling", "last", "--cell", "lstm"]
+    trained.train(tmp_path, *flags)
+    shown = trained.command("predict", tmp_path / "export", "good food").stdout
     assert shown.strip().endswith("  good food") and "[" not in shown
-    assert "weights" not in json.loads(command("predict", tmp_path / "export", "--json", "good food").stdout)
+    assert "weights" not in json.loads(trained.command("predict", tmp_path / "export", "--json", "good food").stdout)
     assert "attention" not in (tmp_path / "export" / "1" / "model_card.md").read_text().split("## Signatures")[1]
     check_graph(tmp_path / "export" / "1", text_ops=True)
 
 
-def test_a_killed_run_ends_as_one_not_killed(trained, reviews, tmp_path):
-    finished, _, _ = trained
-    flags = ["--data", reviews, "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--epochs", "2", *SMALL]
-    helpers.kill_twice("sentiment_classification", tmp_path / "run", *flags)
-    assert not (tmp_path / "export").exists()
-    result = train(reviews, tmp_path, "--resume")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "continued at step" in result.stdout
-    helpers.assert_same_end(tmp_path / "run", finished)
+def test_the_baseline_trains_and_is_exported_too(trained, tmp_path):
+    trained.train(tmp_path, "--baseline", "bag-of-words", "--learning-rate", "0.02")
+    assert [layer.name for layer in keras.saving.load_model(tmp_path / "run" / "model.keras").layers] == ["ids", "logits"]
+    first, last = helpers.log(tmp_path / "run")
+    assert last["loss"] < first["loss"]
+    result = trained.command("predict", tmp_path / "export", "--json", "good food", "food good food")
+    one, other = map(json.loads, result.stdout.splitlines())
+    assert one["probability"] == pytest.approx(other["probability"]) and "weights" not in one
+    check_graph(tmp_path / "export" / "1", text_ops=True)
 
 
 def test_evaluate_takes_a_lone_file_whole_and_tells_of_training_rows(trained, reviews, tmp_path):
-    _, export, _ = trained
-    result = command("evaluate", export, "--data", reviews / "train.tsv")
+    result = trained.command("evaluate", trained.export, "--data", reviews / "train.tsv")
     metrics = json.loads(result.stdout.splitlines()[-1])
     rows = (reviews / "train.tsv").read_text().splitlines()[1:]
     assert metrics["split"] == "all" and metrics["examples"] == len(rows)
     texts = {row.split("\t")[0] for row in rows}
     assert f"of the {len(texts):,} different rows of 'all' were in the training split" in result.stderr
     (tmp_path / "test.tsv").write_text("text\tlabel\nfood never read before\tnegative\n")
-    result = command("evaluate", export, "--data", tmp_path)
+    result = trained.command("evaluate", trained.export, "--data", tmp_path)
     assert json.loads(result.stdout.splitlines()[-1])["examples"] == 1 and "training split" not in result.stderr
 
 
 def test_unknown_words_are_named(trained):
-    _, export, _ = trained
-    line = json.loads(command("predict", export, "--json", "the zyxwv was").stdout)
-    assert line["unknown"] == ["zyxwv"] and "unknown: zyxwv" in command("predict", export, "the zyxwv was").stdout
+    line = json.loads(trained.command("predict", trained.export, "--json", "the zyxwv was").stdout)
+    assert line["unknown"] == ["zyxwv"] and "unknown: zyxwv" in trained.command("predict", trained.export, "the zyxwv was").stdout
 
 
-def test_a_useless_model_is_not_exported(reviews, tmp_path):
+def test_a_useless_model_is_not_exported(trained, tmp_path):
     table = tmp_path / "coin.tsv"
     rows = [f"{i} {j}\t{'yes' if (i + j) % 2 else 'no'}" for i in range(12) for j in range(12)]
     table.write_text("\n".join(["text\tlabel", *rows]) + "\n")
-    flags = ["--data", table, "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--epochs", "1", *SMALL]
-    result = command("train", *flags, "--learning-rate", "1e-9", "--no-force-export")
+    flags = ["--data", table, "--epochs", "1", "--learning-rate", "1e-9", "--no-force-export"]
+    result = trained.command("train", *trained.line(tmp_path, *flags))
     assert result.returncode == 2 and "no better than a constant guess" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "export").exists() and (tmp_path / "run" / "model.keras").is_file()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--epochs", "0"], "--epochs 0: expected a number in [1, inf)"),
-        (["--data", "none.tsv"], "none.tsv: no such file"),
-        (["--resume", "--run-dir", "none"], "none: no run to resume"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
-    ],
-)
-def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
-    result = command("train", *arguments, cwd=tmp_path, alone=False)
-    assert result.returncode == 2
-    assert message in result.stderr.strip().splitlines()[-1]
-    assert not list(tmp_path.iterdir())
+def test_a_run_whose_batches_a_service_prepares_resumes(trained, tmp_path):
+    with service(1) as (address, _):
+        helpers.kill_twice("sentiment_classification", tmp_path / "run", *trained.line(tmp_path, "--data-service", address))
+    with service(1) as (address, _):  # it may be another
+        assert "continued at step" in trained.train(tmp_path, "--data-service", address, "--resume")
+    for found, wanted in zip(helpers.log(tmp_path / "run"), helpers.log(trained.run), strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=0.1)  # the order isn't repeatable
+    steps = [max((run / "checkpoints").glob("step-*.npz")).name for run in (tmp_path / "run", trained.run)]
+    assert steps[0] == steps[1]
 
 
 # -- the model

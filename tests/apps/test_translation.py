@@ -16,13 +16,19 @@ from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS
 from tests.apps import helpers
+from tests.apps.contract import (  # noqa: F401
+    Trained,
+    test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_in_bfloat16_learns_and_is_exported,
+    test_an_export_of_another_application_is_refused,
+    test_evaluate_prints_json_that_equals_training,
+    test_the_config_of_a_run_gives_its_flags_again,
+    test_the_run_folder_is_complete_and_the_loss_falls,
+    test_wrong_use_is_one_line_and_leaves_nothing,
+)
 from tests.serving.operations import check_graph
 
 SMALL = ["--quick", "--units", "16", "--embedding-size", "16", "--vocabulary-size", "200", "--beam-size", "3"]
-
-
-def command(module, *arguments, **kwargs):
-    return helpers.command("translation", module, *arguments, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -35,48 +41,31 @@ def files(tmp_path_factory):
     return folder
 
 
-def flags(files, folder, *arguments):
-    return ["--data", files, "--run-dir", folder / "run", "--export-dir", folder / "export", "--epochs", "2", *SMALL, *arguments]
-
-
 @pytest.fixture(scope="module")
 def trained(files, tmp_path_factory):
-    """A run of two epochs: its folder, its export and what it printed."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = command("train", *flags(files, folder))
-    assert result.returncode == 0, result.stderr[-3000:]
-    return folder / "run", folder / "export", result.stdout
+    wrong = [
+        (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
+        (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
+        (["--source-lang", "de"], "--source-lang and --target-lang are both 'de'"),
+    ]
+    kept = {"files": "attention_1.png joint.model", "wrong": wrong}
+    return Trained("translation", files, SMALL, tmp_path_factory.mktemp("trained"), **kept)
 
 
-def test_the_run_folder_is_complete_and_the_loss_falls(trained):
-    run, export, printed = trained
-    wanted = "config.json metrics.jsonl metrics.json history.png attention_1.png model.keras joint.model"
-    assert {*wanted.split(), "checkpoints", "tensorboard"} <= {path.name for path in run.iterdir()}
-    config = json.loads((run / "config.json").read_text())
-    assert config["data"]["train"]["examples"] == 300
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert log[1]["loss"] < log[0]["loss"] and log[1]["val_loss"] < log[0]["val_loss"]
-    assert log[1]["val_perplexity"] == pytest.approx(np.exp(log[1]["val_loss"]))
-    assert "BLEU signature nrefs:1|case:mixed|eff:no|tok:13a" in printed
-    assert (export / "1" / "languages.txt").read_text() == "en\nde\n"
-
-
-def test_evaluate_prints_json_that_equals_training(trained, files):
-    run, export, _ = trained
-    result = command("evaluate", export, "--data", files, "--split", "test")
-    assert result.returncode == 0, result.stderr[-3000:]
-    metrics = json.loads(result.stdout.splitlines()[-1])
-    assert metrics.pop("split") == "test"
-    assert metrics == json.loads((run / "metrics.json").read_text())["test"]
+def test_training_says_how_it_measures(trained):
+    assert json.loads((trained.run / "config.json").read_text())["data"]["train"]["examples"] == 300
+    for row in helpers.log(trained.run):
+        assert row["val_perplexity"] == pytest.approx(np.exp(row["val_loss"]))
+    assert "BLEU signature nrefs:1|case:mixed|eff:no|tok:13a" in trained.printed
+    assert (trained.export / "1" / "languages.txt").read_text() == "en\nde\n"
 
 
 def test_predict_reads_any_number_of_lines_in_order(trained, tmp_path):
-    _, export, _ = trained
     sentences = [f"The town has {n} inhabitants." for n in range(70)]
-    result = command("predict", export, "-", "--json", input="\n".join(sentences) + "\n")
+    result = trained.command("predict", trained.export, "-", "--json", input="\n".join(sentences) + "\n")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["text"] for row in rows] == sentences
-    alone = command("predict", export, sentences[3], "--n-best", "3", "--attention", tmp_path / "a.png")
+    alone = trained.command("predict", trained.export, sentences[3], "--n-best", "3", "--attention", tmp_path / "a.png")
     lines = alone.stdout.strip().splitlines()
     assert len(lines) == 3 and lines[0].endswith(rows[3]["translation"])
     scores = [float(line.split()[0]) for line in lines]
@@ -85,7 +74,6 @@ def test_predict_reads_any_number_of_lines_in_order(trained, tmp_path):
 
 
 def test_the_export_translates_without_this_project(trained):
-    _, export, _ = trained
     script = (
         "import sys, numpy as np, tensorflow as tf, tensorflow_text\n"
         "f = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
@@ -101,40 +89,16 @@ def test_the_export_translates_without_this_project(trained):
         "assert run('word ' * 500)['translation'].shape == (1,)\n"
         "assert run()['translation'].shape == (0,)\n"
     )
-    helpers.run_alone(script, export / "1")
+    helpers.run_alone(script, trained.export / "1")
 
 
-def test_a_killed_run_ends_as_one_not_killed(trained, files, tmp_path):
-    finished, _, _ = trained
-    helpers.kill_twice("translation", tmp_path / "run", *flags(files, tmp_path))
-    assert not (tmp_path / "export").exists()
-    result = command("train", *flags(files, tmp_path, "--resume"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "continued at step" in result.stdout
-    helpers.assert_same_end(tmp_path / "run", finished)
-
-
-def test_the_other_parts_train_and_export_too(files, tmp_path):
+def test_the_other_parts_train_and_export_too(trained, tmp_path):
     other = ["--encoder", "self-attention", "--attention", "dot", "--vocabulary", "separate", "--tokenizer", "unigram"]
     other += ["--scheduled-sampling", "0.2", "--ema-momentum", "0", "--coverage-penalty", "0.1", "--no-repeat-ngram-size", "3"]
-    other += ["--max-length", "25"]
-    result = command("train", *flags(files, tmp_path, *other, "--epochs", "1"))
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "training pair(s) beyond 25 tokens" in result.stdout
-    assert command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
+    printed = trained.train(tmp_path, *other, "--max-length", "25", "--epochs", "1")
+    assert "training pair(s) beyond 25 tokens" in printed
+    assert trained.command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
     check_graph(tmp_path / "export" / "1", text_ops=True)
-
-
-def test_wrong_use_is_one_line_and_leaves_nothing(files, tmp_path):
-    for arguments, message in (
-        (["--data", "none"], "none: no such file"),
-        (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
-        (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
-    ):
-        result = command("train", *arguments, cwd=tmp_path, alone=False)
-        assert result.returncode == 2
-        assert message in result.stderr.strip().splitlines()[-1]
-        assert not list(tmp_path.iterdir())
 
 
 # -- the model
@@ -178,7 +142,9 @@ def test_padding_of_the_source_changes_nothing(options):
     model, inputs = translator(**options), batch()
     padded = {**inputs, "source": np.pad(inputs["source"], [(0, 0), (0, 4)])}
     np.testing.assert_allclose(model(inputs), model(padded), atol=1e-5)
-    assert np.isfinite(model({**inputs, "source": np.zeros((3, 1), "int32")})).all()
+    nothing = [model({**inputs, "source": np.zeros((3, length), "int32")}) for length in (1, 4)]
+    np.testing.assert_allclose(*nothing, atol=1e-5)
+    assert np.abs(nothing[0] - model(inputs)).max() > 1e-3
 
 
 @pytest.mark.parametrize("options", [*VARIANTS, {"scheduled_sampling": 0.5}])
@@ -207,8 +173,12 @@ def test_the_sutskever_preset_builds_and_takes_a_step():
     model = Translator(50, 60, joint=False, **values)
     model.compile(keras.optimizers.SGD(0.7, global_clipnorm=5.0), TokenLoss())
     inputs = batch()
-    loss, *_ = model.fit(inputs, inputs["target"], verbose=0).history["loss"]
-    assert np.isfinite(loss)
+    model.build()
+    before = model.get_weights()
+    (loss,) = model.fit(inputs, inputs["target"], verbose=0).history["loss"]
+    assert loss == pytest.approx(np.log(60), rel=0.02)  # it knows nothing yet
+    for old, new, variable in zip(before, model.get_weights(), model.weights):
+        assert np.abs(old - new).max() > 0, variable.path
     kernels = [w for w in model.weights if w.path.endswith("recurrent_kernel")]
     assert len(kernels) == 8 and {tuple(k.shape) for k in kernels} == {(1000, 4000)}
 

@@ -1,5 +1,11 @@
 """What the tests of the pipelines share."""
 
+import subprocess
+import sys
+from contextlib import contextmanager
+
+from tests.apps.helpers import ENVIRONMENT, ROOT
+
 
 def prepare_tfds(folder, monkeypatch, features, splits):
     """Prepare the data set `tiny` offline and let TFDS find it; `splits` are lists of rows."""
@@ -22,3 +28,26 @@ def prepare_tfds(folder, monkeypatch, features, splits):
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     Tiny(data_dir=folder).download_and_prepare()
     monkeypatch.setattr(tfds, "builder", lambda name: tfds.builder_from_directory(folder / name / "1.0.0"))
+
+
+@contextmanager
+def service(workers):
+    """The address of a dispatcher, and the processes of its workers."""
+    processes = []
+
+    def start(*arguments):
+        line = [sys.executable, "-m", "data_pipelines.service", *arguments]
+        processes.append(
+            subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        )
+        return processes[-1].stdout.readline()
+
+    try:
+        address = start("dispatcher").split()[-1]
+        for _ in range(workers):
+            assert start("worker", "--dispatcher", address)
+        yield address, processes[1:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections import Counter
-from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -15,31 +14,9 @@ from data_pipelines.service import distribute
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import WordVocabulary
 from tests.apps.helpers import ENVIRONMENT, ROOT
+from tests.data_pipelines.helpers import service
 
 LABELS = [str(i) for i in range(300)]
-
-
-@contextmanager
-def service(workers):
-    """The address of a dispatcher, and the processes of its workers."""
-    processes = []
-
-    def start(*arguments):
-        line = [sys.executable, "-m", "data_pipelines.service", *arguments]
-        processes.append(
-            subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        )
-        return processes[-1].stdout.readline()
-
-    try:
-        address = start("dispatcher").split()[-1]
-        for _ in range(workers):
-            assert start("worker", "--dispatcher", address)
-        yield address, processes[1:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
 
 
 def batches(address):
