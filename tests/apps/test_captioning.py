@@ -1,6 +1,7 @@
 """The captioner from its command line to a server that knows nothing of this project."""
 
 import json
+import re
 import types
 
 import keras
@@ -163,7 +164,8 @@ def test_a_frozen_backbone_and_then_its_last_blocks_train(trained, files, backbo
 
 def test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed(trained, fine_tuning, fine_tuned, tmp_path):
     helpers.kill_twice("image_captioning", tmp_path / "run", *trained.line(tmp_path, *fine_tuning), phase="fine_tuning")
-    assert "continued at step" in trained.train(tmp_path, *fine_tuning, "--resume")
+    printed = trained.train(tmp_path, *fine_tuning, "--resume")
+    assert re.search(r"continued at step [\d,]+ of \S*/fine_tuning", printed)  # not begun again, which ends so, too
     for phase in ("checkpoints", "fine_tuning"):
         helpers.assert_same_end(tmp_path / "run", fine_tuned / "run", phase)
 
