@@ -1,8 +1,9 @@
 """Cells whose gates depend on the input alone: MinGRU, SSRU, QRNN.
 
 The products of all steps are one, and what is left of time is `c_t = f_t * c_{t-1} + (1 - f_t) * x~_t`, which
-`layers.linear_recurrence` solves. They train several times as fast as an LSTM of as many units, and a single layer of them is
-weaker: it can't count, say (Merrill et al. 2024, https://arxiv.org/abs/2404.08819). Two to four layers are meant.
+`layers.linear_recurrence` solves. They train faster than an LSTM of as many units, on a processor by what they save in products,
+and are weaker: the state is an average of what the input chose, so no number of layers knows the parity of sequences of every
+length (Grazzi et al. 2024, https://arxiv.org/abs/2411.12537), and counts fade. Two to four layers are meant.
 
 A new cell is ten lines. This one averages its inputs, each unit over its own time:
 

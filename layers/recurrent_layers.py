@@ -1,7 +1,8 @@
-"""The recurrent layers by name: SimpleRNN, GatedRNN, GRU, LSTM.
+"""The recurrent layers by name: SimpleRNN, GatedRNN, GRU, LSTM, SRU, QRNN, MinGRU, SSRU.
 
-They take the arguments of their Keras counterparts, have the same weights in the same order, support arbitrary masks, and
-run on the engine of `layers.bptt`. They are instances of their counterparts, too.
+They support arbitrary masks and run on the engine of `layers.bptt`, those without a recurrent product on
+`layers.linear_recurrences`. SimpleRNN, GRU and LSTM take the arguments of their Keras counterparts, have the same weights in the
+same order, and are instances of their counterparts, too.
 """
 
 import inspect
