@@ -41,7 +41,7 @@ def linear_recurrence(
     """`h_t = decay_t * h_{t-1} + inputs_t` for every step.
 
     Args:
-        decay, inputs: (batch, time, units). Decays are meant to be in [0, 1], and nothing checks that: larger ones grow without
+        decay, inputs: (batch, time, units). Decays are meant to be in [-1, 1], and nothing checks that: others grow without
             bound. 0 and 1 are exact.
         initial_state: h_0, (batch, units); default zeros.
         mask: booleans (batch, time), True = keep. At a masked step the state is held.

@@ -61,6 +61,7 @@ def trained(tunes_file, tmp_path_factory):
     wrong = [
         (["--data", helpers.ROOT / "README.md"], "no tunes to use"),
         (["--irnn"], "--irnn is for --cell simple_rnn"),
+        (["--cell", "min_gru", "--recurrent-dropout", "0.2"], "--cell min_gru has no recurrent product"),
         (["--music", "rolls", "--tokenizer", "musical"], "unrecognized arguments: --tokenizer musical"),
         (["--frame", "nade"], "unrecognized arguments: --frame nade"),
         (["--music", "songs"], "invalid choice: 'songs'"),
