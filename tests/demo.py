@@ -15,7 +15,7 @@ CLAIMS = [
     ("sentiment_classification", "accuracy", r"embedded reviews, test \| GRU, `make demo` \| ", 100, 1.0),
     ("translation", "bleu", r"embedded pairs, test \| `make demo`[^|]*\| ", 1, 1.5),
     ("translation", "exact_match", r"embedded pairs, test \| `make demo`, exact match ", 100, 3.0),
-    ("image_captioning", "caption_accuracy", r"drawn scenes, test \| caption accuracy, `make demo` \| ", 100, 10.0),
+    ("image_captioning", "caption_accuracy", r"embedded scenes, test \| caption accuracy, `make demo` \| ", 100, 10.0),
     ("music_generation", "bits_per_character", r"embedded tunes, test \| [^|]*`make demo` \| ", 1, -0.05),  # less is better
 ]
 

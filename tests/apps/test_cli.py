@@ -171,7 +171,7 @@ def test_every_default_and_preset_lies_in_its_range_and_is_of_its_type(config, f
     "kind, interval, good, bad", [(int, "[1, 5)", "4", ["5", "0", "2.5", "x"]), (float, "(0, 1]", "1", ["0", "nan"])]
 )
 def test_numbers_of_other_commands_are_checked_too(kind, interval, good, bad):
-    assert cli.number(kind, interval)(good) == kind(good)
+    assert cli.number_type(kind, interval)(good) == kind(good)
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f"{text}: expected ")):
-            cli.number(kind, interval)(text)
+            cli.number_type(kind, interval)(text)

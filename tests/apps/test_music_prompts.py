@@ -10,7 +10,7 @@ import tensorflow as tf
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
 from apps.music_generation.tunes.serving import TuneGenerator, tune_headers
-from benchmarks.fuzz import broken
+from benchmarks.fuzz import corrupt
 from data_pipelines.abc import ABCError, Tune, bars, read_tune
 from data_pipelines.tunes import TuneVocabulary, embedded_tune_books
 
@@ -49,7 +49,7 @@ def cut():
 
 def damaged():
     tunes, generator = books(), random.Random(1)
-    return [broken(generator.choice(tunes)[:400].encode(), generator).decode(errors="replace") for _ in range(3_000)]
+    return [corrupt(generator.choice(tunes)[:400].encode(), generator).decode(errors="replace") for _ in range(3_000)]
 
 
 def composed():

@@ -142,7 +142,7 @@ def test_halves_only_where_they_pay(monkeypatch):
     monkeypatch.setattr(bptt.os, "cpu_count", lambda: 2)
     assert bptt._halves_pay(64, 1) and not bptt._halves_pay(64, 2)  # the directions of `Bidirectional`
     monkeypatch.setattr(bptt.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(bptt, "_gpus", lambda: ["GPU"])
+    monkeypatch.setattr(bptt, "has_gpu", lambda: True)
     assert not bptt._halves_pay(64, 1)
 
 

@@ -5,15 +5,16 @@ import random
 
 import pytest
 
+from apps.applications import APPLICATIONS
 from apps.common.export.saved_model import load_export
 from apps.demo.models import Models
-from benchmarks.fuzz import INPUTS, fuzz, signature
+from benchmarks.fuzz import fuzz, string_input
 from benchmarks.load import Page, load, model_requests
 
 
-@pytest.mark.parametrize("application", INPUTS)
+@pytest.mark.parametrize("application", APPLICATIONS)
 def test_broken_input_is_answered(application, exports):
-    seed, check = signature(load_export(exports[application]), INPUTS[application])
+    _, seed, check = string_input(load_export(exports[application]))
     outcomes, failures = fuzz(seed, check, 100, random.Random(1))
     assert not failures, failures[:5]
     assert sum(outcomes.values()) == 100 and (outcomes["refused"] > 0) == (application == "image_captioning")
