@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from apps.common.decoding.search import decode, detokenize
-from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size
+from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size, check_text_size
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
 from data_pipelines.languages import UNSPACED, language_code
@@ -15,7 +15,8 @@ from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS, PADDING
 
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
-LARGEST_REQUEST = 2**17  # tokens, padding counted
+LARGEST_REQUEST = 2**15  # tokens, padding counted
+LEAST_ROW = 64  # a shorter sentence counts as so many: each hypothesis of its beam has the logits of the whole vocabulary
 LARGEST_ATTENTION = 2**24  # numbers
 
 
@@ -109,15 +110,15 @@ def serving_signatures(
     separator = "" if language_code(languages[1]) in UNSPACED else " "
 
     def split_and_tokenize(text: tf.Tensor) -> Sentences:
+        text = check_text_size(text)
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
         each = tf.strings.regex_replace(sentences.flat_values, r"\s+", " ")
         each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length)  # more would be cut off below
         whole = vocabularies.source.tokenize(each)
-        pieces = whole[:, :max_length]
+        pieces = check_request_size(whole[:, :max_length], LARGEST_REQUEST, least=LEAST_ROW)
         source = vocabularies.source.tokens_to_ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        source = check_request_size(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
-        return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
+        return Sentences(whole, pieces, tf.pad(source, [[0, 0], [0, missing]]), sentences.value_rowids(), tf.shape(text)[0])
 
     def decode(sentences: Sentences, **changed: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, sentences.source, **{**settings, **changed})

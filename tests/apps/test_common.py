@@ -54,6 +54,28 @@ def test_a_value_outside_its_range_is_refused(value):
         cli.check_ranges(Limited(float(value)))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "can't be read as flags"),
+        ("[1]", "can't be read as flags"),
+        ('{"config": 3}', "can't be read as flags"),
+        ('{"lambda": 1}', "no flag 'lambda'"),
+        ('{"rate": "0.1"}', "rate is '0.1'; expected float"),
+        ('{"rate": NaN}', "--rate nan: expected a number"),
+        ('{"rate": 7}', "--rate 7: expected a number"),
+    ],
+)
+def test_a_config_file_is_checked_as_flags_are(text, message, tmp_path):
+    @dataclass(frozen=True)
+    class Limited:
+        rate: Annotated[float, "a rate", "[0, 1)"] = 0.5
+
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        cli.parse_config(Limited, "x", arguments=["--config", str(tmp_path / "config.json")])
+
+
 def test_wrong_input_is_one_line_and_exit_2(capsys):
     def main():
         raise DataError("a.tsv: row 3: bad. Mend it.")
