@@ -83,7 +83,7 @@ def milliseconds_of_a_step(cores: list[set[int]], flags: list[str], folder: Path
 
 
 SUMS = {"one of 5,000,000 float32": [5_000_000], "100 of 1,000 float32": [1_000] * 100, "one of 1 float32": [1]}
-ROUNDS, REPEATS = 3, 15
+ROUNDS, REPEATS = 2, 15
 
 
 def time_sums(strategy: str) -> None:

@@ -18,6 +18,7 @@ BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown charac
 LARGEST_REQUEST = 2**15  # tokens, padding counted
 LEAST_ROW = 64  # a shorter sentence counts as so many: each hypothesis of its beam has the logits of the whole vocabulary
 LARGEST_ATTENTION = 2**24  # numbers
+BLOCK = 2**19  # weights of attention computed at once: each is a sum over all units
 
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
@@ -147,7 +148,7 @@ def serving_signatures(
         target = best.to_tensor(PADDING, shape=[None, None])
         target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
         decoder_inputs = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
-        _, attention = model.decode(decoder_inputs, model.encode(sentences.source))
+        attention = _attention_in_blocks(model, decoder_inputs, sentences.source)
         target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.ids_to_tokens(best.flat_values)))
         return {
             "translation": alternatives[:, 0],
@@ -168,6 +169,25 @@ def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:
     """A tensor (texts, longest) with at least one column."""
     dense = rows.to_tensor(padding)
     return tf.pad(dense, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(dense)[1])]], constant_values=padding)
+
+
+def _attention_in_blocks(model: Translator, target: tf.Tensor, source: tf.Tensor) -> tf.Tensor | None:
+    """The attention (n, t, s) of some rows after others; None of a model without."""
+    if model.settings["attention"] == "none":
+        return None
+    count, size = tf.shape(target)[0], tf.shape(target)[1] * tf.shape(source)[1]
+    rows = tf.clip_by_value(BLOCK // size, 1, tf.maximum(1, count))
+    blocks = tf.maximum(1, -(-count // rows))
+
+    def in_blocks(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.pad(x, [[0, blocks * rows - count], [0, 0]]), [blocks, rows, tf.shape(x)[1]])
+
+    def attend(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        return tf.cast(model.decode(pair[0], model.encode(pair[1]))[1], tf.float32)
+
+    spec = tf.TensorSpec([None, None, None], tf.float32)
+    found = tf.map_fn(attend, (in_blocks(target), in_blocks(source)), fn_output_signature=spec, parallel_iterations=1)
+    return tf.reshape(found, [-1, tf.shape(target)[1], tf.shape(source)[1]])[:count]
 
 
 def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | None) -> tf.Tensor:

@@ -48,11 +48,11 @@ class RollGenerator(tf.Module):
 
     def generate(self, frames: tf.Tensor, new_frames: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """The frames of the prompt (n, time, keys) and `new_frames` more; the time may be 0."""
-        count, before = tf.shape(frames)[0], tf.shape(frames)[1]
-        _check_length(before)
+        _check_length(tf.shape(frames)[1])
         new = tf.clip_by_value(tf.cast(new_frames, tf.int32), 0, self.max_length)
         largest = max(LARGEST_REQUEST, FRAMES_LIMIT + self.max_length)  # one row always fits
         frames = check_request_size(frames, largest, "frames", new=new, unit="frames")
+        count, before = tf.shape(frames)[0], tf.shape(frames)[1]  # of what was checked: nothing is allocated before
         prompt = tf.transpose(tf.cast(frames > 0, tf.float32), [1, 0, 2])
         total = before + new
         seeds = tf.stack([tf.cast(seed, tf.int32), 0])

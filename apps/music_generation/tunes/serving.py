@@ -128,6 +128,7 @@ class TuneGenerator(tf.Module):
         largest = max(LARGEST_REQUEST, (PROMPT_LIMIT + 1) * self.max_length + 1)  # one row always fits
         ids = check_request_size(ids, largest, "prompt", new=tf.reduce_max(tf.concat([[0], limit], axis=0)))
         last = tf.gather(ids.flat_values, ids.row_limits() - 1)
+        count = tf.shape(last)[0]  # of what was checked: nothing is allocated before
         state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.get_initial_state(count))[0]}
         if constrained:
             state["bar"] = self._bar(text)
