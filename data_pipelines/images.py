@@ -4,7 +4,7 @@ JPEG (grey, colour, CMYK; turned as its EXIF orientation says), PNG (any depth, 
 frame of a GIF. Headers are read first: what is too large is never decoded.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -12,8 +12,9 @@ FORMATS = ("JPEG", "PNG", "GIF")
 _JPEG, _PNG, _GIF = range(3)
 _SIGNATURES = {_JPEG: b"\xff\xd8\xff", _PNG: b"\x89PNG\r\n\x1a\n", _GIF: b"GIF8"}
 
+LARGEST_IN_PARALLEL = 2**22  # pixels
 MOST_SEGMENTS = 1_000  # of a JPEG before its frame, fill bytes among them
-MOST_BLOCKS = 40_000  # of a GIF, sub-blocks of at most 255 bytes among them
+MOST_BLOCKS = 20_000  # of a GIF, sub-blocks of at most 255 bytes among them
 
 UNKNOWN_FORMAT = "not a JPEG, PNG or GIF image"
 BROKEN = "broken: its pixels can't be decoded"
@@ -155,24 +156,28 @@ def header_problem(header: Header, max_pixels: int) -> tf.Tensor:
 def decode(data: tf.Tensor, header: Header, size: int) -> tf.Tensor:
     """The pixels (size, size, 3), uint8: nothing is cut off, the sides are squeezed to a square."""
 
+    def squeezed(pixels: tf.Tensor) -> tf.Tensor:  # of small integers: a large picture as floats would take four times as much
+        pixels = tf.ensure_shape(pixels, [None, None, 3])
+        is_gif = header.format == _GIF  # its first frame may be smaller than its screen
+        same = tf.reduce_all(tf.shape(pixels, tf.int64)[:2] == tf.stack([header.height, header.width]))
+        tf.debugging.assert_equal(same | is_gif, True, "the size is not that of the header")
+        return tf.image.resize(pixels, [size, size], antialias=True)
+
     def png() -> tf.Tensor:
-        pixels = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
-        depth = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 1), tf.uint8)[0], tf.float32)
-        largest = 2.0**depth - 1.0  # what TensorFlow fills in for opaque, where it should be 255
-        filled = (depth < 8) & (tf.reduce_max(pixels[..., 3]) == largest)
-        opaque = tf.where(filled, 1.0, pixels[..., 3:] / 255.0)
-        return pixels[..., :3] * opaque + 255.0 * (1.0 - opaque)
+        pixels = tf.io.decode_png(data, channels=4)
+        depth = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 1), tf.uint8)[0], tf.int32)
+        largest = tf.pow(2, depth) - 1  # what TensorFlow fills in for opaque, where it should be 255
+        filled = (depth < 8) & (tf.cast(tf.reduce_max(pixels[..., 3]), tf.int32) == largest)
+        white = tf.constant(255, tf.uint16)
+        opacity = tf.where(filled, white, tf.cast(pixels[..., 3:], tf.uint16))
+        return squeezed(tf.cast(pixels[..., :3], tf.uint16) * opacity + white * (white - opacity)) / 255.0
 
     branches = {
-        _JPEG: lambda: tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32),
+        _JPEG: lambda: squeezed(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")),
         _PNG: png,
-        _GIF: lambda: tf.cast(tf.io.decode_image(data, channels=3, expand_animations=False), tf.float32),
+        _GIF: lambda: squeezed(tf.io.decode_image(data, channels=3, expand_animations=False)),
     }
-    pixels = tf.ensure_shape(tf.switch_case(header.format, branches), [None, None, 3])
-    is_gif = header.format == _GIF  # its first frame may be smaller than its screen
-    same = tf.reduce_all(tf.shape(pixels, tf.int64)[:2] == tf.stack([header.height, header.width]))
-    tf.debugging.assert_equal(same | is_gif, True, "the size is not that of the header")
-    pixels = tf.image.resize(pixels, [size, size], antialias=True)
+    pixels = tf.ensure_shape(tf.switch_case(header.format, branches), [size, size, 3])
     turn = header.orientation
     pixels = tf.cond(turn >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     pixels = tf.cond(_among(turn, 2, 3, 6, 7), lambda: pixels[:, ::-1], lambda: pixels)
@@ -184,13 +189,14 @@ def _among(value: tf.Tensor, *choices: int) -> tf.Tensor:
     return tf.reduce_any(value == tf.constant(choices, tf.int64))
 
 
-def decode_images(data: tf.Tensor, size: int, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_images(data: tf.Tensor, size: int, max_pixels: int, max_total: int = tf.int64.max) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode what can be decoded, and say what is wrong with the rest.
 
     Args:
         data: the bytes of images, strings (n,).
         size: of the square that all become, in pixels.
         max_pixels: the largest width x height that is decoded.
+        max_total: the same of all images above `LARGEST_IN_PARALLEL` together; those after it are a problem.
 
     Returns:
         Pixels (n, size, size, 3), uint8, black where there is a problem; problems (n,), strings, "" where there is none.
@@ -202,14 +208,32 @@ def decode_images(data: tf.Tensor, size: int, max_pixels: int) -> tuple[tf.Tenso
     count = tf.shape(data)[0]
     black = tf.zeros([size, size, 3], tf.uint8)
 
-    def one(place: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def read(place: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Header, tf.Tensor]:
         header = read_header(data)
-        problem = header_problem(header, max_pixels)
-        return place, problem, tf.cond(problem == "", lambda: decode(data, header, size), lambda: black)
+        return place, data, header, header_problem(header, max_pixels)
+
+    def count_large(total: tf.Tensor, place: tf.Tensor, data: tf.Tensor, header: Header, problem: tf.Tensor) -> tuple[Any, ...]:
+        is_large = (problem == "") & (header.pixels > LARGEST_IN_PARALLEL)
+        fits = total + header.pixels <= max_total
+        problem = tf.where(
+            is_large & ~fits, f"more than {max_total:,} pixels together with those before it: send it alone", problem
+        )
+        return total + tf.where(is_large & fits, header.pixels, 0), (place, data, header, problem)
+
+    def decode_small(place: tf.Tensor, data: tf.Tensor, header: Header, problem: tf.Tensor) -> tuple[Any, ...]:
+        is_small = (problem == "") & (header.pixels <= LARGEST_IN_PARALLEL)
+        return place, data, header, problem, tf.cond(is_small, lambda: decode(data, header, size), lambda: black)
+
+    def decode_large(place: tf.Tensor, data: tf.Tensor, header: Header, problem: tf.Tensor, pixels: tf.Tensor) -> tuple[Any, ...]:
+        is_large = (problem == "") & (header.pixels > LARGEST_IN_PARALLEL)
+        return place, problem, tf.cond(is_large, lambda: decode(data, header, size), lambda: pixels)
 
     # an operation that fails would end the whole request; a dataset can leave it out
     rows = tf.data.Dataset.from_tensor_slices((tf.range(count), data))
-    rows = rows.map(one, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    rows = rows.map(read, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    rows = rows.scan(tf.zeros([], tf.int64), lambda total, row: count_large(total, *row))
+    rows = rows.map(decode_small, num_parallel_calls=tf.data.AUTOTUNE)
+    rows = rows.ignore_errors().map(decode_large).ignore_errors()  # one at a time, each takes a gigabyte
     rows = rows.concatenate(tf.data.Dataset.from_tensors((count, tf.constant(""), black)))  # never empty
     places, problems, pixels = rows.batch(tf.cast(count, tf.int64) + 1).get_single_element()
     places = places[:, None]

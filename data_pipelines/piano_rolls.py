@@ -133,6 +133,9 @@ def _roll(cells: list[tuple[int, int, int]]) -> np.ndarray:
     first, last = min(a for a, _, _ in cells), max(b for _, b, _ in cells)
     if last - first > MAX_FRAMES:
         raise ValueError(f"{last - first:,} frames, more than the limit of {MAX_FRAMES:,}")
+    sounding = sum(b - a for a, b, _ in cells)
+    if sounding > KEYS * MAX_FRAMES:  # many tracks that play the same
+        raise ValueError(f"notes of {sounding:,} frames in all, more than the limit of {KEYS * MAX_FRAMES:,}")
     frames = np.zeros((last - first, KEYS), np.uint8)
     for a, b, note in cells:
         frames[a - first : b - first, note - LOWEST] = 1

@@ -112,6 +112,14 @@ def test_flags_in_the_text_exist_somewhere(document):
     assert not found - known
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_that_are_named_exist(document):
+    sources = "\n".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text_of(document)))
+    assert not named - set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
+    assert named or document != "SECURITY.md"
+
+
 def test_every_application_is_in_the_registry_and_the_documents():
     assert set(APPLICATIONS) == {path.parent.name for path in ROOT.glob("apps/*/train.py")}
     for application in APPLICATIONS:

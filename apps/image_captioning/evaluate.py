@@ -18,12 +18,13 @@ from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_ro
 from apps.common.export.saved_model import load_export
 from apps.common.metrics import caption_metrics
 from apps.image_captioning.pictures import contact_sheet, draw_attention
+from apps.image_captioning.serving import MOST_LARGEST
 from data_pipelines.captions import Captions, Example, load_captions
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 from data_pipelines.files import write_whole
 from data_pipelines.image_store import ImageFile
 
-BATCH_SIZE = 32
+BATCH_SIZE = MOST_LARGEST
 
 
 def predict_batches(served: Any, images: Sequence[ImageFile], progress: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:

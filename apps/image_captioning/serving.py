@@ -16,6 +16,8 @@ from data_pipelines.image_store import ImageStore
 from data_pipelines.images import decode_images
 from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 
+MOST_PICTURES, MOST_LARGEST = 32, 8  # of a request: of any size, and of the largest
+
 
 def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
     """Caption images (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
@@ -66,8 +68,16 @@ def serving_signatures(
 
     def encode_images(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The inputs of the captioner, at least one, as convolutions want; and what is wrong with each image."""
+        count = tf.shape(image_bytes)[0]
+        message = tf.strings.format(
+            "image_bytes: {} pictures; expected at most " + f"{MOST_PICTURES} in a request. Send several.", count
+        )
+        with tf.control_dependencies([tf.debugging.Assert(count <= MOST_PICTURES, [message])]):
+            image_bytes = tf.identity(image_bytes)
         missing = tf.cast(tf.shape(image_bytes)[:1] == 0, tf.int32)
-        pixels, problems = decode_images(tf.concat([image_bytes, tf.fill(missing, "")], axis=0), size, max_pixels)
+        pixels, problems = decode_images(
+            tf.concat([image_bytes, tf.fill(missing, "")], axis=0), size, max_pixels, MOST_LARGEST * max_pixels
+        )
         places = tf.strings.as_string(tf.range(tf.shape(problems)[0]))
         problems = tf.where(problems == "", "", tf.strings.join(["image_bytes[", places, "]: ", problems]))
         return encoder.encode_image(pixels), problems

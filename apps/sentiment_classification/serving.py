@@ -6,11 +6,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from apps.common.decoding.sequences import check_request_size
+from apps.common.decoding.sequences import check_request_size, check_text_size
 from data_pipelines.batching import truncate_middle
 from data_pipelines.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 LARGEST_REQUEST = 2**19  # tokens, padding counted
+LEAST_ROW = 16  # a shorter text counts as so many: it has a state, too
 
 
 def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Sequence[str], max_length: int) -> dict[str, Any]:
@@ -23,10 +24,11 @@ def serving_signatures(model: keras.Model, vocabulary: Vocabulary, labels: Seque
 
     def run(text: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Probabilities (n, classes), and for each token its attention and whether it is unknown."""
-        tokens = truncate_middle(vocabulary.tokenize(text), max_length)
+        tokens = truncate_middle(vocabulary.tokenize(check_text_size(text)), max_length)
+        tokens = check_request_size(tokens, LARGEST_REQUEST, least=LEAST_ROW)
         ids = vocabulary.tokens_to_ids(tokens).to_tensor(PADDING)  # (n, t)
         missing = tf.maximum(0, 1 - tf.shape(ids)[1])  # a batch of empty texts still has one column
-        ids = check_request_size(tf.pad(ids, [[0, 0], [0, missing]]), LARGEST_REQUEST)
+        ids = tf.pad(ids, [[0, 0], [0, missing]])
         outputs = model(ids, training=False)
         padded = tf.pad(tokens.to_tensor(""), [[0, 0], [0, missing]])
         probabilities = tf.nn.softmax(outputs.pop("logits"))

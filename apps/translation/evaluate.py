@@ -20,7 +20,7 @@ from data_pipelines.files import write_whole
 from data_pipelines.translations import Translations, load_translations
 
 BATCH_SIZE = 32
-CHARACTERS = 20_000  # of a batch, so that long texts stay below the limits of an export
+CHARACTERS = 5_000  # of a batch, so that long texts stay below the limits of an export
 
 
 def predict_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:

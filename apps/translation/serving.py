@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from apps.common.decoding.search import decode, detokenize
-from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size
+from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size, check_text_size
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
 from data_pipelines.languages import UNSPACED, language_code
@@ -15,8 +15,10 @@ from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS, PADDING
 
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
-LARGEST_REQUEST = 2**17  # tokens, padding counted
+LARGEST_REQUEST = 2**15  # tokens, padding counted
+LEAST_ROW = 64  # a shorter sentence counts as so many: each hypothesis of its beam has the logits of the whole vocabulary
 LARGEST_ATTENTION = 2**24  # numbers
+BLOCK = 2**19  # weights of attention computed at once: each is a sum over all units
 
 
 def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
@@ -109,15 +111,15 @@ def serving_signatures(
     separator = "" if language_code(languages[1]) in UNSPACED else " "
 
     def split_and_tokenize(text: tf.Tensor) -> Sentences:
+        text = check_text_size(text)
         sentences = split_sentences(text, languages[0]) if split else tf.RaggedTensor.from_tensor(text[:, None])
         each = tf.strings.regex_replace(sentences.flat_values, r"\s+", " ")
         each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length)  # more would be cut off below
         whole = vocabularies.source.tokenize(each)
-        pieces = whole[:, :max_length]
+        pieces = check_request_size(whole[:, :max_length], LARGEST_REQUEST, least=LEAST_ROW)
         source = vocabularies.source.tokens_to_ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
-        source = check_request_size(tf.pad(source, [[0, 0], [0, missing]]), LARGEST_REQUEST)
-        return Sentences(whole, pieces, source, sentences.value_rowids(), tf.shape(text)[0])
+        return Sentences(whole, pieces, tf.pad(source, [[0, 0], [0, missing]]), sentences.value_rowids(), tf.shape(text)[0])
 
     def decode(sentences: Sentences, **changed: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, sentences.source, **{**settings, **changed})
@@ -146,7 +148,7 @@ def serving_signatures(
         target = best.to_tensor(PADDING, shape=[None, None])
         target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
         decoder_inputs = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
-        _, attention = model.decode(decoder_inputs, model.encode(sentences.source))
+        attention = _attention_in_blocks(model, decoder_inputs, sentences.source)
         target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.ids_to_tokens(best.flat_values)))
         return {
             "translation": alternatives[:, 0],
@@ -167,6 +169,25 @@ def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:
     """A tensor (texts, longest) with at least one column."""
     dense = rows.to_tensor(padding)
     return tf.pad(dense, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(dense)[1])]], constant_values=padding)
+
+
+def _attention_in_blocks(model: Translator, target: tf.Tensor, source: tf.Tensor) -> tf.Tensor | None:
+    """The attention (n, t, s) of some rows after others; None of a model without."""
+    if model.settings["attention"] == "none":
+        return None
+    count, size = tf.shape(target)[0], tf.shape(target)[1] * tf.shape(source)[1]
+    rows = tf.clip_by_value(BLOCK // size, 1, tf.maximum(1, count))
+    blocks = tf.maximum(1, -(-count // rows))
+
+    def in_blocks(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.pad(x, [[0, blocks * rows - count], [0, 0]]), [blocks, rows, tf.shape(x)[1]])
+
+    def attend(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        return tf.cast(model.decode(pair[0], model.encode(pair[1]))[1], tf.float32)
+
+    spec = tf.TensorSpec([None, None, None], tf.float32)
+    found = tf.map_fn(attend, (in_blocks(target), in_blocks(source)), fn_output_signature=spec, parallel_iterations=1)
+    return tf.reshape(found, [-1, tf.shape(target)[1], tf.shape(source)[1]])[:count]
 
 
 def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | None) -> tf.Tensor:

@@ -118,6 +118,18 @@ def test_a_piece_of_years_is_skipped(tmp_path):
         load_rolls(str(tmp_path))
 
 
+def test_notes_upon_notes_are_skipped(tmp_path):
+    import mido
+
+    notes = [mido.Message("note_on", note=60, time=0), mido.Message("note_off", note=60, time=900_000)]
+    for name in ("train", "valid"):
+        (tmp_path / name).mkdir()
+        tracks = [mido.MidiTrack(notes)] * (100 if name == "train" else 1)
+        mido.MidiFile(ticks_per_beat=4, tracks=tracks).save(tmp_path / name / "a.mid")
+    with pytest.raises(DataError, match="notes of 90,000,000 frames in all, more than the limit of 88,000,000"):
+        load_rolls(str(tmp_path))
+
+
 @pytest.mark.parametrize("lengths", [[-1, 4], [1.5, 1.5], ["a", "b"]])
 def test_lengths_that_are_no_counts_are_refused(lengths, tmp_path):
     np.savez(tmp_path / "train.npz", frames=np.ones((3, 88), np.uint8), lengths=np.array(lengths))

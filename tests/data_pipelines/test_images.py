@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from data_pipelines import images
 from data_pipelines.image_store import BATCH_SIZE, ImageFile, store_images, weights_key
 from data_pipelines.images import BROKEN, UNKNOWN_FORMAT, augment_images, decode_images, read_header
 
@@ -125,6 +126,20 @@ def test_each_image_is_judged_alone():
     np.testing.assert_array_equal(pixels[-1], decoded(jpeg)[0][0])
     assert not pixels[1:-1].any()
     assert decode_images(tf.constant([], tf.string), 16, LIMIT)[0].shape == (0, 16, 16, 3)
+
+
+def test_large_images_are_decoded_one_at_a_time_to_the_same(monkeypatch):
+    broken = encoded(picture(seed=2), "JPEG")[:300]
+    data = [encoded(picture(), "PNG"), broken, encoded(picture(seed=1), "JPEG"), encoded(Image.new("L", (5, 5)), "GIF")]
+    pixels, problems = decoded(*data)
+    monkeypatch.setattr(images, "LARGEST_IN_PARALLEL", 100)
+    again, problems_again = decoded(*data)
+    assert problems == problems_again == ["", BROKEN, "", ""]
+    np.testing.assert_array_equal(pixels, again)
+    few, problems = decode_images(tf.constant(data), 16, LIMIT, 2 * 24 * 32)  # the broken one counts, the small one does not
+    assert [bool(problem) for problem in problems.numpy()] == [False, True, True, False]
+    assert problems[2].numpy() == b"more than 1,536 pixels together with those before it: send it alone"
+    np.testing.assert_array_equal(few[::3], pixels[::3])
 
 
 # -- the store

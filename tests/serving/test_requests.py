@@ -93,7 +93,7 @@ def test_long_texts_are_bounded(served):
     assert long["attention"].size > 0 and sum(map(bool, long["source_tokens"][0])) > 500
     skipped = served("translation", text=[text, *[""] * 90])  # most of the attention would be zeros
     assert skipped["attention"].shape[2] == 0 and skipped["translation"][0] == long["translation"][0]
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* at most 131,072 tokens, padding"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* at most 32,768 tokens, padding"):
         served("translation", "serving_greedy", text=[text] * 300)
 
 
@@ -105,6 +105,54 @@ def test_one_long_row_beside_many_empty_ones_is_an_error(served, application, si
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* padding counted, in a request"):
         served(application, signature, text=[long] + [""] * short)
     assert len(next(iter(served(application, signature, text=[long, ""]).values()))) == 2
+
+
+EMPTY_ROLLS = np.zeros((10**6, 0, 88), "uint8")
+
+
+@pytest.mark.parametrize(
+    "application, signature, inputs, message",
+    [
+        ("sentiment_classification", "probabilities", {"text": [""] * 32_769}, "at most 524,288 tokens"),
+        ("translation", "serving_greedy", {"text": ["a"] * 513}, "at most 32,768 tokens"),
+        ("image_captioning", "serving_greedy", {"image_bytes": ["x"] * 33}, "33 pictures; expected at most 32"),
+        ("music_generation", "serving_greedy", {"prompt": ["a"] * 3_000, "max_new_tokens": 60}, "at most 131,072 tokens"),
+        ("music_generation", "constrained", {"prompt": ["a" * 240] * 600, **DRAWING}, "at most 131,072 tokens"),
+        ("music_generation", "score", {"text": [""] * 70_000}, "at most 131,072 tokens"),
+        ("piano_rolls", "serving_greedy", {"frames": EMPTY_ROLLS, "new_frames": 9}, "at most 131,072 frames"),
+        ("piano_rolls", "score", {"frames": np.zeros((131_073, 1, 88)), "lengths": [1] * 131_073}, "at most 131,072 frames"),
+        *(
+            (application, "serving_greedy", {name: ["a" * 2**24, "a"], **more}, "16777217 bytes; expected at most 16,777,216")
+            for application, name, more in (
+                ("sentiment_classification", "text", {}),
+                ("translation", "text", {}),
+                ("music_generation", "prompt", {"max_new_tokens": 1}),
+            )
+        ),
+    ],
+)
+def test_what_would_take_too_much_is_an_error_in_little_time(served, application, signature, inputs, message):
+    begun = time.monotonic()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        served(application, signature, **inputs)
+    assert time.monotonic() - begun < 10
+
+
+def test_texts_read_step_by_step_are_bounded_together(served):
+    size = served.function("music_generation", "decode_step").structured_input_signature[1]["state"].shape[1]
+    numbers = {"temperature": 1.0, "top_p": 1.0, "seed": 1, "state": np.zeros((600, size))}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 131,072 tokens"):
+        served("music_generation", "decode_step", text=["a" * 240] + [""] * 599, **numbers)
+
+
+def test_a_long_piece_is_scored_in_blocks_as_it_is_at_once(served):
+    piece = np.random.default_rng(0).integers(0, 2, (2, 1_300, 88)).astype("uint8")
+    together = served("piano_rolls", "score", frames=piece, lengths=[1_300, 1_300])["nats"]
+    for row, nats in zip(piece, together):  # other blocks
+        np.testing.assert_allclose(served("piano_rolls", "score", frames=row[None], lengths=[1_300])["nats"], [nats], rtol=1e-5)
+    parts = [served("piano_rolls", "score", frames=piece[:1, :n], lengths=[n])["nats"][0] for n in (40, 1_000)]
+    whole = [served("piano_rolls", "score", frames=piece[:1], lengths=[n])["nats"][0] for n in (40, 1_000)]
+    np.testing.assert_allclose(whole, parts, rtol=1e-5)
 
 
 def test_unknown_words_are_told_up_to_the_limit_of_a_sentence(served):

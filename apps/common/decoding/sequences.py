@@ -8,6 +8,7 @@ import tensorflow as tf
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor | None]]
 
 NEG_INF = -1e9  # the log-probability of a masked token
+LARGEST_TEXTS = 2**24  # bytes of the texts of a request
 
 
 class Sequences(NamedTuple):
@@ -53,16 +54,35 @@ def lengths_of(tokens: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tokens != 0, tf.int32), axis=-1)  # EOS is never written, and no other token is 0
 
 
-def check_request_size(ids: tf.Tensor, limit: int, name: str = "text") -> tf.Tensor:
+def check_request_size(
+    ids: Any, limit: int, name: str = "text", *, new: tf.Tensor | int = 0, least: int = 1, unit: str = "tokens"
+) -> Any:
     """The ids (rows, tokens) of a request; an error that says why if they are more than `limit`, padding counted.
 
-    Every row is padded to the longest, so one long row makes all of them long.
+    Every row is padded to the longest, so one long row makes all of them long: pass them ragged, before that takes memory.
+
+    Args:
+        new: tokens that are generated for each row, at most.
+        least: a shorter row counts as so many tokens.
     """
-    rows, tokens = tf.unstack(tf.shape(ids, tf.int64)[:2])
+    is_ragged = isinstance(ids, tf.RaggedTensor)
+    rows, tokens = tf.unstack(ids.bounding_shape() if is_ragged else tf.shape(ids, tf.int64)[:2], 2)
+    tokens = tf.maximum(tokens + tf.cast(new, tf.int64), least)
     message = tf.strings.format(
-        name + ": {} rows of up to {} tokens; expected at most " + f"{limit:,} tokens, padding counted, "
-        "in a request. Send several.",
+        name
+        + ": {} rows of up to {} "
+        + f"{unit}; expected at most {limit:,} {unit}, padding counted, in a request. Send several.",
         [rows, tokens],
     )
     with tf.control_dependencies([tf.debugging.Assert(rows * tokens <= limit, [message])]):
-        return tf.identity(ids)
+        return ids.with_flat_values(tf.identity(ids.flat_values)) if is_ragged else tf.identity(ids)
+
+
+def check_text_size(text: tf.Tensor, name: str = "text") -> tf.Tensor:
+    """The texts (rows,) of a request; an error that says why if they have more than `LARGEST_TEXTS` bytes together."""
+    size = tf.reduce_sum(tf.cast(tf.strings.length(text), tf.int64))
+    message = tf.strings.format(
+        name + ": {} bytes; expected at most " + f"{LARGEST_TEXTS:,} in a request. Send several, or less.", size
+    )
+    with tf.control_dependencies([tf.debugging.Assert(size <= LARGEST_TEXTS, [message])]):
+        return tf.identity(text)

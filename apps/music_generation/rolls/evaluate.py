@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from apps.music_generation.rolls.serving import LARGEST_REQUEST
 from data_pipelines.piano_rolls import Rolls
 
 
@@ -17,9 +18,10 @@ def evaluate(served: Any, rolls: Rolls, splits: Sequence[str]) -> dict[str, dict
 def nll_per_frame(served: Any, pieces: Sequence[np.ndarray]) -> float:
     """In nats."""
     nats = 0.0
-    ordered = sorted(pieces, key=len)
-    for start in range(0, len(ordered), 16):
-        part = ordered[start : start + 16]
+    ordered = sorted(pieces, key=len)  # pieces of one length pad least
+    while ordered:
+        rows = min(16, max(1, LARGEST_REQUEST // max(1, len(ordered[-1]))))  # of those that are left, the longest
+        part, ordered = ordered[-rows:], ordered[:-rows]
         frames = np.zeros((len(part), max(map(len, part)), part[0].shape[1]), np.uint8)
         for row, piece in zip(frames, part):
             row[: len(piece)] = piece

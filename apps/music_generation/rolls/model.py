@@ -48,12 +48,16 @@ class RollModel(StatefulStack):
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         h = self.unfold(ops.cast(inputs["frames"], self.compute_dtype), inputs.get("is_continuation"), training)
+        return self.key_logits(h, inputs["targets"])
+
+    def key_logits(self, h: Tensor, targets: Tensor) -> Tensor:
+        """States (…, units) and the frames that follow them (…, keys) -> logits of their keys."""
         logits = self.bias(h)
         if self.condition is None:
             return logits
-        x = ops.cast(inputs["targets"], "float32")[..., None, :]  # (batch, steps, 1, keys)
+        x = ops.cast(targets, "float32")[..., None, :]  # (…, 1, keys)
         lower = ops.tril(ops.ones((self.settings["keys"],) * 2), -1)
-        a = self.condition(h)[..., None, :] + ops.matmul(x * lower, self.below)  # (batch, steps, keys, hidden)
+        a = self.condition(h)[..., None, :] + ops.matmul(x * lower, self.below)  # (…, keys, hidden)
         return logits + ops.sum(ops.sigmoid(a) * self.above, axis=-1)
 
     def decode_step(self, frame: Tensor, states: Any) -> tuple[tuple[Tensor, Tensor | None], Any]:

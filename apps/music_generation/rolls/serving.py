@@ -4,10 +4,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from apps.common.decoding.sequences import check_request_size
 from apps.music_generation.rolls.model import RollModel
 from data_pipelines.piano_rolls import KEYS
 
-FRAMES_LIMIT = 50_000
+FRAMES_LIMIT = 50_000  # of a piece
+LARGEST_REQUEST = 2**17  # frames, padding and those to be generated counted
+BLOCK = 1024  # frames whose keys are scored at once: they take 100 kB each
 
 
 def roll_signatures(generator: "RollGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
@@ -45,18 +48,24 @@ class RollGenerator(tf.Module):
 
     def generate(self, frames: tf.Tensor, new_frames: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """The frames of the prompt (n, time, keys) and `new_frames` more; the time may be 0."""
-        count, before = tf.shape(frames)[0], tf.shape(frames)[1]
-        _check_length(before)
+        _check_length(tf.shape(frames)[1])
+        new = tf.clip_by_value(tf.cast(new_frames, tf.int32), 0, self.max_length)
+        largest = max(LARGEST_REQUEST, FRAMES_LIMIT + self.max_length)  # one row always fits
+        frames = check_request_size(frames, largest, "frames", new=new, unit="frames")
+        count, before = tf.shape(frames)[0], tf.shape(frames)[1]  # of what was checked: nothing is allocated before
         prompt = tf.transpose(tf.cast(frames > 0, tf.float32), [1, 0, 2])
-        total = before + tf.clip_by_value(tf.cast(new_frames, tf.int32), 0, self.max_length)
+        total = before + new
         seeds = tf.stack([tf.cast(seed, tf.int32), 0])
         steps = tf.maximum(total, 1)  # an array of nothing can't be stacked
         uniform = tf.random.stateless_uniform([steps, KEYS, count], seeds)
 
         def body(t, last, states, generated):
             dependence, states = self.model.decode_step(last, states)
-            sampled = self._sample(dependence, temperature, uniform[t])
-            frame = tf.cond(t < before, lambda: prompt[tf.minimum(t, before - 1)], lambda: sampled)
+            frame = tf.cond(
+                t < before,
+                lambda: prompt[tf.minimum(t, before - 1)],
+                lambda: self._sample(dependence, temperature, uniform[t]),  # a loop over the keys
+            )
             frame.set_shape([None, KEYS])
             return t + 1, frame, states, generated.write(t, frame)
 
@@ -86,13 +95,32 @@ class RollGenerator(tf.Module):
     def score(self, frames: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
         """The negative log-likelihood of whole pieces (n, time, keys), in nats, and their frames."""
         _check_length(tf.shape(frames)[1])
+        frames = check_request_size(frames, LARGEST_REQUEST, "frames", unit="frames")
         missing = tf.maximum(0, 1 - tf.shape(frames)[1])  # pieces of nothing still have one frame
         targets = tf.pad(tf.cast(frames > 0, tf.float32), [[0, 0], [0, missing], [0, 0]])
         past = tf.pad(targets, [[0, 0], [1, 0], [0, 0]])[:, :-1]
-        logits = tf.cast(self.model({"frames": past, "targets": targets}, training=False), tf.float32)
-        nats = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=2)
+        nats = self._nats(self.model.unfold(tf.cast(past, self.model.compute_dtype)), targets)
         there = tf.sequence_mask(lengths, tf.shape(targets)[1])
         return {"nats": tf.reduce_sum(tf.where(there, nats, 0.0), axis=1), "frames": lengths}
+
+    def _nats(self, h: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Of each frame (n, time), block by block."""
+        count = tf.size(targets) // KEYS
+        block = tf.clip_by_value(count, 1, BLOCK)
+        blocks = tf.maximum(1, -(-count // block))
+
+        def in_blocks(x: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(
+                tf.pad(tf.reshape(x, [count, x.shape[-1]]), [[0, blocks * block - count], [0, 0]]), [blocks, block, x.shape[-1]]
+            )
+
+        def nats_of(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            logits = tf.cast(self.model.key_logits(*pair), tf.float32)
+            return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(pair[1], logits), axis=-1)
+
+        spec = tf.TensorSpec([None], tf.float32)
+        nats = tf.map_fn(nats_of, (in_blocks(h), in_blocks(targets)), fn_output_signature=spec, parallel_iterations=1)
+        return tf.reshape(tf.reshape(nats, [-1])[:count], tf.shape(targets)[:2])
 
     def _sample(self, dependence: Any, temperature: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """One frame, from its lowest key to its highest."""

@@ -8,9 +8,11 @@ import tensorflow as tf
 
 from apps.music_generation.tunes.judge import Copies, tune_metrics
 from apps.music_generation.tunes.ngram import NgramModel, best_order
+from apps.music_generation.tunes.serving import LARGEST_REQUEST
 from data_pipelines.abc import Tune
 from data_pipelines.tunes import Tunes
 
+LONGEST_HEADER = 100  # characters
 LONGEST_ORDER = 10  # of the character model to compare with
 
 
@@ -65,8 +67,9 @@ def sample_tunes(
     """Tunes that the export generates, in ABC notation."""
     signature = served.signatures["constrained" if constrained else "serving_default"]
     texts: list[str] = []
-    for start in range(0, count, 100):
-        rows = min(100, count - start)
+    most = max(1, min(100, LARGEST_REQUEST // (max_new_tokens + len(prompt) + LONGEST_HEADER)))
+    for start in range(0, count, most):
+        rows = min(most, count - start)
         outputs = signature(
             prompt=tf.constant([prompt] * rows),
             max_new_tokens=tf.constant(max_new_tokens),

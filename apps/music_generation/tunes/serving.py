@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from apps.common.decoding.sampling import random_numbers, sample_token
 from apps.common.decoding.search import sample
-from apps.common.decoding.sequences import NEG_INF, check_request_size
+from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size
 from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
@@ -20,7 +20,7 @@ from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
 
 PROMPT_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
 SCORE_LIMIT = 100_000  # bytes
-LARGEST_SCORE = 2**17  # tokens of a request, padding counted
+LARGEST_REQUEST = 2**17  # tokens, padding and those to be generated counted
 
 
 def tune_signatures(generator: "TuneGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
@@ -118,18 +118,21 @@ class TuneGenerator(tf.Module):
                 (seed, "seed"),
             )
         )
-        whole = tf.strings.unicode_transcode(prompt, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
+        whole = tf.strings.unicode_transcode(check_text_size(prompt, "prompt"), "UTF-8", "UTF-8")  # broken bytes become U+FFFD
         too_long = tf.strings.length(whole, "UTF8_CHAR") > PROMPT_LIMIT * self.max_length
         heading, text = self._with_header(tf.where(too_long, "", whole), tf.cast(seed, tf.int32), constrained)
         ids = self.vocabulary.encode(text)
         ids = tf.concat([tf.fill([count, 1], BOS), ids], axis=1)
+        limit = tf.broadcast_to(tf.clip_by_value(tf.cast(max_new_tokens, tf.int32), 0, self.max_length), [count])
+        limit = tf.where(too_long, 0, limit)
+        largest = max(LARGEST_REQUEST, (PROMPT_LIMIT + 1) * self.max_length + 1)  # one row always fits
+        ids = check_request_size(ids, largest, "prompt", new=tf.reduce_max(tf.concat([[0], limit], axis=0)))
         last = tf.gather(ids.flat_values, ids.row_limits() - 1)
+        count = tf.shape(last)[0]  # of what was checked: nothing is allocated before
         state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.get_initial_state(count))[0]}
         if constrained:
             state["bar"] = self._bar(text)
             state["first"] = tf.ones([count], tf.bool)
-        limit = tf.broadcast_to(tf.clip_by_value(tf.cast(max_new_tokens, tf.int32), 0, self.max_length), [count])
-        limit = tf.where(too_long, 0, limit)
 
         def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, None]:
             token, before = tokens[:, 0], tf.nest.map_structure(lambda s: s[:, 0], state)
@@ -169,7 +172,7 @@ class TuneGenerator(tf.Module):
             tf.concat([tf.fill([count, 1], BOS), ids], axis=1),
             tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1),
         )
-        stack, logits = self._read(ids, self.model.unpack(state))
+        stack, logits = self._read(check_request_size(ids, LARGEST_REQUEST), self.model.unpack(state))
         logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [BOS]], axis=0), NEG_INF, logits)
         token = sample_token(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
         return {"token": self.vocabulary.ids_to_tokens(token), "finished": token == EOS, "state": self.model.pack(stack)}
@@ -179,9 +182,9 @@ class TuneGenerator(tf.Module):
         _check_length(text, SCORE_LIMIT, "Send one tune a row.")
         ids = self.vocabulary.encode(text)
         rows = tf.shape(text)[0]
-        marked = tf.concat([tf.fill([rows, 1], BOS), ids, tf.fill([rows, 1], EOS)], axis=1).to_tensor()
+        ragged = tf.concat([tf.fill([rows, 1], BOS), ids, tf.fill([rows, 1], EOS)], axis=1)
+        marked = check_request_size(ragged, LARGEST_REQUEST).to_tensor()
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
-        marked = check_request_size(marked, LARGEST_SCORE)
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
         targets = marked[:, 1:]
         crossed = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
