@@ -18,6 +18,7 @@ concurrently, as each loop keeps one core busy. Memory is linear in time. A cell
 differentiated by the backend instead, and so is every second derivative.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -270,9 +271,11 @@ def _sums(d: Sequence[Tensor]) -> Tensor:
 def unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training=False, jit_compile=True):
     mask = None if mask is None else ops.cast(mask, "bool")
 
+    options = {"training": training} if "training" in inspect.signature(cell.step).parameters else {}
+
     def step(carry, now):
         projected, mask = now
-        output, new = cell.step(projected, carry[1:], dropout_mask)
+        output, new = cell.step(projected, carry[1:], dropout_mask, **options)
         after = [output, *new]
         if mask is not None:
             after = [ops.where(mask, a, b) for a, b in zip(after, carry)]

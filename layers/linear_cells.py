@@ -60,6 +60,9 @@ class LinearCell(RecurrentCell):
         bias_initializer: Any = "zeros",
         **kwargs: Any,
     ) -> None:
+        for name in ("equations", "gradient", "recur"):
+            if getattr(type(self), name) is not getattr(RecurrentCell, name):
+                raise ValueError(f"{type(self).__name__}: `{name}` is not used by a LinearCell. Write `recurrence` instead.")
         for name in NO_PRODUCT:
             if kwargs.pop(name, None):
                 raise ValueError(f"{type(self).__name__}: {name} is set, but the cell has no recurrent product. Leave it out.")
@@ -123,6 +126,9 @@ class LinearCell(RecurrentCell):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
+        for name in ("equations", "gradient", "recur"):
+            if getattr(type(self), name) is not getattr(RecurrentCell, name):
+                raise ValueError(f"{type(self).__name__}: `{name}` is not used by a LinearCell. Write `recurrence` instead.")
         for name in NO_PRODUCT:
             del config[name]
         return config
@@ -227,15 +233,11 @@ class QRNNCell(LinearCell):
         **kwargs: Any,
     ) -> None:
         super().__init__(units, activation, *args, **kwargs)
-        if window not in (1, 2):
+        if isinstance(window, (bool, float)) or window not in (1, 2):
             raise ValueError(f"{type(self).__name__}: window is {window!r}; expected 1 or 2. Pass 2 to use the step before, too.")
-        if isinstance(zoneout, bool) or not 0 <= zoneout < 1:
+        if isinstance(zoneout, bool) or not isinstance(zoneout, (int, float)) or not 0 <= zoneout < 1:
             raise ValueError(f"{type(self).__name__}: zoneout is {zoneout!r}; expected a rate in [0, 1). Pass 0 for none.")
-        self.window, self.zoneout = window, zoneout
-
-    @property
-    def state_count(self) -> int:  # type: ignore[override]
-        return self.window
+        self.window, self.zoneout, self.state_count = window, zoneout, window
 
     @property
     def state_size(self) -> int | list[int]:

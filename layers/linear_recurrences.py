@@ -60,19 +60,37 @@ def linear_recurrence(
     [1.  1.  1.  1.5]
     """
     decay, inputs = ops.convert_to_tensor(decay), ops.convert_to_tensor(inputs)
-    if len(inputs.shape) != 3 or len(decay.shape) != 3:
-        raise ValueError(
-            f"linear_recurrence: decay has shape {tuple(decay.shape)}, inputs {tuple(inputs.shape)}; expected both "
-            "(batch, time, units). Add the missing axis."
-        )
+    mask = None if mask is None else ops.convert_to_tensor(mask)
+    initial_state = None if initial_state is None else ops.convert_to_tensor(initial_state)
+    _check(decay, inputs, initial_state, mask)
     if inputs.shape[1] == 0:
         return inputs
     if initial_state is None:
         initial_state = ops.zeros((ops.shape(inputs)[0], inputs.shape[-1]), inputs.dtype)
-    time_mask = None if mask is None else ops.expand_dims(ops.transpose(ops.convert_to_tensor(mask)), -1)
+    time_mask = None if mask is None else ops.expand_dims(ops.transpose(mask), -1)
     decay, inputs = (ops.transpose(x, (1, 0, 2)) for x in (decay, inputs))
-    outputs, _ = run(decay, inputs, ops.convert_to_tensor(initial_state), time_mask, reverse, training, jit_compile)
+    outputs, _ = run(decay, inputs, initial_state, time_mask, reverse, training, jit_compile)
     return ops.transpose(outputs, (1, 0, 2))
+
+
+def _check(decay, inputs, initial_state, mask):
+    if len(inputs.shape) != 3 or not _fits(decay.shape, inputs.shape):
+        raise ValueError(
+            f"linear_recurrence: decay has shape {tuple(decay.shape)}, inputs {tuple(inputs.shape)}; expected both "
+            "(batch, time, units). Give each input a decay, by ops.broadcast_to, say."
+        )
+    if "float" not in keras.backend.standardize_dtype(inputs.dtype):
+        raise ValueError(f"linear_recurrence: inputs are {inputs.dtype}; expected floating-point numbers. Cast them.")
+    batch, time, units = inputs.shape
+    for name, tensor, expected in (("initial_state", initial_state, (batch, units)), ("mask", mask, (batch, time))):
+        if tensor is not None and not _fits(tensor.shape, expected):
+            raise ValueError(
+                f"linear_recurrence: {name} has shape {tuple(tensor.shape)}; expected {expected}. Pass one of that shape."
+            )
+
+
+def _fits(shape, expected):
+    return len(shape) == len(expected) and all(a is None or b is None or a == b for a, b in zip(shape, expected))
 
 
 def run(

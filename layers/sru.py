@@ -60,6 +60,12 @@ class SRUCell(RecurrentCell):
         super().__init__(
             units, activation, recurrent_activation, use_bias, kernel_initializer, recurrent_initializer, *args, **kwargs
         )
+        if isinstance(highway_bias, bool) or not isinstance(highway_bias, (int, float)) or not abs(highway_bias) <= 100:
+            raise ValueError(f"SRUCell: highway_bias is {highway_bias!r}; expected a number in [-100, 100]. Pass -2, say, or 0.")
+        if highway_bias and not self.use_bias:
+            raise ValueError("SRUCell: highway_bias is set, but use_bias is False. Leave one of them out.")
+        if type(self).recur is not RecurrentCell.recur:
+            raise ValueError("SRUCell: `recur` is not used. Override `step`.")
         self.highway_bias, self.rescale = highway_bias, rescale
 
     @property

@@ -52,6 +52,15 @@ def test_no_module_imports_itself_by_others(package):
     TopologicalSorter({name: found & graph.keys() - {package} for name, found in graph.items()}).prepare()  # raises CycleError
 
 
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_the_export_command_knows_the_classes_of_its_models(application):
+    graph, known, new = modules("apps"), set(), {f"apps.{application}.export"}
+    while new := {found for name in new for found in graph[name] if found in graph} - known:
+        known |= new
+    registering = [n for n in graph if n.startswith(f"apps.{application}.") and n.endswith(".model")]
+    assert registering and set(registering) <= known
+
+
 def test_applications_import_no_other_application():
     for name, found in modules("apps").items():
         others = {f"apps.{application}" for application in APPLICATIONS if application not in name}

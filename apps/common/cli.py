@@ -33,7 +33,8 @@ def parse_config(
     of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing. `--help` shows the flags in groups:
     those that `config_class.first` names, then each dataclass from which it is derived, under its docstring.
 
-    `--config FILE` reads flags from JSON, `config.json` of a run too. What is typed wins over the file, the file over the preset.
+    `--config FILE` reads flags from JSON, `config.json` of a run too. What is typed
+    wins, and what a typed `--quick` stands for; then the file, then a preset.
 
     Args:
         config_class: the dataclass.
@@ -73,10 +74,11 @@ def parse_config(
         groups[title].add_argument("--" + name.replace("_", "-"), **kwargs)
     parser.add_argument("--config", metavar="FILE", help="JSON with flags, or config.json of a run; typed flags win")
     typed = vars(parser.parse_args(arguments))
-    if "config" in typed:
-        path = typed.pop("config")
-        typed = {**_known(path, read_flags(path), hints), **typed}
-    config = config_class(**{**preset(config_class(**typed)), **typed})
+    path = typed.pop("config", None)
+    given = {} if path is None else _known(path, read_flags(path), hints)
+    presets, of_file = preset(config_class(**{**given, **typed})), preset(config_class(**given))
+    asked = {name: value for name, value in presets.items() if of_file.get(name, ...) != value}  # by a typed --quick, say
+    config = config_class(**{**presets, **given, **asked, **typed})
     check_ranges(config)
     return config
 
@@ -114,11 +116,11 @@ def read_flags(path: str) -> dict[str, Any]:
         DataError: it is no JSON of flags.
     """
     try:
-        flags = json.loads(Path(path).read_text())
+        flags = json.loads(Path(path).read_text("utf-8-sig"))
         if "config" in flags:  # of a run: its flags for a new run
             flags = {name: value for name, value in flags["config"].items() if name not in ("run_dir", "resume")}
         return {name.replace("-", "_"): value for name, value in flags.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'--config {path}: can\'t be read as flags ({error}). Write {{"epochs": 3}}, say, or name config.json of a run.'
         ) from None

@@ -13,6 +13,7 @@ from apps.common import cli
 from apps.common.export import command
 from apps.common.export.saved_model import vocabulary_files, write_saved_model
 from apps.common.training.runs import read_config
+from apps.sentiment_classification import model as _model  # noqa: F401  registers the classes that a `.keras` file names
 from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
 

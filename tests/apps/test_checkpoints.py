@@ -18,7 +18,11 @@ from apps.common import cli
 from apps.common.files import lock_run
 from apps.common.training.averages import averaged_weights, moving_average
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.runs import open_run
+from apps.common.training.selection import Selection
 from apps.common.training.signals import Stopped
+from apps.common.training.workers import Workers
+from apps.sentiment_classification.config import Config as SentimentConfig
 from data_pipelines.files import write_whole
 from data_pipelines.sources import DataError
 from tests import forked
@@ -338,3 +342,21 @@ def test_the_moving_average_of_a_short_run_is_not_its_start(jit_compile):
         np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-6)
     assert expected > 3  # of 6; with the full momentum 1.01
     assert type(optimizer).from_config(optimizer.get_config()).ema_momentum == 0.999
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val_perplexity", "val_accuracy", "val_bleu"])
+def test_an_epoch_with_nan_is_the_worst(monitor):
+    nan, good, better = float("nan"), {"val_loss": 2.0}, {"val_loss": 1.0}
+    selection = Selection(monitor, patience=2)
+    for row in ({"val_loss": nan}, good, {"val_loss": nan}, better):
+        lower = monitor in ("val_loss", "val_perplexity")
+        selection.add({monitor: row["val_loss"] if lower else 30 / row["val_loss"], **row})
+    assert selection.best_epoch == 4 and selection.waited == 0 and not selection.finished
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"config": null}'])
+def test_a_config_that_is_none_of_a_run_is_told_in_a_line(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    config = SentimentConfig(run_dir=str(tmp_path), resume=True)
+    with pytest.raises(DataError, match=r"config.json: is none of a run. Start a new run, or put back the file"):
+        open_run("sentiment_classification", config, {}, Workers())

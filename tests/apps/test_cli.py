@@ -15,6 +15,7 @@ from apps.image_captioning.config import Config as CaptioningConfig
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.sentiment_classification.config import Config as SentimentConfig
 from apps.translation.config import Config as TranslationConfig
+from apps.translation.config import preset as translation_preset
 from data_pipelines.sources import DataError
 
 CONFIGS = {
@@ -175,3 +176,13 @@ def test_numbers_of_other_commands_are_checked_too(kind, interval, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f"{text}: expected ")):
             cli.number_type(kind, interval)(text)
+
+
+def test_a_typed_quick_wins_over_the_flags_of_a_run(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": dataclasses.asdict(TranslationConfig(units=77))}))
+    config = cli.parse_config(TranslationConfig, "x", translation_preset, ["--config", str(file), "--preset", "sutskever"])
+    assert (config.preset, config.cell, config.units) == ("sutskever", "lstm", 1_000)
+    config = cli.parse_config(TranslationConfig, "x", translation_preset, ["--config", str(file), "--quick", "--units", "5"])
+    assert config.units == 5 and config.epochs == translation_preset(config)["epochs"]
+    assert cli.parse_config(TranslationConfig, "x", translation_preset, ["--config", str(file)]).units == 77

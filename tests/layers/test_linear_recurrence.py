@@ -85,9 +85,45 @@ def test_nothing_gives_nothing(batch, time):
     assert linear_recurrence(x, x).shape == (batch, time, 3)
 
 
-def test_two_axes_are_refused():
-    with pytest.raises(ValueError, match=r"inputs \(2, 3\); expected both \(batch, time, units\). Add the missing axis"):
-        linear_recurrence(np.ones((2, 3)), np.ones((2, 3)))
+@pytest.mark.parametrize(
+    "decay, inputs, options, message",
+    [
+        (np.ones((2, 3)), np.ones((2, 3)), {}, r"inputs \(2, 3\); expected both \(batch, time, units\)"),
+        (np.ones((2, 1, 3)), np.ones((2, 5, 3)), {}, r"decay has shape \(2, 1, 3\), inputs \(2, 5, 3\)"),
+        (np.ones((2, 5, 3)), np.ones((2, 5, 3), int), {}, "expected floating-point numbers"),
+        (np.ones((2, 5, 3)), np.ones((2, 5, 3)), {"initial_state": np.ones((1, 3))}, r"initial_state has shape \(1, 3\)"),
+        (np.ones((2, 5, 3)), np.ones((2, 5, 3)), {"mask": np.ones((1, 5), bool)}, r"mask has shape \(1, 5\); expected \(2, 5\)"),
+    ],
+)
+def test_other_shapes_are_refused(decay, inputs, options, message):
+    with pytest.raises(ValueError, match=message):
+        linear_recurrence(decay, inputs, **options)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: layers.QRNN(4, window=1.0), "window is 1.0; expected 1 or 2"),
+        (lambda: layers.QRNN(4, zoneout="a"), "zoneout is 'a'; expected a rate"),
+        (lambda: layers.SRU(4, highway_bias=float("nan")), "highway_bias is nan"),
+        (lambda: layers.SRU(4, highway_bias=-2.0, use_bias=False), "highway_bias is set, but use_bias is False"),
+        (lambda: type("C", (layers.MinGRUCell,), {"equations": staticmethod(min)})(4), "`equations` is not used by a LinearCell"),
+        (lambda: type("C", (layers.SRUCell,), {"recur": min})(4), "`recur` is not used"),
+    ],
+)
+def test_arguments_without_a_meaning_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_zoneout_reaches_a_step_that_a_subclass_overrides():
+    class Plain(layers.QRNNCell):
+        def step(self, projected, states, dropout_mask=None, training=False):
+            return super().step(projected, states, dropout_mask, training)
+
+    layer = layers.RNN(Plain(4, zoneout=0.9), return_sequences=True)
+    x = sequences(9, 7, 3)
+    assert np.abs(numpy(layer(x, training=True))[0] - numpy(layer(x))[0]).max() > 0.05
 
 
 @pytest.mark.parametrize("name", LINEAR)

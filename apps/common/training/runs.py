@@ -99,7 +99,11 @@ def _default_folder(application: str, resume: bool) -> Path:
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     free = set("resume run_dir epochs patience monitor bleu_tokenize export_dir export force_export".split())
     free |= {"strategy", "workers", "data_service"}
+    if not isinstance(old, dict) or not isinstance(old.get("config"), dict):
+        raise DataError(f"{folder / 'config.json'}: is none of a run. Start a new run, or put back the file.")
     for name, value in old["config"].items():
+        if name not in new["config"]:
+            raise DataError(f"{folder}: is a run of another version, which had a flag {name}. Start a new run.")
         if name not in free and new["config"].get(name) != value:
             raise DataError(
                 f"{folder}: was started with {name} = {value!r}, now {new['config'].get(name)!r}. Resume with the same flags."
@@ -130,7 +134,7 @@ def load_model(run: Path) -> keras.Model:
         raise DataError(f"{run}: holds no finished run, as there is no {path.name}. Pass a folder below runs/.")
     try:
         return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError) as error:
         raise DataError(f"{path}: can't be read ({str(error).splitlines()[0]}). Train again.") from None
 
 

@@ -46,7 +46,8 @@ class Selection:
         self.waited += 1
         if is_best:
             self.best_epoch = epoch
-        if is_best or row.get("val_loss", np.inf) < min((r.get("val_loss", np.inf) for r in self.history), default=np.inf):
+        losses = [r["val_loss"] for r in self.history if np.isfinite(r.get("val_loss", np.inf))]
+        if is_best or row.get("val_loss", np.inf) < min(losses, default=np.inf):
             self.waited = 0
         self.history.append(row)
         self.finished = self.patience is not None and self.waited >= self.patience
@@ -56,9 +57,11 @@ class Selection:
         if self.monitor not in row:
             names = ", ".join(name.removeprefix("val_") for name in row if name.startswith("val_"))
             raise DataError(f"--monitor {self.monitor.removeprefix('val_')}: no such validation metric; there are {names}.")
-        value = row[self.monitor] if row[self.monitor] >= NOISE.get(self.monitor, -np.inf) else 0.0
-        rank = (-value if _lower_is_better(self.monitor) else value, -row.get("val_loss", 0.0))
-        return rank if np.isfinite(rank[0]) else (-np.inf, -np.inf)
+        value, loss = row[self.monitor], row.get("val_loss", 0.0)
+        if not (np.isfinite(value) and np.isfinite(loss)):
+            return (-np.inf, -np.inf)
+        value = 0.0 if value < NOISE.get(self.monitor, -np.inf) else value
+        return (-value if _lower_is_better(self.monitor) else value, -loss)
 
     def report(self, epochs: int) -> None:
         """Print which of `epochs` is kept, and why there were no more."""
