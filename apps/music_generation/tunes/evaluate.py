@@ -48,8 +48,9 @@ def evaluate(
 def bits_per_character(served: Any, tunes: Sequence[Tune]) -> float:
     texts = sorted((tune.text for tune in tunes), key=len)
     bits = characters = 0.0
-    for start in range(0, len(texts), 32):
-        outputs = served.signatures["score"](text=tf.constant(texts[start : start + 32]))
+    most = max(1, min(32, LARGEST_REQUEST // (len(texts[-1]) + 2)))
+    for start in range(0, len(texts), most):
+        outputs = served.signatures["score"](text=tf.constant(texts[start : start + most]))
         bits, characters = bits + float(np.sum(outputs["bits"])), characters + float(np.sum(outputs["characters"]))
     return bits / characters
 
