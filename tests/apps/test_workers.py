@@ -152,7 +152,8 @@ def test_what_workers_cannot_share_is_told():
 def test_a_run_ends_when_its_data_service_does():
     with socket.create_server(("127.0.0.1", 0)) as dispatcher:
         address = f"127.0.0.1:{dispatcher.getsockname()[1]}"
-        code = f"import time; from apps.common.training.cluster import watch; watch('{address}', 1.0, 0.1); "
+        code = "import time; from apps.common.training.cluster import exit_when_unreachable as watch; "
+        code += f"watch('{address}', 1.0, 0.1); "
         code += "print('on', flush=True); "
         line = [sys.executable, "-c", code + "time.sleep(60)"]
         run = subprocess.Popen(line, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
