@@ -51,9 +51,14 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     residuals = 0  # tensors that `equations` keeps for `gradient`
     products = 0  # of how many last gates the gradients of x and r differ
     product: Any = Dense  # how the gates depend on the state
-    recurrent_gates = 0  # how many do, the first ones; 0: all
+    recurrent_gates = 1  # how many do, the first ones: all, unless a class says otherwise
     is_unfolded = False  # whether `unfold_steps` computes all steps at once; see `LinearCell`
     unfold_steps: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "gates" in vars(cls) and "recurrent_gates" not in vars(cls):
+            cls.recurrent_gates = cls.gates
 
     def __init__(
         self,
@@ -116,6 +121,10 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     def bias_shape(self) -> tuple[int, ...]:
         return (self.gates * self.units,)
 
+    @property
+    def recurrent_kernel_shape(self) -> tuple[int, ...] | None:
+        return self.product.shape(self.units, self.recurrent_gates)
+
     def build(self, input_shape: tuple) -> None:
         self._add_weights(input_shape[-1], self.gates * self.units)
         self.built = True
@@ -128,7 +137,14 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
-        self._add_recurrent_kernel()
+        if self.recurrent_kernel_shape:
+            self.recurrent_kernel = self.add_weight(
+                shape=self.recurrent_kernel_shape,
+                name="recurrent_kernel",
+                initializer=self.recurrent_initializer,
+                regularizer=self.recurrent_regularizer,
+                constraint=self.recurrent_constraint,
+            )
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
@@ -138,15 +154,6 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-
-    def _add_recurrent_kernel(self) -> None:
-        self.recurrent_kernel = self.add_weight(
-            shape=self.product.shape(self.units, self.recurrent_gates or self.gates),
-            name="recurrent_kernel",
-            initializer=self.recurrent_initializer,
-            regularizer=self.recurrent_regularizer,
-            constraint=self.recurrent_constraint,
-        )
 
     # -- the two matrix products
 
@@ -175,7 +182,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         """`s U`, with the recurrent bias where a cell has one: (batch, units) -> for each gate (batch, units)."""
         kernel, bias = ops.cast(self.recurrent_kernel, hidden.dtype), self.recurrent_bias()
         bias = None if bias is None else ops.cast(bias, hidden.dtype)
-        return self.product.forward(hidden, kernel, bias, self.recurrent_gates or self.gates)
+        return self.product.forward(hidden, kernel, bias, self.recurrent_gates)
 
     # -- one step
 

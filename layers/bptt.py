@@ -116,15 +116,11 @@ class Loop(NamedTuple):
     def cell(self) -> Any:
         return self.pointwise.cell  # the class
 
-    @property
-    def recurrent_gates(self) -> int:
-        return self.cell.recurrent_gates or self.cell.gates
-
 
 class Constants(NamedTuple):
     """What is the same at every step."""
 
-    kernel: Tensor  # (units, gates x units)
+    kernel: Tensor  # (units, gates x units), or of `product.shape`
     input_bias: Tensor | None = None  # (gates x units,)
     recurrent_bias: Tensor | None = None  # (gates x units,)
     dropout_mask: Tensor | None = None  # (batch, units)
@@ -190,7 +186,7 @@ def _gradient(loop, inputs, saved, upstream, compiled, padded):
     d_states, stacked = run_loop(_backward, (loop,), constants, tuple(d_final), sequences, compiled, padded)
     stacked = _cut(stacked, inputs, padded)
     d_projected, differing = stacked[: loop.cell.gates], stacked[loop.cell.gates :]
-    d_recurrent = [*d_projected[: loop.recurrent_gates - len(differing)], *differing]
+    d_recurrent = [*d_projected[: loop.cell.recurrent_gates - len(differing)], *differing]
     hidden = constants.drop(before[0])
     d_constants = Constants(
         kernel=loop.cell.product.kernel_gradient(hidden, d_recurrent),
@@ -209,7 +205,7 @@ def _forward(loop, save, differentiable, count, constants, states, sequences):
         if constants.input_bias is not None:
             x = [a + b for a, b in zip(x, ops.split(constants.input_bias, loop.cell.gates))]
         hidden = constants.drop(states[0])
-        recurrent = loop.cell.product.forward(hidden, constants.kernel, constants.recurrent_bias, loop.recurrent_gates)
+        recurrent = loop.cell.product.forward(hidden, constants.kernel, constants.recurrent_bias, loop.cell.recurrent_gates)
         new, residuals = loop.pointwise.equations(x, recurrent, states)
         if mask is not None:
             new = [ops.where(mask > 0, a, b) for a, b in zip(new, states)]
@@ -270,7 +266,6 @@ def _sums(d: Sequence[Tensor]) -> Tensor:
 
 def unfold_by_autodiff(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training=False, jit_compile=True):
     mask = None if mask is None else ops.cast(mask, "bool")
-
     options = {"training": training} if "training" in inspect.signature(cell.step).parameters else {}
 
     def step(carry, now):

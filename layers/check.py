@@ -42,8 +42,8 @@ def check_gradient(cell: Any, tolerance: float = 1e-4, seed: int = 0) -> float:
     time, batch, units, gates = 4, 3, cell.units, cell.gates
     rng = np.random.default_rng(seed)
     shapes = [
-        ("recurrent kernel", cell.product.shape(units, cell.recurrent_gates or gates)),
-        ("recurrent bias", ((cell.recurrent_gates or gates) * units,)),
+        ("recurrent kernel", cell.product.shape(units, cell.recurrent_gates)),
+        ("recurrent bias", (cell.recurrent_gates * units,)),
         ("dropout mask", (batch, units)),
     ]
     shapes += [(f"state {k}", (batch, units)) for k in range(cell.state_count)]

@@ -29,7 +29,7 @@ from keras import ops
 from layers import linear_recurrences
 from layers.base_cell import RecurrentCell, Tensor
 from layers.bptt import shift
-from layers.linear_recurrences import hold
+from layers.linear_recurrences import emit, hold
 
 NO_PRODUCT = ("recurrent_initializer", "recurrent_regularizer", "recurrent_constraint", "recurrent_dropout")
 
@@ -78,8 +78,9 @@ class LinearCell(RecurrentCell):
     def is_unfolded(self) -> bool:  # type: ignore[override]
         return self._author("step") >= self._author("solve")
 
-    def _add_recurrent_kernel(self) -> None:
-        pass
+    @property
+    def recurrent_kernel_shape(self) -> None:
+        return None
 
     @staticmethod
     def recurrence(x: list, phi: Callable, sigma: Callable) -> tuple[Tensor, Tensor]:
@@ -117,18 +118,14 @@ class LinearCell(RecurrentCell):
         c, last_c = linear_recurrences.run(decay, inputs, states[0], *how)
         if type(self).output is LinearCell.output:  # h is c
             return last_c, (c if sequences else None), [last_c]
-        if not sequences and mask is None:  # one output is asked for
-            at = slice(0, 1) if reverse else slice(-1, None)
-            projected, c = [x[at] for x in projected], c[at]
-        h = self.output(projected, c, self.activation, self.recurrent_activation)
-        h, last = (h, h[0 if reverse else -1]) if mask is None else hold(h, ops.zeros_like(last_c), *how)
-        return last, (h if sequences else None), [last_c]
+
+        def output(c, *projected):
+            return self.output(list(projected), c, self.activation, self.recurrent_activation)
+
+        return *emit(output, [c, *projected], sequences, *how), [last_c]
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        for name in ("equations", "gradient", "recur"):
-            if getattr(type(self), name) is not getattr(RecurrentCell, name):
-                raise ValueError(f"{type(self).__name__}: `{name}` is not used by a LinearCell. Write `recurrence` instead.")
         for name in NO_PRODUCT:
             del config[name]
         return config

@@ -13,6 +13,7 @@ scans in about log2(time) rounds (Blelloch 1990, "Prefix sums and their applicat
     (a_1, b_1), (a_2, b_2)  ->  (a_2 * a_1, a_2 * b_1 + b_2)
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -42,7 +43,7 @@ def linear_recurrence(
 
     Args:
         decay, inputs: (batch, time, units). Decays are meant to be in [-1, 1], and nothing checks that: others grow without
-            bound. 0 and 1 are exact.
+            bound. 0 and 1 are exact where states are finite.
         initial_state: h_0, (batch, units); default zeros.
         mask: booleans (batch, time), True = keep. At a masked step the state is held.
         reverse: from the last step to the first. Outputs keep the place of their inputs.
@@ -142,6 +143,23 @@ def run(
 def hold(x: Tensor, first: Tensor, mask: Tensor, reverse: bool, training: bool, jit_compile: bool) -> tuple[Tensor, Tensor]:
     """At each masked step the value of the last unmasked one before it, `first` before there is any; and the last value."""
     return run(ops.zeros_like(x), x, first, mask, reverse, training, jit_compile)
+
+
+def emit(
+    output: Callable[..., Tensor], steps: Sequence[Tensor], sequences: bool, mask: Tensor | None, reverse: bool, *how: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The last of the outputs `output(*steps)`, and all of them if `sequences`: (time, batch, units) each.
+
+    An output that no state holds is held at masked steps, zeros before the first.
+    """
+    if mask is None and not sequences:
+        steps = [x[:1] if reverse else x[-1:] for x in steps]
+    outputs = output(*steps)
+    if mask is None:
+        last = outputs[0 if reverse else -1]
+    else:
+        outputs, last = hold(outputs, ops.zeros_like(outputs[0]), mask, reverse, *how)
+    return last, (outputs if sequences else None)
 
 
 def _forward(reverse, differentiable, unroll, count, constants, states, sequences):

@@ -45,5 +45,5 @@ class Pointwise(NamedTuple):
 
     def gradient(self, d_states: list, before: list, after: list, residuals: list) -> tuple[list, list, list]:
         result = self.cell.gradient(list(d_states), list(before), list(after), list(residuals), self.phi, self.sigma)
-        counts = {"d_x": self.cell.gates, "d_r": self.cell.recurrent_gates or self.cell.gates, "d_before": self.cell.state_count}
+        counts = {"d_x": self.cell.gates, "d_r": self.cell.recurrent_gates, "d_before": self.cell.state_count}
         return self.cell.checked("gradient", result, **counts)

@@ -9,7 +9,7 @@ from keras import ops
 
 from layers import bptt
 from layers.base_cell import RecurrentCell, Tensor
-from layers.linear_recurrences import hold
+from layers.linear_recurrences import emit
 from layers.products import Elementwise
 
 
@@ -95,14 +95,9 @@ class SRUCell(RecurrentCell):
         self.kernel_initializer, self.bias_initializer = given, given_bias
         self.built = True
 
-    def _add_recurrent_kernel(self) -> None:
-        self.recurrent_kernel = self.add_weight(
-            shape=(2 * self.units,),
-            name="recurrent_kernel",
-            initializer=self.recurrent_initializer,
-            regularizer=self.recurrent_regularizer,
-            constraint=self.recurrent_constraint,
-        )
+    @property
+    def recurrent_kernel_shape(self) -> tuple[int, ...]:
+        return (2 * self.units,)
 
     def project(self, inputs: Tensor, add_bias: bool = True) -> list[Tensor]:
         """W_f x, W_r x, W_c x and x~; the biases belong to the gates."""
@@ -137,14 +132,11 @@ class SRUCell(RecurrentCell):
         constants = bptt.Constants(v_f, recurrent_bias=b_f, dropout_mask=dropout_mask)
         last_c, c, _ = bptt.run(loop, bptt.Inputs(constants, tuple(states), ((x_f, x_c), mask)), training, jit_compile)
         hidden = constants.drop(bptt.shift(states[0], c, reverse))
-        if not sequences and mask is None:  # one output is asked for
-            at = slice(0, 1) if reverse else slice(-1, None)
-            hidden, x_r, c, skip = hidden[at], x_r[at], c[at], skip[at]
-        h = self._output(x_r + v_r * hidden + b_r, c, skip)
-        if mask is None:
-            return h[0 if reverse else -1], (h if sequences else None), [last_c]
-        h, last = hold(h, ops.zeros_like(last_c), mask, reverse, training, jit_compile)
-        return last, (h if sequences else None), [last_c]
+
+        def output(hidden, x_r, c, skip):
+            return self._output(x_r + v_r * hidden + b_r, c, skip)
+
+        return *emit(output, [hidden, x_r, c, skip], sequences, mask, reverse, training, jit_compile), [last_c]
 
     @staticmethod
     def equations(x, r, states, phi, sigma):
