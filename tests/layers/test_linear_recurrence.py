@@ -79,6 +79,35 @@ def test_the_state_is_float32_in_half_precision(way):
     assert float(ops.cast(outputs[0, -1, 0], "float32")) == 3008.0  # 3000, rounded once; a state of bfloat16 stops at 256
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="a matter of loops for many lengths")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_many_lengths_share_loops_with_padding(reverse):
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec((3, None, 4))] * 2 + [tf.TensorSpec((3, 4))], autograph=False)
+    def ours(decay, x, state):
+        with tf.GradientTape() as tape:
+            tape.watch((decay, x, state))
+            outputs = linear_recurrence(decay, x, state, reverse=reverse, training=True)
+            total = tf.reduce_sum(outputs**2)
+        return outputs, *tape.gradient(total, (decay, x, state))
+
+    state = sequences(3, 1, 4, seed=3)[:, 0]
+    for time in (1, 5, 17, 23):
+        decay, x = DECAY[:, np.arange(time) % 11], sequences(3, time, 4, seed=time)
+        outputs, *found = ours(decay, x, state)
+        close(outputs, loop(decay, x, state, reverse=reverse))
+
+        def theirs(decay, x, state):
+            total = 0.0
+            for t in range(time)[:: -1 if reverse else 1]:  # noqa: B023
+                state = decay[:, t] * state + x[:, t]
+                total = total + ops.sum(state**2)
+            return total
+
+        close(found, gradients(theirs, [decay, x, state]), 1e-4)
+
+
 @pytest.mark.parametrize("batch, time", [(0, 4), (2, 0)])
 def test_nothing_gives_nothing(batch, time):
     x = np.zeros((batch, time, 3), "float32")
