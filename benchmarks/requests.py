@@ -10,9 +10,7 @@ answer where an error is due are failures. Linux only.
 
 import argparse
 import contextlib
-import dataclasses
 import io
-import itertools
 import json
 import os
 import resource
@@ -29,134 +27,30 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from apps.common import cli
 from apps.common.decoding.sequences import LARGEST_TEXTS
-from apps.common.export.model_card import write_card
-from apps.common.export.saved_model import load_export, new_version
-from apps.common.training.runs import load_model, versions
+from apps.common.export.saved_model import load_export
 from apps.image_captioning import config as captioning_config
-from apps.image_captioning import export as captioning_export
 from apps.image_captioning import serving as captioning
-from apps.image_captioning.encoders import image_encoder
-from apps.image_captioning.model import Captioner
-from apps.music_generation import export as music_export
-from apps.music_generation.config import RollConfig, StackFlags, TuneConfig
+from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.rolls import serving as rolls
-from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.tunes import serving as tunes
-from apps.music_generation.tunes.model import TuneModel
 from apps.sentiment_classification import config as sentiment_config
-from apps.sentiment_classification import export as sentiment_export
 from apps.sentiment_classification import serving as sentiment
-from apps.sentiment_classification.model import recurrent_classifier
 from apps.translation import config as translation_config
-from apps.translation import export as translation_export
 from apps.translation import serving as translation
-from apps.translation.model import Translator
 from benchmarks.memory import peak, reset_peak
 from benchmarks.saving import save
-from data_pipelines.abc import read_tunes
+from benchmarks.untrained import MAKERS, make_export, words
 from data_pipelines.images import LARGEST_IN_PARALLEL, MOST_BLOCKS
-from data_pipelines.translations import Pair, Vocabularies
-from data_pipelines.tunes import TuneVocabulary
-from data_pipelines.vocabulary import EOS, WordVocabulary
 
 SECONDS, MEGABYTES = 60, 4096
 START_SECONDS = 60  # to load TensorFlow and the export, on a busy machine
 Inputs = dict[str, Any]
-
-
-# -- exports of the default sizes
-
-
-def words(count: int) -> list[str]:
-    """So many words, all of lower-case letters."""
-    return ["".join(letters) for letters in itertools.islice(itertools.product("etaoinshrd", repeat=5), count)]
-
-
-def lines(count: int, seed: int = 0) -> list[str]:
-    chosen = np.random.default_rng(seed).permutation(words(count)).tolist()
-    return [" ".join(chosen[i : i + 8]) for i in range(0, count, 8)]
-
-
-def make_sentiment(run: Path) -> tuple[keras.Model, Any, dict]:
-    config = sentiment_config.Config(min_count=1)
-    vocabulary = WordVocabulary.train(lines(40_000), config.vocabulary_size)
-    vocabulary.save(run)
-    flags = cli.flags_of(config, sentiment_config.ModelFlags)
-    return recurrent_classifier(vocabulary.size, 2, **flags), config, {"labels": ["negative", "positive"]}
-
-
-def make_translation(run: Path) -> tuple[keras.Model, Any, dict]:
-    config = translation_config.Config()
-    pairs = [Pair(a, b) for a, b in zip(lines(20_000), lines(20_000, 1))]
-    vocabularies = Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint=True)
-    vocabularies.save(run)
-    flags = cli.flags_of(config, translation_config.ModelFlags)
-    model = Translator(vocabularies.source.size, vocabularies.target.size, joint=True, **flags)
-    model.build()
-    return model, config, {}
-
-
-def make_captioning(run: Path) -> tuple[keras.Model, Any, dict]:
-    config = captioning_config.Config(backbone="mobilenet", backbone_weights="none")
-    vocabulary = WordVocabulary.train(lines(12_000), config.vocabulary_size, has_bos_eos=True)
-    vocabulary.save(run)
-    backbone = image_encoder(config.backbone, config.image_size, "none").trainable_top
-    assert isinstance(backbone, keras.Model)
-    backbone.save(run / "frozen_backbone.keras")
-    flags = cli.flags_of(config, captioning_config.ModelFlags)
-    model = Captioner(vocabulary.size, backbone.output_shape[1:], None, True, **flags)
-    model.build()
-    return model, config, {}
-
-
-def make_tunes(run: Path) -> tuple[keras.Model, Any, dict]:
-    config = TuneConfig(music="tunes")
-    found, _ = read_tunes("X:1\nT:a\nM:6/8\nL:1/8\nK:D\n" + "d2e fdA|B3 A3|G>A ^c/d/e z2|\n" * 4)
-    vocabulary = TuneVocabulary.train_from_iterator([tune.text for tune in found], config.tokenizer)
-    vocabulary.save(run)
-    (run / "headers.json").write_text(json.dumps(tunes.tune_headers(found)))
-    model = TuneModel(vocabulary.size, config.embedding_size, **cli.flags_of(config, StackFlags))
-    model.build()
-    model.dense.bias.assign(np.where(np.arange(vocabulary.size) == EOS, -1e9, 0.0))  # no tune ends before its limit
-    return model, config, {}
-
-
-def make_rolls(run: Path) -> tuple[keras.Model, Any, dict]:
-    config = RollConfig(music="rolls")
-    flags = cli.flags_of(config, StackFlags)
-    model = RollModel(frame=config.frame, hidden=config.hidden, **flags)
-    model.build()
-    return model, config, {}
-
-
-MAKERS: dict[str, tuple[Callable[[Path], tuple[keras.Model, Any, dict]], Any]] = {
-    "sentiment_classification": (make_sentiment, sentiment_export),
-    "translation": (make_translation, translation_export),
-    "image_captioning": (make_captioning, captioning_export),
-    "music_generation": (make_tunes, music_export),
-    "piano_rolls": (make_rolls, music_export),
-}
-
-
-def make_export(application: str, folder: Path) -> None:
-    make, writer = MAKERS[application]
-    run = folder / "runs" / application
-    run.mkdir(parents=True)
-    keras.utils.set_random_seed(0)
-    model, config, facts = make(run)
-    model.save(run / "model.keras")
-    told = {"command": "python -m benchmarks.requests", "config": dataclasses.asdict(config), "versions": versions(), **facts}
-    (run / "config.json").write_text(json.dumps({**told, "data": {"train": {"examples": 0}}}))
-    with new_version(folder / application) as version:
-        writer.write(version.folder, run, load_model(run))
-        write_card(version.folder, run, application, writer.DESCRIPTION)
 
 
 # -- requests: name -> signatures, inputs, whether an answer is due

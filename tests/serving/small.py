@@ -1,16 +1,12 @@
 """A small run and export of each application, with random weights: what is tested here doesn't depend on what was learned."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from apps.common.export.model_card import write_card
-from apps.common.export.saved_model import new_version
 from apps.common.training.losses import TokenLoss
-from apps.common.training.runs import load_model, versions
 from apps.image_captioning import export as captioning_export
 from apps.image_captioning.config import Config as CaptioningConfig
 from apps.image_captioning.encoders import image_encoder
@@ -26,6 +22,7 @@ from apps.sentiment_classification.model import recurrent_classifier
 from apps.translation import export as translation_export
 from apps.translation.config import Config as TranslationConfig
 from apps.translation.model import Translator
+from benchmarks.untrained import export_run, write_run
 from data_pipelines.abc import Tune
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.tunes import TuneVocabulary
@@ -49,20 +46,13 @@ def make_run(application: str, run: Path) -> None:
     for variable in model.trainable_variables:  # clear preferences, so that nothing hangs on rounding
         if len(variable.shape) == 2:
             variable.assign(3 * np.asarray(variable))
-    model.save(run / "model.keras")
-    new = {"command": f"python -m apps.{application}.train", "config": dataclasses.asdict(config)}
-    new |= {"data": {"train": {"examples": 3}}, "versions": versions(), **facts}
-    (run / "config.json").write_text(json.dumps(new))
+    write_run(application, run, model, config, facts)
 
 
 def make_export(application: str, folder: Path) -> Path:
     """A run and its export: the folder of the version."""
     make_run(application, folder / "runs" / application)
-    run, writer = folder / "runs" / application, WRITERS[application]
-    with new_version(folder / "saved_models" / application) as version:
-        writer.write(version.folder, run, load_model(run))
-        write_card(version.folder, run, application, writer.DESCRIPTION)
-    return version.folder
+    return export_run(application, folder / "runs" / application, folder / "saved_models" / application, WRITERS[application])
 
 
 def _sentiment_classification(run):
