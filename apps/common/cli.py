@@ -33,8 +33,8 @@ def parse_config(
     of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing. `--help` shows the flags in groups:
     those that `config_class.first` names, then each dataclass from which it is derived, under its docstring.
 
-    `--config FILE` reads flags from JSON, `config.json` of a run too. What is typed
-    wins, and what a typed `--quick` stands for; then the file, then a preset.
+    `--config FILE` reads flags from JSON, `config.json` of a run too. What is typed wins, and what a typed `--quick` stands for;
+    then the file, then a preset.
 
     Args:
         config_class: the dataclass.
@@ -58,7 +58,8 @@ def parse_config(
     data_pipelines.sources.DataError: --epochs 0: expected a number in [1, inf). Leave it out for the default, 3.
     """
     parser = argparse.ArgumentParser(program, f"{program} [flags]", allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    hints = typing.get_type_hints(config_class, include_extras=True)
+    all_hints = typing.get_type_hints(config_class, include_extras=True)
+    hints = {item.name: all_hints[item.name] for item in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_flag_groups(config_class).values())}
     for name, title in _flag_groups(config_class).items():
         kind, description, *_ = typing.get_args(hints[name])
@@ -129,7 +130,7 @@ def read_flags(path: str) -> dict[str, Any]:
 def _known(path: str, flags: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
     """The flags of a file, if there are such flags, and if each value is of its type."""
     for name, value in flags.items():
-        if name not in hints or name == "first":
+        if name not in hints:
             raise DataError(f"--config {path}: no flag {name!r}. --help lists them.")
         kind = typing.get_args(hints[name])[0]
         if not _accepts(kind, value):

@@ -3,7 +3,6 @@
 python -m apps.sentiment_classification.export runs/sentiment_classification/NAME [--format savedmodel|litert|onnx]
 """
 
-import json
 from pathlib import Path
 
 import keras
@@ -12,7 +11,7 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.export import command
 from apps.common.export.saved_model import vocabulary_files, write_saved_model
-from apps.common.training.runs import read_config
+from apps.common.training.runs import read_config, read_run
 from apps.sentiment_classification import model as _model  # noqa: F401  registers the classes that a `.keras` file names
 from apps.sentiment_classification.serving import serving_signatures
 from data_pipelines.vocabulary import load_vocabulary
@@ -25,7 +24,7 @@ DESCRIPTION = (
 
 def write(folder: Path, run: Path, model: keras.Model) -> None:
     """Write the SavedModel of a run."""
-    config, labels = read_config(run), json.loads((run / "config.json").read_text())["labels"]
+    config, labels = read_config(run), read_run(run)["labels"]
     vocabulary = load_vocabulary(run)
     write_saved_model(
         folder,

@@ -358,5 +358,5 @@ def test_an_epoch_with_nan_is_the_worst(monitor):
 def test_a_config_that_is_none_of_a_run_is_told_in_a_line(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     config = SentimentConfig(run_dir=str(tmp_path), resume=True)
-    with pytest.raises(DataError, match=r"config.json: is none of a run. Start a new run, or put back the file"):
+    with pytest.raises(DataError, match=r"config.json: is not there, or none of a run. Start a new run, or put back the file"):
         open_run("sentiment_classification", config, {}, Workers())

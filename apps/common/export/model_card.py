@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.common.export.saved_model import load_export, run_warm_up
-from apps.common.training.runs import versions
+from apps.common.training.runs import read_run, versions
 from data_pipelines.embedded import EMBEDDED
 
 
@@ -27,7 +27,7 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     seconds = time.monotonic() - begun
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     facts = [
-        *_training_facts(json.loads((run / "config.json").read_text()), application),
+        *_training_facts(read_run(run), application),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
         ("exported with", _comma_separated(versions())),
         ("size", f"{megabytes:.1f} MB"),

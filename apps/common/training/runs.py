@@ -72,17 +72,11 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
         if not path.is_file():
             raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
         lock_run(folder)
-        try:
-            old = json.loads(path.read_text())
-        except ValueError:
-            raise DataError(f"{path}: can't be read. Start a new run, or put back the file.") from None
-        _check_same(folder, old, new)
+        _check_same(folder, read_run(folder), new)
         return folder
-    if path.exists():
-        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
     folder.mkdir(parents=True, exist_ok=True)
     lock_run(folder)
-    if path.exists():  # written by another start meanwhile
+    if path.exists():
         raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
     write_whole(path, json.dumps(new, indent=2))
     return folder
@@ -99,8 +93,6 @@ def _default_folder(application: str, resume: bool) -> Path:
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     free = set("resume run_dir epochs patience monitor bleu_tokenize export_dir export force_export".split())
     free |= {"strategy", "workers", "data_service"}
-    if not isinstance(old, dict) or not isinstance(old.get("config"), dict):
-        raise DataError(f"{folder / 'config.json'}: is none of a run. Start a new run, or put back the file.")
     for name, value in old["config"].items():
         if name not in new["config"]:
             raise DataError(f"{folder}: is a run of another version, which had a flag {name}. Start a new run.")
@@ -118,9 +110,23 @@ def save_model(model: keras.Model, path: Path) -> None:
         model.save(temporary)
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """What `open_run` wrote.
+
+    Raises:
+        DataError: the file is missing, or another.
+    """
+    path = folder / "config.json"
+    with contextlib.suppress(OSError, ValueError):
+        run = json.loads(path.read_text())
+        if isinstance(run, dict) and isinstance(run.get("config"), dict):
+            return run
+    raise DataError(f"{path}: is not there, or none of a run. Start a new run, or put back the file.")
+
+
 def read_config(run: Path) -> SimpleNamespace:
     """The flags of a run."""
-    return SimpleNamespace(**json.loads((run / "config.json").read_text())["config"])
+    return SimpleNamespace(**read_run(run)["config"])
 
 
 def load_model(run: Path) -> keras.Model:
