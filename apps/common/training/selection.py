@@ -6,7 +6,7 @@ import numpy as np
 
 from data_pipelines.sources import DataError
 
-LOWER_IS_BETTER = ("loss", "error", "perplexity", "bits", "nats", "nll")
+LOWER_IS_BETTER = ("loss", "perplexity", "bits", "nll")
 NOISE = {"val_bleu": 1.0, "val_bleu_4": 1.0, "val_cider": 0.05}  # values below these are noise: the loss decides
 
 
@@ -14,8 +14,8 @@ class Selection:
     """The metrics of each epoch, and which epoch is the best.
 
     Args:
-        monitor: the validation metric that chooses the epoch to keep: the highest, or the lowest if its name says so (a loss, an
-            error, perplexity, bits or a negative log-likelihood). Among ties the lower `val_loss` is better, so a metric that
+        monitor: the validation metric that chooses the epoch to keep: the highest, or the lowest if its name says so (a loss,
+            perplexity, bits or a negative log-likelihood). Among ties the lower `val_loss` is better, so a metric that
             never moves (BLEU stays 0 in the first epochs) neither chooses nor stops. Values below `NOISE` count as 0, NaN as
             the worst.
         patience: stop after so many epochs in which neither the metric nor `val_loss` improved; None: never.
