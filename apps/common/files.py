@@ -8,15 +8,19 @@ from pathlib import Path
 
 from data_pipelines.sources import DataError
 
-_held: list[int] = []  # the locks of this process; the system frees them when it ends
+_held: set[Path] = set()  # what this process has locked; the system frees it when the process ends
 
 
 def lock_run(folder: Path) -> None:
-    """Hold a run's folder until this process ends, however it ends. NFS has such locks from version 4 on.
+    """Hold a run's folder until this process ends, however it ends; again in this process is no error. NFS has such locks
+    from version 4 on.
 
     Raises:
         DataError: another process has it.
     """
+    folder = folder.resolve()
+    if folder in _held:
+        return
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,4 +36,4 @@ def lock_run(folder: Path) -> None:
     os.pwrite(
         descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},".encode(), 0
     )
-    _held.append(descriptor)
+    _held.add(folder)
