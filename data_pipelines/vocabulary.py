@@ -45,6 +45,7 @@ class WordVocabulary(tf.Module):
     """
 
     kind = "words"
+    split = staticmethod(split_words)
 
     def __init__(self, words: list[str], has_bos_eos: bool = False) -> None:
         super().__init__()
@@ -61,17 +62,17 @@ class WordVocabulary(tf.Module):
         counts: Counter[bytes] = Counter()
         texts = list(texts)
         for start in range(0, len(texts), 1024):
-            counts.update(split_words(tf.constant(texts[start : start + 1024])).flat_values.numpy().tolist())
+            counts.update(cls.split(tf.constant(texts[start : start + 1024])).flat_values.numpy().tolist())
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         most = size - (4 if has_bos_eos else 2)
-        return cls([word.decode() for word, count in ranked[:most] if count >= min_count], has_bos_eos)
+        return cls([word.decode("utf-8", "replace") for word, count in ranked[:most] if count >= min_count], has_bos_eos)
 
     @property
     def size(self) -> int:
         return len(self.words) + self.first
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        return split_words(texts)
+        return self.split(texts)
 
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         return self.tokens_to_ids(self.tokenize(texts))
@@ -86,8 +87,12 @@ class WordVocabulary(tf.Module):
         >>> print(vocabulary.detokenize(tf.ragged.constant([[4, 5, 6]])).numpy())
         [b'a dog.']
         """
-        words = tf.ragged.map_flat_values(self.ids_to_tokens, ids)
-        return tf.strings.regex_replace(tf.strings.reduce_join(words, axis=-1, separator=" "), r" ([.,;:!?])", r"\1")
+        return tf.strings.regex_replace(self.continuation(ids), "^ ", "")
+
+    def continuation(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """What ragged ids add to a text that is not empty."""
+        words = tf.strings.reduce_join(tf.ragged.map_flat_values(self.ids_to_tokens, ids), axis=-1, separator=" ")
+        return tf.strings.regex_replace(tf.where(words == "", "", " " + words), r" ([.,;:!?])", r"\1")
 
     def ids_to_tokens(self, ids: tf.Tensor) -> tf.Tensor:
         """The tokens of ids of any shape, as strings."""
@@ -96,6 +101,42 @@ class WordVocabulary(tf.Module):
     def save(self, folder: Path, name: str = "vocabulary") -> None:
         saved = {"kind": self.kind, "words": self.words, "has_bos_eos": self.has_bos_eos}
         write_whole(folder / f"{name}.json", json.dumps(saved, ensure_ascii=False))
+
+
+class SpaceVocabulary(WordVocabulary):
+    """What stands between spaces, as it is: for text that is split into tokens already.
+
+    >>> SpaceVocabulary.train(["a <unk> in the U.S."], size=9).tokenize(tf.constant(["the <unk> ."]))
+    <tf.RaggedTensor [[b'the', b'<unk>', b'.']]>
+    """
+
+    kind = "spaces"
+    split = staticmethod(tf.strings.split)
+
+    def continuation(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        words = tf.strings.reduce_join(tf.ragged.map_flat_values(self.ids_to_tokens, ids), axis=-1, separator=" ")
+        return tf.where(words == "", "", " " + words)
+
+
+def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
+    return tf.strings.unicode_split(texts, "UTF-8")  # broken bytes become U+FFFD
+
+
+class CharacterVocabulary(WordVocabulary):
+    """Characters.
+
+    >>> CharacterVocabulary.train(["ab"], size=9).tokenize(tf.constant(["a b"]))
+    <tf.RaggedTensor [[b'a', b' ', b'b']]>
+    """
+
+    kind = "characters"
+    split = staticmethod(split_characters)
+
+    def detokenize(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        return self.continuation(ids)
+
+    def continuation(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        return tf.strings.reduce_join(tf.ragged.map_flat_values(self.ids_to_tokens, ids), axis=-1)
 
 
 class SubwordVocabulary(tf.Module):
@@ -184,6 +225,11 @@ class SubwordVocabulary(tf.Module):
         """The texts of ragged ids, without BOS and EOS."""
         return self.lookup.detokenize(ids)
 
+    def continuation(self, ids: tf.RaggedTensor) -> tf.Tensor:
+        """What ragged ids add to a text that is not empty."""
+        pieces = tf.strings.reduce_join(tf.ragged.map_flat_values(self.ids_to_tokens, ids), axis=-1)
+        return tf.strings.regex_replace(pieces, "▁", " ")
+
     def ids_to_tokens(self, ids: tf.Tensor) -> tf.Tensor:
         """The tokens of ids of any shape, as strings."""
         return self.lookup.id_to_string(ids)
@@ -212,10 +258,14 @@ Vocabulary = WordVocabulary | SubwordVocabulary
 
 
 def train_vocabulary(kind: str, texts: Sequence[str], size: int, min_count: int = 1, has_bos_eos: bool = False) -> Vocabulary:
-    """A lower-cased vocabulary of `kind` (`words` or `subwords`) from the texts of the training split."""
-    if kind == "words":
-        return WordVocabulary.train(texts, size, min_count, has_bos_eos)
-    return SubwordVocabulary.train(texts, size, lowercase=True, drop_tags=True, has_bos_eos=has_bos_eos)
+    """A vocabulary from the texts of the training split: lower-cased `words` or `subwords`; or, as they are, `spaces`,
+    `characters`, and pieces by `bpe` or `unigram`."""
+    for words in (WordVocabulary, SpaceVocabulary, CharacterVocabulary):
+        if kind == words.kind:
+            return words.train(texts, size, min_count, has_bos_eos)
+    if kind == "subwords":
+        return SubwordVocabulary.train(texts, size, lowercase=True, drop_tags=True, has_bos_eos=has_bos_eos)
+    return SubwordVocabulary.train(texts, size, model_type=kind, has_bos_eos=has_bos_eos)
 
 
 def load_vocabulary(folder: Path, name: str = "vocabulary") -> Any:
@@ -225,8 +275,9 @@ def load_vocabulary(folder: Path, name: str = "vocabulary") -> Any:
         FileNotFoundError: there is none.
     """
     saved = json.loads((folder / f"{name}.json").read_text())
-    if saved["kind"] == "words":
-        return WordVocabulary(saved["words"], saved["has_bos_eos"])
+    for kind in (WordVocabulary, SpaceVocabulary, CharacterVocabulary):
+        if saved["kind"] == kind.kind:
+            return kind(saved["words"], saved["has_bos_eos"])
     return SubwordVocabulary((folder / f"{name}.model").read_bytes(), saved["drop_tags"])
 
 

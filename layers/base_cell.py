@@ -1,7 +1,8 @@
 """What every recurrent cell has: weights, the two matrix products, dropout, and the equations left to the subclass."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -36,7 +37,9 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         dropout: rate at which inputs are dropped, the same ones at every step of a sequence (Gal & Ghahramani 2016,
             https://arxiv.org/abs/1512.05287).
         recurrent_dropout: rate at which units of the state are dropped before the recurrent product, the same ones at every step.
-        seed: for both dropouts.
+        recurrent_weight_dropout: rate at which single weights of the recurrent product are dropped in training, the same ones at
+            every step of a batch (Merity et al. 2018, https://arxiv.org/abs/1708.02182).
+        seed: for all three.
         implementation: accepted for Keras' configurations; there is one.
 
     Shapes:
@@ -78,6 +81,7 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         bias_constraint: Any = None,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        recurrent_weight_dropout: float = 0.0,
         seed: int | None = None,
         implementation: int = 2,
         **kwargs: Any,
@@ -85,9 +89,10 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         name = type(self).__name__
         if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units <= 0:
             raise ValueError(f"{name}: units is {units!r}; expected a positive integer. Pass the size of the state.")
-        for label, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "recurrent_weight_dropout": recurrent_weight_dropout}
+        for label, rate in rates.items():
             if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the fraction of units to drop.")
+                raise ValueError(f"{name}: {label} is {rate!r}; expected a rate in [0, 1). Pass the fraction to drop.")
         super().__init__(**kwargs)
         self.units = int(units)
         self.activation = activations.get(activation)
@@ -104,6 +109,8 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         self.bias_constraint = constraints.get(bias_constraint)
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
+        self.recurrent_weight_dropout = recurrent_weight_dropout
+        self._dropped_weights: Tensor | None = None
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.reset_dropout_mask()
@@ -178,9 +185,25 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         projected = [ops.matmul(inputs, part) for part in ops.split(kernel, blocks, axis=-1)]
         return projected if bias is None else [x + b for x, b in zip(projected, ops.split(bias, blocks))]
 
+    @property
+    def recurrent_weights(self) -> Tensor:
+        """U, in a block of `weight_dropout` without what is dropped."""
+        return self.recurrent_kernel if self._dropped_weights is None else self._dropped_weights
+
+    @contextlib.contextmanager
+    def weight_dropout(self, training: bool) -> Iterator[None]:
+        """In this block some weights of U are 0, and the others are 1 / (1 - rate) times as large."""
+        if training and self.recurrent_weight_dropout:
+            weights = ops.convert_to_tensor(self.recurrent_kernel)
+            self._dropped_weights = keras.random.dropout(weights, self.recurrent_weight_dropout, seed=self.seed_generator)
+        try:
+            yield
+        finally:
+            self._dropped_weights = None
+
     def recur(self, hidden: Tensor) -> list[Tensor]:
         """`s U`, with the recurrent bias where a cell has one: (batch, units) -> for each gate (batch, units)."""
-        kernel, bias = ops.cast(self.recurrent_kernel, hidden.dtype), self.recurrent_bias()
+        kernel, bias = ops.cast(self.recurrent_weights, hidden.dtype), self.recurrent_bias()
         bias = None if bias is None else ops.cast(bias, hidden.dtype)
         return self.product.forward(hidden, kernel, bias, self.recurrent_gates)
 
@@ -270,7 +293,8 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
     def call(self, inputs: Tensor, states: Any, training: bool = False) -> tuple[Tensor, Any]:
         states = keras.tree.flatten(states)
         dropped, dropout_mask = self.dropout_masks(inputs, states[0], training)
-        return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
+        with self.weight_dropout(training):
+            return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
 
     def dropout_masks(self, inputs: Tensor, hidden: Tensor, training: bool) -> tuple[Tensor | None, Tensor | None]:
         """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / (1 - rate); None where nothing is dropped.
@@ -298,4 +322,6 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
             config[f"{part}_initializer"] = initializers.serialize(getattr(self, f"{part}_initializer"))
             config[f"{part}_regularizer"] = regularizers.serialize(getattr(self, f"{part}_regularizer"))
             config[f"{part}_constraint"] = constraints.serialize(getattr(self, f"{part}_constraint"))
+        if self.recurrent_weight_dropout:  # the twins of Keras don't know it
+            config["recurrent_weight_dropout"] = self.recurrent_weight_dropout
         return {**super().get_config(), **config}

@@ -139,7 +139,7 @@ class Inputs(NamedTuple):
 
 def unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
     projected = cell.project(inputs, add_bias=False)  # the bias is added in the loop, where it costs no pass
-    constants = Constants(cell.recurrent_kernel, cell.input_bias(), cell.recurrent_bias(), dropout_mask)
+    constants = Constants(cell.recurrent_weights, cell.input_bias(), cell.recurrent_bias(), dropout_mask)
     given = Inputs(constants, tuple(initial_state), (tuple(projected), mask))
     return run(Loop(cell.pointwise, cell.units, reverse, sequences), given, training, jit_compile)
 

@@ -163,7 +163,7 @@ class GRUCell(RecurrentCell):
             return super().step(projected, states, dropout_mask)
         h = states[0]
         hidden = h if dropout_mask is None else h * dropout_mask
-        kernel = ops.cast(self.recurrent_kernel, h.dtype)
+        kernel = ops.cast(self.recurrent_weights, h.dtype)
         x_z, x_r, x_h = projected
         u_z, u_r, u_h = ops.split(kernel, 3, axis=-1)
         z = self.recurrent_activation(x_z + ops.matmul(hidden, u_z))

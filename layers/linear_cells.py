@@ -31,7 +31,13 @@ from layers.base_cell import RecurrentCell, Tensor
 from layers.bptt import shift
 from layers.linear_recurrences import emit, hold
 
-NO_PRODUCT = ("recurrent_initializer", "recurrent_regularizer", "recurrent_constraint", "recurrent_dropout")
+NO_PRODUCT = (
+    "recurrent_initializer",
+    "recurrent_regularizer",
+    "recurrent_constraint",
+    "recurrent_dropout",
+    "recurrent_weight_dropout",
+)
 
 
 class LinearCell(RecurrentCell):
@@ -127,7 +133,7 @@ class LinearCell(RecurrentCell):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         for name in NO_PRODUCT:
-            del config[name]
+            config.pop(name, None)
         return config
 
 

@@ -159,18 +159,19 @@ class RNN(keras.layers.RNN):
             states = [flat.pop(0) for _ in range(cell.state_count)]
             outputs = ops.cast(outputs, cell.compute_dtype)
             dropped, recurrent_dropout_mask = cell.dropout_masks(outputs[:, 0], states[0], training)
-            last, outputs, states = bptt.unfold(
-                cell,
-                outputs if dropped is None else outputs * ops.expand_dims(dropped, 1),
-                [ops.cast(state, cell.compute_dtype) for state in states],
-                mask=mask,
-                recurrent_dropout_mask=recurrent_dropout_mask,
-                reverse=self.go_backwards,
-                sequences=self.return_sequences or i + 1 < len(self._cells),
-                training=training,
-                jit_compile=self.jit_compile,
-                concurrency=self.concurrency,
-            )
+            with cell.weight_dropout(training):
+                last, outputs, states = bptt.unfold(
+                    cell,
+                    outputs if dropped is None else outputs * ops.expand_dims(dropped, 1),
+                    [ops.cast(state, cell.compute_dtype) for state in states],
+                    mask=mask,
+                    recurrent_dropout_mask=recurrent_dropout_mask,
+                    reverse=self.go_backwards,
+                    sequences=self.return_sequences or i + 1 < len(self._cells),
+                    training=training,
+                    jit_compile=self.jit_compile,
+                    concurrency=self.concurrency,
+                )
             final += states
         if mask is not None and (self.zero_output_for_mask or not starts_at_zero):
             has_output = self._has_output(mask)

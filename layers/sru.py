@@ -106,7 +106,7 @@ class SRUCell(RecurrentCell):
 
     def _vectors(self, dtype: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """v_f, v_r, b_f, b_r."""
-        v = ops.cast(self.recurrent_kernel, dtype)
+        v = ops.cast(self.recurrent_weights, dtype)
         b = ops.zeros_like(v) if self.bias is None else ops.cast(self.bias, dtype)
         return *ops.split(v, 2), *ops.split(b, 2)
 

@@ -7,9 +7,10 @@ import tensorflow as tf
 from apps.common.decoding.sequences import NEG_INF
 
 
-def sample_token(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
+def sample_token(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: Any = 0, top_p: Any = 1.0) -> tf.Tensor:
     """One token for each row of logits (batch, vocabulary); `uniform` (batch,) are random numbers from 0 to 1."""
     temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
+    top_k = tf.reshape(tf.cast(top_k, tf.int32), [-1, 1])
     temperature = tf.where(temperature > 1e-4, tf.minimum(temperature, 1e3), 1e-4)  # NaN counts as 0
     logits = filter_top_k_top_p(logits / temperature, top_k, top_p)
     below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
@@ -25,16 +26,17 @@ def random_numbers(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
     return tf.map_fn(lambda pair: tf.random.stateless_uniform([count], pair), pairs, fn_output_signature=tf.float32)[:-1]
 
 
-def filter_top_k_top_p(logits: tf.Tensor, top_k: int = 0, top_p: Any = 1.0) -> tf.Tensor:
-    """Give `NEG_INF` to all but the `top_k` largest logits and to all outside the nucleus of probability `top_p`.
+def filter_top_k_top_p(logits: tf.Tensor, top_k: Any = 0, top_p: Any = 1.0) -> tf.Tensor:
+    """Give `NEG_INF` to all but the `top_k` largest logits (0: to none) and to all outside the nucleus of probability `top_p`.
 
     >>> (filter_top_k_top_p(tf.math.log([[0.5, 0.3, 0.2]]), top_p=0.6) > NEG_INF).numpy().tolist()
     [[True, True, False]]
     """
-    if top_k:
-        least = tf.math.top_k(logits, tf.minimum(top_k, tf.shape(logits)[-1])).values[..., -1:]
-        logits = tf.where(logits < least, NEG_INF, logits)
     ranked = tf.sort(logits, axis=-1, direction="DESCENDING")
+    among_first = (tf.range(tf.shape(logits)[-1]) < top_k) | (top_k <= 0)
+    least = tf.reduce_min(tf.where(among_first, ranked, tf.float32.max), axis=-1, keepdims=True)
+    ranked = tf.where(among_first, ranked, NEG_INF)
     before = tf.cumsum(tf.nn.softmax(ranked), axis=-1, exclusive=True)  # the probability of all more probable tokens
-    least = tf.reduce_min(tf.where(before < tf.where(top_p > 1e-6, top_p, 1e-6), ranked, tf.float32.max), axis=-1, keepdims=True)
+    nucleus = before < tf.where(top_p > 1e-6, top_p, 1e-6)
+    least = tf.maximum(least, tf.reduce_min(tf.where(nucleus, ranked, tf.float32.max), axis=-1, keepdims=True))
     return tf.where(logits < least, NEG_INF, logits)

@@ -58,13 +58,17 @@ class Validation(keras.callbacks.Callback):
         self.batches, self.nll, self.measure = batches, nll, measure
         self._graph: Any = None
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def sums(self) -> list[tuple[Any, Any]]:
+        """Of each batch the negative log-likelihood, and of how many."""
         if self._graph is None:
             self._graph = tf.function(
                 lambda x, y: self.nll(y, self.model(x, training=False)), reduce_retracing=True, autograph=False
             )
+        return [self._graph(inputs, targets) for inputs, targets in self.batches]
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         with averaged_weights(self.model):
-            sums = [self._graph(inputs, targets) for inputs, targets in self.batches]
+            sums = self.sums()
             loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
             values = {"loss": loss, **self.measure(loss)}
         if logs is not None:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from apps.music_generation.stack import StatefulStack
+from apps.common.stateful_stack import StatefulStack
 
 Tensor = Any
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from apps.music_generation.stack import StatefulStack
+from apps.common.stateful_stack import StatefulStack
 
 Tensor = Any
 

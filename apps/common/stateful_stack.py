@@ -1,4 +1,4 @@
-"""What the models of tunes and of piano rolls have in common: recurrent layers that carry their states from chunk to chunk.
+"""What language models and models of tunes and piano rolls share: recurrent layers that carry their states from chunk to chunk.
 
     h_t = stack(x_t, h_{t-1})
 
@@ -26,7 +26,9 @@ class StatefulStack(keras.Model):
         batch_size: streams side by side in training.
         units, num_layers, cell: of the stack.
         dropout: of each layer's input and of the last layer's output.
-        recurrent_dropout: of the states, one mask a chunk (Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287).
+        locked: drop the same units at every step of a chunk (Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287).
+        recurrent_dropout: of the states, one mask a chunk (the same).
+        weight_dropout: of single recurrent weights, the same ones in a chunk (Merity et al. 2018, https://arxiv.org/abs/1708.02182).
         irnn: start the recurrent weights of `simple_rnn` as the identity, with ReLU (Le et al. 2015,
             https://arxiv.org/abs/1504.00941).
     """
@@ -39,7 +41,9 @@ class StatefulStack(keras.Model):
         num_layers: int = 2,
         cell: str = "lstm",
         dropout: float = 0.0,
+        locked: bool = False,
         recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         irnn: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -53,12 +57,19 @@ class StatefulStack(keras.Model):
             "cell": cell,
             "dropout": dropout,
         }
-        self.settings |= {"recurrent_dropout": recurrent_dropout, "irnn": irnn}
+        self.settings |= {
+            "recurrent_dropout": recurrent_dropout,
+            "weight_dropout": weight_dropout,
+            "locked": locked,
+            "irnn": irnn,
+        }
         options: dict[str, Any] = {"return_sequences": True, "return_state": True, "recurrent_dropout": recurrent_dropout}
+        if weight_dropout:
+            options["recurrent_weight_dropout"] = weight_dropout
         if irnn:
             options |= {"activation": "relu", "recurrent_initializer": "identity"}
         self.rnn_layers = [CELLS[cell](units, **options, name=f"rnn_{i + 1}") for i in range(num_layers)]
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = (keras.layers.SpatialDropout1D if locked else keras.layers.Dropout)(dropout)
         self.own_rows = slice(None)
         self.gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows
 
@@ -108,6 +119,14 @@ class StatefulStack(keras.Model):
     def get_initial_state(self, batch_size: Any) -> list[list[Tensor]]:
         """The states before the first step."""
         return [[ops.zeros((batch_size, size), self.compute_dtype) for size in rnn.state_sizes] for rnn in self.rnn_layers]
+
+    def encode(self, x: Tensor, states: list[list[Tensor]], mask: Tensor | None = None) -> tuple[Tensor, list[list[Tensor]]]:
+        """(batch, steps, features) from these states -> (batch, steps, units), and the states after the last unmasked step."""
+        after = []
+        for rnn, state in zip(self.rnn_layers, states):
+            x, *new = rnn(x, initial_state=state, mask=mask)
+            after.append(new)
+        return x, after
 
     def step(self, x: Tensor, states: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
         """One step: (batch, features) -> (batch, units) and the states after it."""

@@ -1,0 +1,88 @@
+"""Measure an export on text. The last line printed is one JSON object.
+
+python -m apps.language_model.evaluate saved_models/language_model --data novels.txt --split test
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from apps.common import cli
+from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
+from apps.common.export.saved_model import load_export
+from apps.language_model.serving import LARGEST_REQUEST
+from data_pipelines.files import write_whole
+from data_pipelines.passages import Passages, load_passages
+from data_pipelines.sources import DataError
+
+STREAMS = 32
+
+
+def evaluate_export(served: Any, texts: Sequence[str]) -> dict[str, float]:
+    """Metrics of texts that follow one another, through the export's own signature.
+
+    `perplexity` is that of a token, the end of each passage among them; `perplexity_per_word` takes what stands between spaces
+    for words; `bits_per_byte` counts a byte for each end. They count what an unknown token costs, not the word behind it, so they
+    compare only where `unknown`, the share of such tokens, is 0 or the same.
+    """
+    signature = served.signatures["score_step"]
+    rows = min(STREAMS, len(texts))
+    length = -(-len(texts) // rows)
+    parts = [texts[i * length : (i + 1) * length] for i in range(rows)]
+    state = tf.zeros([rows, signature.structured_input_signature[1]["state"].shape[1]])
+    nats = tokens = unknown = 0.0
+    for column in range(length):
+        there = [column < len(part) for part in parts]
+        now = [part[column] if column < len(part) else "" for part in parts]
+        try:
+            outputs = {name: value.numpy() for name, value in signature(text=tf.constant(now), state=state).items()}
+        except tf.errors.InvalidArgumentError:
+            longest = max(now, key=len)
+            raise DataError(
+                f"a passage of {len(longest):,} characters ({longest[:40]!r}…) makes {rows} texts of more than "
+                f"{LARGEST_REQUEST:,} tokens. Cut it into lines."
+            ) from None
+        nats -= float(outputs["log_probabilities"][there].sum())
+        tokens += float(outputs["count"][there].sum())
+        unknown += float(outputs["unknown"][there].sum())
+        state = tf.constant(outputs["state"])
+    words = sum(len(text.split()) + 1 for text in texts)
+    size = sum(len(text.encode()) + 1 for text in texts)
+    return {
+        "perplexity": math.exp(min(nats / tokens, 50)),
+        "perplexity_per_word": math.exp(min(nats / words, 50)),
+        "bits_per_byte": nats / size / math.log(2),
+        "unknown": unknown / tokens,
+    }
+
+
+def report(served: Any, passages: Passages, folder: Path) -> dict[str, dict[str, float]]:
+    """Measure an export on all splits but the training split; print and write the metrics."""
+    metrics = {split: evaluate_export(served, texts) for split, texts in passages.splits.items() if split != "train"}
+    write_whole(folder / "metrics.json", cli.as_json(metrics))
+    rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
+    print("\n" + cli.table(rows, ["metric", *metrics]))
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.language_model.evaluate", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
+    parser.add_argument("--data", required=True, help="as in training")
+    parser.add_argument("--split", default=None, help=SPLIT_HELP)
+    arguments = parser.parse_args()
+    passages, split = choose_split(partial(load_passages, arguments.data), arguments.data, arguments.split)
+    served = load_export(arguments.export, "language_model")
+    warn_of_training_rows(arguments.export, passages.rows(split), split)
+    metrics = evaluate_export(served, passages.splits[split])
+    print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    print(cli.as_json({"split": split, **metrics}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,111 @@
+"""Train a language model on text, measure it, and export it.
+
+    python -m apps.language_model.train --data novels.txt
+
+Read `train` from top to bottom: data, model, training, metrics, export, completions.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import keras
+
+from apps.common import cli
+from apps.common.evaluation import write_training_rows
+from apps.common.export.model_card import write_card
+from apps.common.export.saved_model import load_export, new_version
+from apps.common.training import runs
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import TokenLoss
+from apps.common.training.sharding import count_tokens
+from apps.common.training.validation import constant_loss
+from apps.common.training.workers import Workers
+from apps.language_model.config import APPLICATION, Config, ModelFlags, preset
+from apps.language_model.evaluate import report
+from apps.language_model.export import DESCRIPTION, write
+from apps.language_model.model import LanguageModel
+from apps.language_model.predict import complete
+from apps.language_model.validation import StreamValidation
+from data_pipelines.passages import encode_passages, load_passages, token_streams, whole_streams
+from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
+
+
+def main() -> None:
+    train(cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset))
+
+
+def train(config: Config) -> dict[str, float]:
+    """Train, evaluate and export; return the validation metrics of the export."""
+    workers = Workers(config.strategy, config.workers)
+    runs.prepare_device(config.seed, config.precision)
+
+    # -- data
+    passages = load_passages(config.data)
+    folder = runs.open_run(APPLICATION, config, {"data": passages.describe()}, workers)
+    texts = passages.splits["train"]
+    vocabulary = load_or_train(
+        folder,
+        load_vocabulary,
+        lambda: train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True),
+    )
+    both = config.direction == "both"
+    streams = partial(
+        token_streams,
+        encode_passages(texts, vocabulary),
+        batch_size=config.batch_size,
+        steps=config.bptt_steps,
+        epochs=config.epochs,
+        seed=config.seed,
+        shuffle=config.shuffle,
+        reverse=both,
+    )
+    held_out = whole_streams(encode_passages(passages.splits["validation"], vocabulary), reverse=both)
+
+    # -- model
+    model = LanguageModel(vocabulary.size, batch_size=config.batch_size, **cli.flags_of(config, ModelFlags))
+    model.build()
+    optimizer = workers.optimizer(keras.optimizers.Adam)
+    steps = config.epochs * streams().steps_per_epoch
+    model.compile(optimizer(**runs.optimizer_options(config, steps)), TokenLoss(), jit_compile=workers.jit_compile)
+
+    # -- training
+    checkpoint = Checkpoint(folder / "checkpoints", "val_perplexity", config.patience)
+    restored = checkpoint.restore(model, streams().dataset) if config.resume else None
+    model.set_workers(workers)
+    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
+    runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "streams"))
+    start_step = workers.broadcast_state(model, checkpoint, restored)
+    runs.fit(
+        model,
+        streams,
+        start_step,
+        config.epochs,
+        workers=workers,
+        checkpoint=checkpoint,
+        folder=folder,
+        plot=["loss", "perplexity"],
+        size=count_tokens,
+        callbacks=[StreamValidation(held_out)],
+    )
+    if not workers.is_chief:
+        return workers.wait_for_chief()
+    checkpoint.restore_best()
+    runs.save_model(model, folder / "model.keras")
+
+    # -- export, and the metrics of what was exported
+    if not config.force_export:
+        checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
+    with new_version(Path(config.export_dir), config.export) as version:
+        write(version.folder, folder, model)
+        write_training_rows(version.folder, passages.rows("train"))
+        served = load_export(version.folder)
+        metrics = report(served, passages, folder)
+        size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
+    print("\nCompletions:")
+    print("\n".join(complete(served, ["", *(text[:30] for text in passages.splits["validation"][:2])])))
+    print(f"\nrun     {folder}\nexport  {version}  {size}")
+    return metrics["validation"]
+
+
+if __name__ == "__main__":
+    cli.run(main)
