@@ -66,7 +66,7 @@ def main() -> None:
         "--next", type=cli.number_type(int, "[1, inf)"), metavar="N", help="the N most probable next tokens instead"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # inputs may follow flags
     served = load_export(arguments.export, "language_model")
     texts = cli.read_inputs(arguments.input)
     if arguments.score or arguments.next:
