@@ -35,7 +35,7 @@ class RunFlags:
     """the run"""
 
     run_dir: Annotated[str | None, "folder of the run; default: runs/<application>/<time>"] = None
-    resume: Annotated[bool, "continue the run in --run-dir, or the newest one"] = False
+    resume: Annotated[bool, "continue the run in --run-dir, or the newest one, with its flags"] = False
     export_dir: ExportDir = "saved_models"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False

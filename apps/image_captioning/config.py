@@ -84,6 +84,7 @@ class CaptionSearchFlags(SearchFlags):
 class Config(DataFlags, EncoderFlags, ModelFlags, TrainingFlags, CaptionSearchFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs batch_size backbone fine_tune_epochs units export_dir".split()
     )

@@ -44,6 +44,7 @@ class TrainingFlags(FitFlags):
 class MusicConfig(StackFlags, TrainingFlags, RunFlags):
     """music"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple("data music run_dir resume quick epochs cell units num_layers export_dir".split())
     data: Annotated[str, "embedded, an .abc file, .mid files, a folder of them, or one with train.npz"] = "embedded"
     music: Annotated[

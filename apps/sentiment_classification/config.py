@@ -55,6 +55,7 @@ class TrainingFlags(FitFlags):
 class Config(DataFlags, ModelFlags, TrainingFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs batch_size cell units pretrain_on export_dir".split()
     )

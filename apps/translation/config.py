@@ -71,6 +71,7 @@ class TranslationSearchFlags(SearchFlags):
 class Config(DataFlags, ModelFlags, TrainingFlags, TranslationSearchFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple(
         "data source_lang target_lang run_dir resume quick epochs units vocabulary_size export_dir".split()
     )

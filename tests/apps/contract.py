@@ -66,6 +66,8 @@ def test_the_config_of_a_run_gives_its_flags_again(trained):
     path = trained.run / "config.json"
     config = helpers.parsed(trained.application, "--config", path, "--run-dir", trained.run)
     assert dataclasses.asdict(config) == json.loads(path.read_text())["config"]
+    resumed = helpers.parsed(trained.application, "--resume", "--run-dir", trained.run)
+    assert resumed == dataclasses.replace(config, resume=True)
     other = helpers.parsed(trained.application, "--config", path, "--seed", "9")
     assert other == dataclasses.replace(config, seed=9, run_dir=None)
 
@@ -73,8 +75,7 @@ def test_the_config_of_a_run_gives_its_flags_again(trained):
 def test_a_killed_run_ends_as_one_not_killed(trained, tmp_path):
     helpers.kill_twice(trained.application, tmp_path / "run", *trained.line(tmp_path))
     assert not (tmp_path / "export").exists()
-    places = ["--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export"]
-    result = trained.command("train", "--config", trained.run / "config.json", *places, "--resume")  # the same flags
+    result = trained.command("train", "--run-dir", tmp_path / "run", "--resume")  # it knows its flags
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continued at step" in result.stdout
     helpers.assert_same_end(tmp_path / "run", trained.run)
@@ -88,7 +89,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(trained, tmp_path):
         (["--data", "none.tsv"], "none.tsv: no such file"),
         (trained.line(tmp_path, "--resume"), f"{tmp_path}/run: no run to resume"),
         (trained.line(trained.folder), "holds a run already. Continue it with --resume"),
-        (trained.line(trained.folder, "--resume", "--seed", "1"), "with seed = 0, now 1. Resume with the same flags"),
+        (trained.line(trained.folder, "--resume", "--seed", "1"), "with seed = 0, now 1. Leave your flags out"),
         *trained.wrong,
     ):
         result = trained.command("train", *arguments, cwd=tmp_path, alone=False)
