@@ -6,6 +6,8 @@ import json
 import keras
 import numpy as np
 
+from apps import runs
+from apps.applications import APPLICATIONS
 from tests.apps import helpers
 
 FILES = set("config.json metrics.jsonl metrics.json history.png model.keras checkpoints tensorboard".split())
@@ -52,6 +54,9 @@ def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     assert all(len(part["sha256"]) == 64 for part in config["data"].values()) and config["data"].keys() >= {"train", "test"}
     first, last = helpers.log(trained.run)
     assert last["loss"] < first["loss"] and last["val_loss"] < first["val_loss"]
+    run = runs.read(trained.run)
+    assert run.application == trained.application and run.state == "finished" and run.minutes > 0
+    assert run.export == str(trained.export / "1") and set(APPLICATIONS[run.application].metrics) & set(run.metrics["validation"])
 
 
 def test_evaluate_prints_json_that_equals_training(trained):
