@@ -53,6 +53,7 @@ class FitFlags:
     epochs: Epochs = 10
     learning_rate: LearningRate = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
+    weight_decay: Annotated[float, "of AdamW: of all weights, times the learning rate; 0: Adam", Rate] = 0.0
     ema_momentum: EmaMomentum = 0.998
     patience: Patience = 5
 

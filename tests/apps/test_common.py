@@ -5,8 +5,14 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from apps.common.metrics import classification_metrics, expected_calibration_error
+from apps.common.training import runs
+from apps.common.training.losses import BalancedCrossEntropy
+from apps.common.training.validation import constant_class
+from apps.common.training.workers import Workers
+from apps.sentiment_classification.config import Config as SentimentConfig
 from data_pipelines.sources import DataError
 
 
@@ -32,6 +38,35 @@ def test_several_classes():
     probabilities = rng.dirichlet(np.ones(3), 60)
     metrics = classification_metrics(truth, probabilities)
     assert 0.2 < metrics["roc_auc"] < 0.8 and metrics["examples"] == 60
+
+
+def test_a_balanced_loss_weighs_a_rare_class_as_much_as_a_frequent_one():
+    truth, logits = np.array([0] * 9 + [1]), np.tile([[2.0, -1.0]], (10, 1)).astype("float32")
+    each = [float(-tf.nn.log_softmax([2.0, -1.0])[label]) for label in (0, 1)]
+    loss = BalancedCrossEntropy([9, 1])
+    assert float(loss(truth, logits)) == pytest.approx(np.mean(each))
+    halved = float(loss(truth, logits, sample_weight=np.full(10, 0.5)))  # as workers share a batch
+    assert halved == pytest.approx(np.mean(each) / 2)
+    constant = constant_class(["a"] * 9 + ["b"], ["a"] * 9 + ["b"], balance=True)
+    assert constant == {"val_accuracy": 0.9, "val_loss": pytest.approx(np.log(2))}
+
+
+def test_weight_decay_shrinks_what_has_no_gradient_and_without_it_adam_is_as_ever():
+    def trained(**flags):
+        keras.utils.set_random_seed(0)
+        options = runs.optimizer_options(SentimentConfig(**flags), 20)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
+        model.compile(Workers().optimizer(keras.optimizers.Adam)(**options), "mse")
+        x = np.array([[1.0, 0.0]] * 8)  # the second weight has no gradient
+        model.fit(x, np.ones((8, 1)), batch_size=1, verbose=0)
+        rates = [float(options["learning_rate"](step)) for step in range(8)]
+        return model.get_weights()[0][:, 0], rates
+
+    plain, rates = trained()
+    decayed, _ = trained(weight_decay=0.5)
+    assert plain[1] == 1.0
+    assert decayed[1] == pytest.approx(np.prod([1 - 0.5 * rate for rate in rates]), rel=1e-5)
+    assert decayed[1] < 1 - 1e-4
 
 
 def test_the_averaged_weights_are_kept_and_the_last_ones_go_on(tmp_path):

@@ -162,6 +162,7 @@ def optimizer_options(config: FitFlags, steps: int) -> dict[str, Any]:
     return {
         "learning_rate": warm_up_and_decay(config.learning_rate, steps),
         "global_clipnorm": config.clip_norm,
+        "weight_decay": config.weight_decay or None,  # decoupled from the gradient (Loshchilov & Hutter 2019): Adam is AdamW
         "use_ema": config.ema_momentum > 0,
         "ema_momentum": config.ema_momentum,
     }
