@@ -34,11 +34,11 @@ def parse_config(
     of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing. `--help` shows the flags in groups:
     those that `config_class.first` names, then each dataclass from which it is derived, under its docstring.
 
-    `--config FILE` reads flags from JSON, `config.json` of a run too, and `--resume` those of the run that continues. What is
-    typed wins, and what a typed `--quick` stands for; then the file, then a preset.
+    `--config FILE` reads flags from JSON, `config.json` of a run too, and `--resume` those of the run that continues,
+    `--init-from` those of a model. What is typed wins, and what a typed `--quick` stands for; then the file, then a preset.
 
     Args:
-        config_class: the dataclass; its `application` says where the runs are.
+        config_class: the dataclass; its `application` says where the runs are, `kept` which flags `--init-from` reads.
         program: the command, for `--help`.
         preset: from the config, the values of flags that were not given.
         arguments: of the command line.
@@ -79,6 +79,8 @@ def parse_config(
     path = typed.pop("config", None)
     resumed = run_flags(config_class.application, typed) if typed.get("resume") else {}  # type: ignore[attr-defined]
     resumed = {name: value for name, value in resumed.items() if name in hints}  # `open_run` refuses those of another version
+    if typed.get("init_from") and not resumed:
+        resumed = _flags_to_begin_with(config_class, typed["init_from"])
     given = resumed | ({} if path is None else _known(path, read_flags(path), hints))
     presets, of_file = preset(config_class(**{**given, **typed})), preset(config_class(**given))
     asked = {name: value for name, value in presets.items() if of_file.get(name, ...) != value}  # by a typed --quick, say
@@ -149,6 +151,13 @@ def run_flags(application: str, typed: dict[str, Any]) -> dict[str, Any]:
     if "strategy" in typed:  # these go with the strategy of the run only
         flags = {name: value for name, value in flags.items() if name not in ("workers", "data_service")}
     return flags
+
+
+def _flags_to_begin_with(config_class: Any, run: str) -> dict[str, Any]:
+    """The flags that the weights of the run of `--init-from` depend on, which `config_class.kept` names."""
+    file = Path(run) / "config.json"
+    flags = read_flags(str(file)) if file.is_file() else {}  # `initial_run` says what is wrong with it
+    return {name: value for name, value in flags.items() if name in config_class.kept}
 
 
 def _known(path: str, flags: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:

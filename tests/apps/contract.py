@@ -5,6 +5,7 @@ import json
 
 import keras
 import numpy as np
+import pytest
 
 from apps import runs
 from apps.applications import APPLICATIONS
@@ -84,6 +85,17 @@ def test_a_killed_run_ends_as_one_not_killed(trained, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continued at step" in result.stdout
     helpers.assert_same_end(tmp_path / "run", trained.run)
+
+
+def test_a_run_begins_with_the_weights_of_another(trained, tmp_path):
+    printed = trained.train(tmp_path, "--init-from", trained.run, "--epochs", "1", "--learning-rate", "1e-9")
+    assert f"begins with {trained.run}; its vocabulary does not know 0.0% of the training tokens" in printed
+    (found,), before = helpers.log(tmp_path / "run"), helpers.log(trained.run)
+    kept = min(before, key=lambda row: abs(row["val_loss"] - found["val_loss"]))  # the epoch that the other run kept
+    assert found["val_loss"] == pytest.approx(kept["val_loss"], rel=1e-4) and found["val_loss"] < before[0]["val_loss"]
+    result = trained.command("train", *trained.line(tmp_path / "other", "--init-from", trained.run, "--units", "5"), alone=False)
+    assert result.returncode == 2 and f"--units 5: the weights of --init-from {trained.run} are for 16" in result.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_wrong_use_is_one_line_and_leaves_nothing(trained, tmp_path):
