@@ -3,11 +3,16 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from apps import runs
+from apps import command_line, runs
 from apps.common import cli
+from apps.common.training import runs as training
+from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.signals import Stopped
+from apps.common.training.workers import Workers
 
 
 @pytest.fixture
@@ -75,3 +80,30 @@ def test_wrong_use_is_a_line(line, message, folder, monkeypatch, capsys):
         cli.run(runs.main)
     error = capsys.readouterr().err
     assert end.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_ctrl_c_prints_the_command_that_continues_a_run(folder):
+    place = folder / "translation" / "first"
+    checkpoint = Checkpoint(place / "checkpoints")
+    nothing = SimpleNamespace(steps_per_epoch=1, dataset=None)
+    training.fit(None, lambda start_step: nothing, 0, 0, workers=Workers(), checkpoint=checkpoint, folder=place, plot=[])
+    command = f"python -m apps.translation.train --resume --run-dir {place}"
+    assert (
+        str(Stopped(2, 7, "is saved", checkpoint.resume_command)) == f"stopped at step 7, which is saved; continue by:\n{command}"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:'apps.runs' found in sys.modules")
+@pytest.mark.parametrize(
+    "line, code, message",
+    [
+        (["runs", "none"], 2, "error: none: no runs there"),
+        (["train", "weather"], 2, "usage: unfold {train,evaluate,predict,export} {sentiment_classification,"),
+        (["--help"], 0, ""),
+    ],
+)
+def test_unfold_runs_the_commands(line, code, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unfold", *line])
+    with pytest.raises(SystemExit) as end:
+        command_line.main()
+    assert end.value.code == code and capsys.readouterr().err.startswith(message)
