@@ -6,11 +6,12 @@ from typing import NamedTuple
 class Application(NamedTuple):
     title: str  # of its tab on the page
     minutes: int  # that `train --quick` takes
+    metrics: tuple[str, ...] = ()  # those that the table of `apps.runs` shows
 
 
 APPLICATIONS = {
-    "sentiment_classification": Application("Sentiment", 1),
-    "translation": Application("Translation", 2),
-    "image_captioning": Application("Captions", 6),
-    "music_generation": Application("Music", 5),
+    "sentiment_classification": Application("Sentiment", 1, ("accuracy", "macro_f1")),
+    "translation": Application("Translation", 2, ("bleu", "chrf")),
+    "image_captioning": Application("Captions", 6, ("cider", "bleu_4")),
+    "music_generation": Application("Music", 5, ("bits_per_character", "nll_per_frame")),
 }

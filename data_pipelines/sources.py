@@ -206,7 +206,7 @@ def load_tfds(
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise DataError("tfds: tensorflow-datasets is not installed. Run: pip install -e '.[tfds]'") from None
+        raise DataError("tfds: tensorflow-datasets is not installed. Run: pip install -e .") from None
     try:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:

@@ -133,6 +133,11 @@ class Vocabularies:
         words = WordVocabulary.train(_as_pieces(sources, source), KNOWN_WORDS)
         return cls(source, target, words)
 
+    def with_words_of(self, pairs: Sequence[Pair]) -> "Vocabularies":
+        """The same tokens; the sources of these pairs are known, too."""
+        new = WordVocabulary.train(_as_pieces([pair.source for pair in pairs], self.source), KNOWN_WORDS).words
+        return Vocabularies(self.source, self.target, WordVocabulary(list(dict.fromkeys([*new, *self.words.words]))))
+
     @classmethod
     def load(cls, folder: Path) -> "Vocabularies":
         """What `save` wrote.

@@ -22,6 +22,7 @@ settings.load_profile("unfold")
 SLOW = {
     "test_music.py::test_a_killed_run_ends_as_one_not_killed": None,
     "test_a_killed_run_ends_as_one_not_killed": "that of the music generator: the checkpoints are the same",
+    "test_a_run_begins_with_the_weights_of_another": "its flags, its weights and its vocabulary, in `test_common.py`",
     "test_a_run_in_bfloat16_learns_and_is_exported": "a step in bfloat16",
     "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",
     "test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed": "a run that is killed",

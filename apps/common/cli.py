@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from apps.common.files import newest_run
 from apps.common.training.cluster import LOST, LOST_WORKER
 from data_pipelines.sources import DataError, visible
 
@@ -33,11 +34,11 @@ def parse_config(
     of these `| None`. A bool is a switch, `--name` or `--no-name`. The range may be missing. `--help` shows the flags in groups:
     those that `config_class.first` names, then each dataclass from which it is derived, under its docstring.
 
-    `--config FILE` reads flags from JSON, `config.json` of a run too. What is typed wins, and what a typed `--quick` stands for;
-    then the file, then a preset.
+    `--config FILE` reads flags from JSON, `config.json` of a run too, and `--resume` those of the run that continues,
+    `--init-from` those of a model. What is typed wins, and what a typed `--quick` stands for; then the file, then a preset.
 
     Args:
-        config_class: the dataclass.
+        config_class: the dataclass; its `application` says where the runs are, `kept` which flags `--init-from` reads.
         program: the command, for `--help`.
         preset: from the config, the values of flags that were not given.
         arguments: of the command line.
@@ -76,7 +77,11 @@ def parse_config(
     parser.add_argument("--config", metavar="FILE", help="JSON with flags, or config.json of a run; typed flags win")
     typed = vars(parser.parse_args(arguments))
     path = typed.pop("config", None)
-    given = {} if path is None else _known(path, read_flags(path), hints)
+    resumed = run_flags(config_class.application, typed) if typed.get("resume") else {}  # type: ignore[attr-defined]
+    resumed = {name: value for name, value in resumed.items() if name in hints}  # `open_run` refuses those of another version
+    if typed.get("init_from") and not resumed:
+        resumed = _flags_to_begin_with(config_class, typed["init_from"])
+    given = resumed | ({} if path is None else _known(path, read_flags(path), hints))
     presets, of_file = preset(config_class(**{**given, **typed})), preset(config_class(**given))
     asked = {name: value for name, value in presets.items() if of_file.get(name, ...) != value}  # by a typed --quick, say
     config = config_class(**{**presets, **given, **asked, **typed})
@@ -125,6 +130,34 @@ def read_flags(path: str) -> dict[str, Any]:
         raise DataError(
             f'--config {path}: can\'t be read as flags ({error}). Write {{"epochs": 3}}, say, or name config.json of a run.'
         ) from None
+
+
+def run_flags(application: str, typed: dict[str, Any]) -> dict[str, Any]:
+    """The flags of the run that `--resume` continues: that of `--run-dir`, or the one that was started last.
+
+    Several machines need not share the folder of the run: without `--run-dir`, all flags of `--strategy multiworker` are typed.
+
+    Raises:
+        DataError: there is no such run.
+    """
+    several = typed.get("strategy") == "multiworker"
+    if several and not typed.get("run_dir"):
+        return {}
+    folder = Path(typed["run_dir"]) if typed.get("run_dir") else newest_run(application)
+    if folder is None or not (folder / "config.json").is_file():
+        place = folder or f"runs/{application}"
+        raise DataError(f"{place}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
+    flags = {**read_flags(str(folder / "config.json")), "run_dir": str(folder)}
+    if "strategy" in typed:  # these go with the strategy of the run only
+        flags = {name: value for name, value in flags.items() if name not in ("workers", "data_service")}
+    return flags
+
+
+def _flags_to_begin_with(config_class: Any, run: str) -> dict[str, Any]:
+    """The flags that the weights of the run of `--init-from` depend on, which `config_class.kept` names."""
+    file = Path(run) / "config.json"
+    flags = read_flags(str(file)) if file.is_file() else {}  # `initial_run` says what is wrong with it
+    return {name: value for name, value in flags.items() if name in config_class.kept}
 
 
 def _known(path: str, flags: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ Buckets = Annotated[int, "lengths that batches may have; each is compiled once",
 Epochs = Annotated[int, "passes over the training split", Size]
 LearningRate = Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"]
 EmaMomentum = Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", Rate]
+InitFrom = Annotated[str | None, "folder of a finished run: begin with its weights and vocabulary, and its flags of the model"]
 Patience = Annotated[int, "epochs without a better one before stopping", Size]
 LengthPenalty = Annotated[float, "0: log probability decides, which favours short texts; 1: nearly its mean", "[0, inf)"]
 NoRepeatNgramSize = Annotated[int, "never repeat so many tokens in a row; 0: allow it", "[0, inf)"]
@@ -35,7 +36,7 @@ class RunFlags:
     """the run"""
 
     run_dir: Annotated[str | None, "folder of the run; default: runs/<application>/<time>"] = None
-    resume: Annotated[bool, "continue the run in --run-dir, or the newest one"] = False
+    resume: Annotated[bool, "continue the run in --run-dir, or the newest one, with its flags"] = False
     export_dir: ExportDir = "saved_models"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
@@ -53,6 +54,7 @@ class FitFlags:
     epochs: Epochs = 10
     learning_rate: LearningRate = 2e-3
     clip_norm: Annotated[float, "limit of the gradient's global norm", "(0, inf)"] = 1.0
+    weight_decay: Annotated[float, "of AdamW: of all weights, times the learning rate; 0: Adam", Rate] = 0.0
     ema_momentum: EmaMomentum = 0.998
     patience: Patience = 5
 

@@ -1,4 +1,4 @@
-"""One process a run."""
+"""Where runs are; one process a run."""
 
 import fcntl
 import os
@@ -7,6 +7,16 @@ import time
 from pathlib import Path
 
 from data_pipelines.sources import DataError
+
+RUNS = Path("runs")
+
+
+def newest_run(application: str) -> Path | None:
+    """The folder below `runs/<application>/` of the run that was started last; None: there is none."""
+    files = (RUNS / application).glob("*/config.json")
+    newest = max(files, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
+    return newest and newest.parent
+
 
 _held: set[Path] = set()  # what this process has locked; the system frees it when the process ends
 

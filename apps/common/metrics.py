@@ -41,6 +41,19 @@ def classification_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict
     }
 
 
+def per_class_metrics(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and the number of examples of each class; 0 where nothing is divided by nothing.
+
+    >>> per_class_metrics(np.array([0, 0, 1]), np.array([0, 1, 1]), ["a", "b"])["b"]
+    {'precision': 0.5, 'recall': 1.0, 'f1': 0.6666666666666666, 'examples': 1}
+    """
+    from sklearn import metrics
+
+    parts = metrics.precision_recall_fscore_support(truth, predicted, labels=np.arange(len(names)), zero_division=0)
+    columns = ("precision", "recall", "f1", "examples")
+    return {name: dict(zip(columns, (*map(float, row[:3]), int(row[3])))) for name, row in zip(names, np.stack(parts, axis=1))}
+
+
 def calibration_bins(truth: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> list[tuple[float, float, int]]:
     """`(mean confidence, accuracy, examples)` of each filled bin of the predicted class's probability."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
@@ -119,6 +132,21 @@ def translation_metrics(translations: Sequence[str], references: Sequence[str], 
     exact = float(np.mean([a == b for a, b in zip(translations, references, strict=True)]))
     signature = str(scores["bleu"].get_signature())
     return {**metrics, "exact_match": exact, "examples": len(translations), "bleu_signature": signature}
+
+
+def sentence_scores(translations: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> list[dict[str, float]]:
+    """BLEU, of the n-grams that a sentence is long enough for, and chrF of each sentence.
+
+    >>> sentence_scores(["A dog runs."], ["A dog runs."])
+    [{'bleu': 100.0, 'chrf': 100.0}]
+    """
+    import sacrebleu
+
+    bleu, chrf = sacrebleu.BLEU(tokenize=tokenizer, effective_order=True), sacrebleu.CHRF()
+    return [
+        {name: round(score.sentence_score(a, [b]).score, 2) for name, score in (("bleu", bleu), ("chrf", chrf))}
+        for a, b in zip(translations, references, strict=True)
+    ]
 
 
 def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]], meteor: bool = True) -> dict[str, float]:

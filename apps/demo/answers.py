@@ -47,7 +47,7 @@ def sentiment(served: Any, text: str) -> tuple[dict[str, float], str]:
     """The classes with their probabilities; the words with their attention, or the unknown ones if the model has none."""
     classes = _first(served, "probabilities", text=_checked(text))
     labels = {label: float(p) for label, p in zip(_strings(classes["labels"]), classes["probabilities"])}
-    prediction = next(predictions(served, [text]))
+    prediction = predictions(served, [text])[0]
     if "weights" not in prediction:
         return labels, drawing.unknown_words(list(dict.fromkeys(prediction["unknown"])))
     return labels, drawing.highlighted_words(prediction["weights"], prediction["unknown"])

@@ -52,8 +52,8 @@ def make_page(models: Models) -> gr.Blocks:
     """The page over the models of a folder; `launch` it."""
     with gr.Blocks(title="Unfold", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# Unfold\nFour sequence models, each as TensorFlow Serving would load it.")
-        for application, (title, _) in APPLICATIONS.items():
-            with gr.Tab(title):
+        for application, entry in APPLICATIONS.items():
+            with gr.Tab(entry.title):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
                 about = gr.Markdown(elem_id=f"about-{application}")
                 load = partial(_notice, models, application)

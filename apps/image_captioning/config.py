@@ -65,6 +65,7 @@ class TrainingFlags(FitFlags):
     """training"""
 
     epochs: shared.Epochs = 10
+    init_from: shared.InitFrom = None
     batch_size: Annotated[int, "captions", Size] = 64
     buckets: shared.Buckets = 4
     label_smoothing: shared.LabelSmoothing = 0.1
@@ -84,6 +85,11 @@ class CaptionSearchFlags(SearchFlags):
 class Config(DataFlags, EncoderFlags, ModelFlags, TrainingFlags, CaptionSearchFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
+    kept: ClassVar[tuple[str, ...]] = tuple(
+        "tokenizer vocabulary_size min_count image_size backbone backbone_weights backbone_layer alpha "
+        "cell units embedding_size memory_size num_layers attention".split()
+    )
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs batch_size backbone fine_tune_epochs units export_dir".split()
     )

@@ -16,7 +16,8 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export.saved_model import load_export
-from apps.common.metrics import caption_metrics
+from apps.common.metrics import caption_metrics, cider_scores
+from apps.common.prediction import check_output, write_rows
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from apps.image_captioning.serving import MOST_LARGEST
 from data_pipelines.captions import Captions, Example, load_captions
@@ -25,6 +26,7 @@ from data_pipelines.files import write_whole
 from data_pipelines.image_store import ImageFile
 
 BATCH_SIZE = MOST_LARGEST
+ERROR_COLUMNS = ("image", "caption", "references", "cider")
 
 
 def predict_batches(served: Any, images: Sequence[ImageFile], progress: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -59,6 +61,17 @@ def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -
     return metrics
 
 
+def errors(captions: Sequence[str], examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """The captions that none of the references is, the lowest CIDEr-D first."""
+    scores = cider_scores(captions, [example.captions for example in examples])
+    found = [
+        {"image": e.image.name, "caption": caption, "references": list(e.captions), "cider": round(float(score), 4)}
+        for e, caption, score in zip(examples, captions, scores, strict=True)
+        if caption not in e.captions
+    ]
+    return sorted(found, key=lambda row: row["cider"])
+
+
 def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, dict[str, float]]:
     """Measure an export on all splits but the training split; print and write the metrics; plot contact sheets and attention."""
     metrics = {}
@@ -83,13 +96,20 @@ def main() -> None:
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
+    parser.add_argument("--errors", type=Path, help="write the captions that no reference is to this .csv or .jsonl")
     arguments = parser.parse_args()
+    if arguments.errors:
+        check_output("--errors", arguments.errors, overwrite=True)
     data, split = choose_split(partial(load_captions, arguments.data), arguments.data, arguments.split)
     served = load_export(arguments.export, "image_captioning")
     warn_of_training_rows(arguments.export, data.rows(split), split)
     captions = caption_images(served, data.splits[split], progress=sys.stderr.isatty())
     metrics = measure(arguments.data, captions, data.splits[split])
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    if arguments.errors:
+        found = errors(captions, data.splits[split])
+        write_rows(arguments.errors, found, ERROR_COLUMNS)
+        print(f"\n{len(found):,} errors  {arguments.errors}")
     print(cli.as_json({"split": split, **metrics}))
 
 

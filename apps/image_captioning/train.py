@@ -18,6 +18,7 @@ from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.init_from import begin_with, init_facts, initial_run
 from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.progress import verbosity
 from apps.common.training.sharding import count_tokens
@@ -49,6 +50,7 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
+    initial = initial_run(APPLICATION, config)
     data = load_captions(config.data)
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
     encoder = image_encoder(
@@ -66,11 +68,9 @@ def train(config: Config) -> dict[str, float]:
     data.write_skipped(folder / "skipped.tsv")
     examples, held_out = data.splits["train"], data.splits["validation"]
     texts = [caption for example in examples for caption in example.captions]
-    vocabulary = load_or_train(
-        folder,
-        load_vocabulary,
-        lambda: train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True),
-    )
+    sizes = (config.vocabulary_size, config.min_count)
+    trained = partial(train_vocabulary, config.tokenizer, texts, *sizes, has_bos_eos=True)
+    vocabulary = load_or_train(folder, load_vocabulary, partial(load_vocabulary, initial) if initial else trained)
     lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # EOS
     boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
     batches = partial(caption_batches, store=store, vocabulary=vocabulary, batch_size=config.batch_size, boundaries=boundaries)
@@ -79,9 +79,14 @@ def train(config: Config) -> dict[str, float]:
     flags = cli.flags_of(config, ModelFlags)
     model = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **flags)
     model.build()
+    begin_with(model, initial)
     model.set_workers(workers)
     facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **workers.summary(config.batch_size, "captions")}
+    facts |= {
+        "vocabulary": f"{vocabulary.size:,} {config.tokenizer}",
+        **init_facts(initial, vocabulary.encode(tf.constant(texts))),
+    }
+    facts |= workers.summary(config.batch_size, "captions")
     runs.log_summary(config, model, folder, facts)
 
     # -- training

@@ -33,6 +33,7 @@ class TrainingFlags(FitFlags):
     """training"""
 
     epochs: shared.Epochs = 40
+    init_from: shared.InitFrom = None
     bptt_steps: BpttSteps = 64
     transpose_prob: TransposeProb = 0.5
     learning_rate: shared.LearningRate = 3e-3
@@ -44,6 +45,7 @@ class TrainingFlags(FitFlags):
 class MusicConfig(StackFlags, TrainingFlags, RunFlags):
     """music"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple("data music run_dir resume quick epochs cell units num_layers export_dir".split())
     data: Annotated[str, "embedded, an .abc file, .mid files, a folder of them, or one with train.npz"] = "embedded"
     music: Annotated[
@@ -58,6 +60,7 @@ class MusicConfig(StackFlags, TrainingFlags, RunFlags):
 class TuneConfig(MusicConfig):
     """tunes"""
 
+    kept: ClassVar[tuple[str, ...]] = tuple("music tokenizer embedding_size cell irnn units num_layers".split())
     validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
     tokenizer: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
         "characters"
@@ -73,6 +76,7 @@ class TuneConfig(MusicConfig):
 class RollConfig(MusicConfig):
     """piano rolls"""
 
+    kept: ClassVar[tuple[str, ...]] = tuple("music frame_beats frame hidden cell irnn units num_layers".split())
     frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes", "(0, inf)"] = 0.25
     frame: Annotated[Literal["nade", "independent"], "the keys of a frame: one by one, or apart"] = "nade"
     hidden: Annotated[int, "of the keys one by one", Size] = 64

@@ -1,20 +1,43 @@
 """Let an exported model generate music.
 
-    python -m apps.music_generation.predict saved_models/music_generation "M:6/8\\nL:1/8\\nK:D\\n" --out tune
+    python -m apps.music_generation.predict saved_models/music_generation "M:6/8\\nL:1/8\\nK:D\\n" --out tune [--count 5]
 
 Tunes are printed as ABC, and with `--out` written as .abc, .mid, .wav, .svg and .png. A model of piano rolls needs
 `--out`; its prompt is a .mid file.
 """
 
 import argparse
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
-from apps.music_generation.rolls.predict import predict as predict_roll
+from apps.music_generation.rolls import predict as rolls
 from apps.music_generation.shared import generates_tunes, refuse_flags
-from apps.music_generation.tunes.predict import predict as predict_tune
+from apps.music_generation.tunes import predict as tunes
+from apps.music_generation.tunes.scores import write_tune
+from data_pipelines.sources import DataError
+
+
+def predictions(served: Any, prompts: Sequence[str] = ("",), **options: Any) -> list[dict[str, Any]]:
+    """What `predictions` of `tunes.predict` or of `rolls.predict` gives, and takes as options."""
+    return (tunes if generates_tunes(served) else rolls).predictions(served, prompts, **options)
+
+
+def check_prompt(prompt: str, suffixes: tuple[str, ...]) -> None:
+    """Refuse the name of a file that isn't for this model.
+
+    Raises:
+        DataError: it is one.
+    """
+    with contextlib.suppress(OSError):  # it is too long for a name
+        if Path(prompt).is_file() and not prompt.lower().endswith(suffixes):
+            raise DataError(
+                f"{prompt}: is a file; this model continues {' and '.join(suffixes)} files. Rename it, or pass another."
+            )
 
 
 def main() -> None:
@@ -31,6 +54,12 @@ def main() -> None:
         help="1: the model's own distribution; lower: safer",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same music")
+    parser.add_argument(
+        "--count",
+        type=cli.number_type(int, "[1, inf)"),
+        default=1,
+        help="pieces for each beginning, by this seed and the next ones",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     group = parser.add_argument_group("models of tunes")
     of_tunes = [
@@ -50,15 +79,26 @@ def main() -> None:
     is_tune_model = generates_tunes(served)
     refuse_flags(of_rolls if is_tune_model else of_tunes, arguments, "tunes" if is_tune_model else "piano rolls")
     flags = of_tunes if is_tune_model else of_rolls
-    options = {name: getattr(arguments, name) for name in ("temperature", "seed", *(flag.dest for flag in flags))}
+    options = {name: getattr(arguments, name) for name in ("temperature", "seed", "count", *(flag.dest for flag in flags))}
+    if not is_tune_model and arguments.out is None:
+        raise DataError("--out is missing; a piano roll is written as files. Pass --out NAME.")
     prompts = cli.read_inputs(arguments.prompt) or [""]
-    for number, prompt in enumerate(prompts):
-        out = arguments.out if arguments.out is None or len(prompts) == 1 else Path(f"{arguments.out}_{number + 1}")
-        result = (predict_tune if is_tune_model else predict_roll)(served, prompt, out, **options)
-        if arguments.json:
-            print(json.dumps({"prompt": prompt, **result}, ensure_ascii=False))
-        else:
-            print("\n".join([*([result["abc"]] if "abc" in result else []), *result["files"]]))
+    for prompt in prompts:
+        check_prompt(prompt, (".abc",) if is_tune_model else (".mid", ".midi"))
+    if is_tune_model:
+        prompts = [prompt.replace("\\n", "\n") for prompt in prompts]
+    number = 0
+    for prompt in prompts:
+        for result in predictions(served, [prompt], **options):
+            number, files = number + 1, []
+            if arguments.out:
+                out = arguments.out if len(prompts) * arguments.count == 1 else Path(f"{arguments.out}_{number}")
+                files = write_tune(result["abc"], out) if is_tune_model else rolls.write(result, out, arguments.frame_beats)
+            if arguments.json:
+                shown = result if is_tune_model else {**result, "frames": len(result["frames"])}
+                print(json.dumps({**shown, "files": [str(file) for file in files]}, ensure_ascii=False))
+            else:
+                print("\n".join([*([result["abc"]] if is_tune_model else []), *map(str, files)]))
 
 
 if __name__ == "__main__":

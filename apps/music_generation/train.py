@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from apps.common import cli
-from apps.music_generation.config import CONFIGS, MusicConfig, RollConfig, TuneConfig, preset
+from apps.music_generation.config import APPLICATION, CONFIGS, MusicConfig, RollConfig, TuneConfig, preset
 from apps.music_generation.rolls.train import train as train_rolls
 from apps.music_generation.shared import kind_of_data
 from apps.music_generation.tunes.train import train as train_tunes
@@ -36,13 +36,15 @@ def main() -> None:
 
 
 def parse() -> MusicConfig:
-    """The flags of tunes or of rolls: --music decides, or else --data; typed, or in the file of --config."""
+    """The flags of tunes or rolls: --music decides, or else --data; typed, of the file of --config, or of the run to resume."""
     program = "python -m apps.music_generation.train"
     first = argparse.ArgumentParser(program, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in ("--music", "--data", "--config"):
+    for flag in ("--music", "--data", "--config", "--run-dir", "--strategy"):
         first.add_argument(flag)
+    first.add_argument("--resume", action=argparse.BooleanOptionalAction)
     typed = vars(first.parse_known_args()[0])
-    flags = {**(cli.read_flags(typed["config"]) if "config" in typed else {}), **typed}
+    resumed = cli.run_flags(APPLICATION, typed) if typed.get("resume") else {}
+    flags = {**resumed, **(cli.read_flags(typed["config"]) if "config" in typed else {}), **typed}
     music, data = (str(flags.get(name, getattr(MusicConfig, name))) for name in ("music", "data"))
     kind: Any = kind_of_data(data) if music == "auto" else music
     config_class = CONFIGS.get(kind, TuneConfig)  # one that doesn't exist is refused below

@@ -46,6 +46,7 @@ class TrainingFlags(FitFlags):
     ema_momentum: shared.EmaMomentum = 0.0
     patience: shared.Patience = 3
     monitor: Annotated[Literal["accuracy", "loss"], "chooses the epoch to keep; ties by loss"] = "accuracy"
+    balance: Annotated[bool, "weigh the classes so that rare ones count as much as frequent ones, in the loss"] = False
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
     pretrain_on: Annotated[str | None, "a .tsv/.csv file with a column text: first learn to predict its words"] = None
     pretrain_epochs: Annotated[int, "passes over these and the training texts", Size] = 1
@@ -55,6 +56,7 @@ class TrainingFlags(FitFlags):
 class Config(DataFlags, ModelFlags, TrainingFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs batch_size cell units pretrain_on export_dir".split()
     )

@@ -4,7 +4,7 @@ python -m apps.sentiment_classification.evaluate saved_models/sentiment_classifi
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,54 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export.saved_model import load_export
-from apps.common.metrics import classification_metrics
+from apps.common.metrics import classification_metrics, per_class_metrics
+from apps.common.prediction import batches_by_length, check_output, write_rows
 from apps.common.training import plots
 from data_pipelines.files import write_whole
 from data_pipelines.reviews import Review, Reviews, load_reviews
 from data_pipelines.sources import DataError
 
-BATCH_SIZE = 64
+BATCH_SIZE, BATCH_BYTES = 64, 2**19  # a token has a byte or more, and an export takes so many tokens
+ERROR_COLUMNS = ("text", "label", "predicted", "probability")
 
 
-def evaluate_export(served: Any, reviews: Sequence[Review]) -> tuple[np.ndarray, np.ndarray]:
-    """True class ids (n,) and probabilities (n, classes), through the export's own signature."""
-    signature = served.signatures["probabilities"]
-    order = sorted(range(len(reviews)), key=lambda i: len(reviews[i].text))  # texts of one length pad least
+def predict_batches(served: Any, texts: Sequence[str], signature: str) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+    """The places of the texts of a batch and the outputs of a signature for them; the shortest come first."""
+    for places in batches_by_length(texts, BATCH_SIZE, BATCH_BYTES):
+        outputs = served.signatures[signature](text=tf.constant([texts[i] for i in places]))
+        yield places, {name: value.numpy() for name, value in outputs.items()}
+
+
+def probabilities(served: Any, texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The names of the classes, and their probabilities (n, classes) for each text."""
     names: list[str] = []
-    blocks: list[np.ndarray] = []
-    for start in range(0, len(order), BATCH_SIZE):
-        outputs = signature(text=tf.constant([reviews[i].text for i in order[start : start + BATCH_SIZE]]))
-        names = [name.decode() for name in outputs["labels"][0].numpy()]
-        blocks.append(outputs["probabilities"].numpy())
+    blocks: list[tuple[list[int], np.ndarray]] = []
+    for places, outputs in predict_batches(served, texts, "probabilities"):
+        names = [name.decode() for name in outputs["labels"][0]]
+        blocks.append((places, outputs["probabilities"]))
+    values = np.zeros((len(texts), len(names)), np.float32)
+    for places, block in blocks:
+        values[places] = block
+    return names, values
+
+
+def evaluate_export(served: Any, reviews: Sequence[Review]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The names of the classes, true class ids (n,) and probabilities (n, classes), through the export's own signature."""
+    names, values = probabilities(served, [review.text for review in reviews])
     unknown = {review.label for review in reviews} - set(names)
     if unknown:
         raise DataError(f"unknown label {sorted(unknown)[0]!r}; the export knows {names}. Rename the labels of the data.")
-    truth = np.array([names.index(reviews[i].label) for i in order])
-    return truth, np.concatenate(blocks)
+    return names, np.array([names.index(review.label) for review in reviews]), values
+
+
+def errors(reviews: Sequence[Review], names: Sequence[str], values: np.ndarray) -> list[dict[str, Any]]:
+    """The texts that were taken for another class, the most certain mistakes first."""
+    found = [
+        {"text": review.text, "label": review.label, "predicted": names[row.argmax()], "probability": round(float(row.max()), 6)}
+        for review, row in zip(reviews, values)
+        if names[row.argmax()] != review.label
+    ]
+    return sorted(found, key=lambda row: -row["probability"])
 
 
 def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, float]]:
@@ -46,11 +70,11 @@ def report(served: Any, reviews: Reviews, folder: Path) -> dict[str, dict[str, f
     metrics = {}
     for split in reviews.splits:
         if split != "train":
-            truth, probabilities = evaluate_export(served, reviews.splits[split])
-            metrics[split] = classification_metrics(truth, probabilities)
+            _, truth, values = evaluate_export(served, reviews.splits[split])
+            metrics[split] = classification_metrics(truth, values)
             if split == "validation":
-                plots.plot_confusion(folder, truth, probabilities.argmax(axis=1), reviews.labels)
-                plots.plot_calibration(folder, truth, probabilities)
+                plots.plot_confusion(folder, truth, values.argmax(axis=1), reviews.labels)
+                plots.plot_calibration(folder, truth, values)
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]))
@@ -63,14 +87,24 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument("--validation-rows", default=None, help="as in training")
+    parser.add_argument("--errors", type=Path, help="write the texts that were taken for another class to this .csv or .jsonl")
     arguments = parser.parse_args()
+    if arguments.errors:
+        check_output("--errors", arguments.errors, overwrite=True)
     rows = arguments.validation_rows
     load = partial(load_reviews, arguments.data, rows)
     reviews, split = choose_split(lambda whole: load(whole and rows is None), arguments.data, arguments.split)
     served = load_export(arguments.export, "sentiment_classification")
     warn_of_training_rows(arguments.export, reviews.rows(split), split)
-    metrics = classification_metrics(*evaluate_export(served, reviews.splits[split]))
+    names, truth, values = evaluate_export(served, reviews.splits[split])
+    metrics = classification_metrics(truth, values)
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    classes = per_class_metrics(truth, values.argmax(axis=1), names)
+    print("\n" + cli.table([[name, *of.values()] for name, of in classes.items()], ["class", *next(iter(classes.values()))]))
+    if arguments.errors:
+        found = errors(reviews.splits[split], names, values)
+        write_rows(arguments.errors, found, ERROR_COLUMNS)
+        print(f"\n{len(found):,} errors  {arguments.errors}")
     print(cli.as_json({"split": split, **metrics}))
 
 

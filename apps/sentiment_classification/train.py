@@ -17,6 +17,7 @@ from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.losses import BalancedCrossEntropy
 from apps.common.training.validation import constant_class
 from apps.common.training.workers import Workers
 from apps.sentiment_classification.config import APPLICATION, Config, ModelFlags, preset
@@ -64,11 +65,12 @@ def train(config: Config) -> dict[str, float]:
         model = bag_of_words_classifier(vocabulary.size, classes)
     else:
         model = recurrent_classifier(vocabulary.size, classes, **cli.flags_of(config, ModelFlags))
+    counts = [sum(review.label == label for review in reviews.splits["train"]) for label in reviews.labels]
     trainer = keras.Model(model.input, model.output["logits"])
     optimizer = runs.optimizer_options(config, config.epochs * batches().steps_per_epoch)
     trainer.compile(
         optimizer=workers.optimizer(keras.optimizers.Adam)(**optimizer),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=BalancedCrossEntropy(counts) if config.balance else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=workers.jit_compile,
     )
@@ -104,8 +106,8 @@ def train(config: Config) -> dict[str, float]:
 
     # -- export, and the metrics of what was exported
     if not config.force_export:
-        labels = ([review.label for review in reviews.splits[split]] for split in ("train", "validation"))
-        checkpoint.selection.refuse_worse_than(constant_class(*labels))
+        labels, held_out_labels = ([review.label for review in reviews.splits[split]] for split in ("train", "validation"))
+        checkpoint.selection.refuse_worse_than(constant_class(labels, held_out_labels, config.balance))
     with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, reviews.rows("train"))

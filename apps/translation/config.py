@@ -48,6 +48,7 @@ class TrainingFlags(FitFlags):
     """training"""
 
     epochs: shared.Epochs = 22
+    init_from: shared.InitFrom = None
     max_tokens: Annotated[int, "of a batch, on its longer side, padding counted", Size] = 1_536
     buckets: shared.Buckets = 6
     label_smoothing: shared.LabelSmoothing = 0.1
@@ -71,6 +72,11 @@ class TranslationSearchFlags(SearchFlags):
 class Config(DataFlags, ModelFlags, TrainingFlags, TranslationSearchFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
+    kept: ClassVar[tuple[str, ...]] = tuple(
+        "tokenizer vocabulary vocabulary_size cell units embedding_size encoder encoder_layers "
+        "decoder_layers attention input_feeding reverse_source".split()
+    )
     first: ClassVar[tuple[str, ...]] = tuple(
         "data source_lang target_lang run_dir resume quick epochs units vocabulary_size export_dir".split()
     )

@@ -15,11 +15,13 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export.saved_model import load_export
-from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, translation_metrics
+from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, sentence_scores, translation_metrics
+from apps.common.prediction import check_output, write_rows
 from data_pipelines.files import write_whole
-from data_pipelines.translations import Translations, load_translations
+from data_pipelines.translations import Pair, Translations, load_translations
 
 BATCH_SIZE = 32
+ERROR_COLUMNS = ("source", "reference", "translation", "bleu", "chrf")
 CHARACTERS = 5_000  # of a batch, so that long texts stay below the limits of an export
 
 
@@ -50,6 +52,17 @@ def translate_all(served: Any, sentences: Sequence[str], progress: bool = False)
     return translations
 
 
+def errors(pairs: Sequence[Pair], translations: Sequence[str], tokenizer: str) -> list[dict[str, Any]]:
+    """What is not translated exactly as in the reference, the lowest chrF first."""
+    scores = sentence_scores(translations, [pair.target for pair in pairs], tokenizer)
+    found = [
+        {"source": pair.source, "reference": pair.target, "translation": translation, **score}
+        for pair, translation, score in zip(pairs, translations, scores, strict=True)
+        if translation != pair.target
+    ]
+    return sorted(found, key=lambda row: row["chrf"])
+
+
 def report(served: Any, data: Translations, folder: Path, tokenizer: str) -> dict[str, dict[str, float | str]]:
     """Measure an export on all splits but the training split; print and write the metrics."""
     metrics = {}
@@ -74,7 +87,10 @@ def main() -> None:
     parser.add_argument(
         "--bleu-tokenize", default="auto", choices=BLEU_TOKENIZERS, help="sacreBLEU's; auto: by the target language"
     )
+    parser.add_argument("--errors", type=Path, help="write what isn't translated as in the reference to this .csv or .jsonl")
     arguments = parser.parse_args()
+    if arguments.errors:
+        check_output("--errors", arguments.errors, overwrite=True)
     tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
     load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang)
     data, split = choose_split(load, arguments.data, arguments.split)
@@ -84,6 +100,10 @@ def main() -> None:
     translations = translate_all(served, [pair.source for pair in pairs], progress=sys.stderr.isatty())
     metrics = translation_metrics(translations, [pair.target for pair in pairs], tokenizer)
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
+    if arguments.errors:
+        found = errors(pairs, translations, tokenizer)
+        write_rows(arguments.errors, found, ERROR_COLUMNS)
+        print(f"\n{len(found):,} errors  {arguments.errors}")
     print(cli.as_json({"split": split, **metrics}))
 
 

@@ -1,6 +1,7 @@
 """Translate sentences with an export.
 
 python -m apps.translation.predict saved_models/translation "A dog runs." [--n-best 3] [--attention out.png]
+python -m apps.translation.predict saved_models/translation --data english.csv --output german.csv
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
+from apps.common.prediction import add_file_flags, check_flags, predict_file
 from apps.common.training.plots import new_figure, save_figure
 from apps.translation.evaluate import predict_batches
 from data_pipelines.sources import DataError
@@ -36,6 +38,11 @@ def predictions(served: Any, sentences: Sequence[str], n_best: int = 1, progress
             results[place] = {"text": sentences[place], **alternatives[0], "alternatives": alternatives[:n_best]}
             results[place]["unknown"] = unknown_words(outputs["source_tokens"][row], outputs["unknown"][row])
     return results
+
+
+def columns(served: Any, sentences: Sequence[str]) -> list[dict[str, Any]]:
+    """What a file of predictions gets for each sentence: `translation` and `score`."""
+    return [{name: result[name] for name in ("translation", "score")} for result in predictions(served, sentences)]
 
 
 def unknown_words(tokens: Sequence[bytes], unknown: Sequence[bool]) -> list[str]:
@@ -88,14 +95,19 @@ def plot_attention(served: Any, sentence: str, path: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.translation.predict", allow_abbrev=False)
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
-    parser.add_argument("input", nargs="+", help="sentences; '-' reads standard input, one a line")
+    parser.add_argument("input", nargs="*", help="sentences; '-' reads standard input, one a line")
     parser.add_argument("--n-best", type=int, default=1, help="translations a sentence, at most the beam size of the export")
     parser.add_argument("--attention", type=Path, help="plot the attention of the first sentence to this .png")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    arguments = parser.parse_args()
+    add_file_flags(parser)
+    arguments = parser.parse_intermixed_args()
+    check_flags(arguments, parser, ("n_best", "attention", "json"))
     if arguments.n_best < 1:
         raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
     served = load_export(arguments.export, "translation")
+    if arguments.data:
+        predict_file(arguments, lambda texts: columns(served, texts))
+        return
     sentences = cli.read_inputs(arguments.input)
     results = predictions(served, sentences, arguments.n_best, progress=sys.stderr.isatty() and len(sentences) > 32)
     for number, result in enumerate(results, start=1):

@@ -17,6 +17,7 @@ from apps.common.export.saved_model import load_export, new_version
 from apps.common.metrics import bleu_tokenizer
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.init_from import begin_with, init_facts, initial_run
 from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss, perplexity
@@ -43,13 +44,18 @@ def train(config: Config) -> dict[str, float | str]:
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     # -- data
+    initial = initial_run(APPLICATION, config)
     data = load_translations(config.data, config.source_lang, config.target_lang)
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
     joint = config.vocabulary == "joint"
-    vocabularies = load_or_train(
-        folder, Vocabularies.load, lambda: Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
-    )
+
+    def make_vocabularies() -> Vocabularies:
+        if initial:
+            return Vocabularies.load(initial).with_words_of(pairs)
+        return Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
+
+    vocabularies = load_or_train(folder, Vocabularies.load, make_vocabularies)
     encoded, encoded_held_out = (encode(p, vocabularies, config.max_length) for p in (pairs, held_out))
     boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
     batches = partial(
@@ -72,6 +78,7 @@ def train(config: Config) -> dict[str, float | str]:
         optimizer = workers.optimizer(keras.optimizers.SGD)(**options)
     model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
     model(next(iter(validation))[0])
+    begin_with(model, initial)
 
     # -- training
     search = search_translations(model, vocabularies, held_out, config.validation_beam_size, bleu)
@@ -80,7 +87,7 @@ def train(config: Config) -> dict[str, float | str]:
     restored = checkpoint.restore(model, validation) if config.resume else None
     size = " and ".join(f"{size:,}" for size in (sizes[:1] if joint else sizes))
     facts = {**data.summary(), "languages": f"{config.source_lang} to {config.target_lang}"}
-    facts["vocabulary"] = f"{size} {config.tokenizer}, {config.vocabulary}"
+    facts |= {"vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}", **init_facts(initial, encoded.source)}
     if encoded.skipped:
         facts["too long"] = f"{len(encoded.skipped):,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))

@@ -5,7 +5,10 @@ import json
 
 import keras
 import numpy as np
+import pytest
 
+from apps import runs
+from apps.applications import APPLICATIONS
 from tests.apps import helpers
 
 FILES = set("config.json metrics.jsonl metrics.json history.png model.keras checkpoints tensorboard".split())
@@ -47,11 +50,14 @@ class Trained:
 def test_the_run_folder_is_complete_and_the_loss_falls(trained):
     assert trained.files <= {path.name for path in trained.run.iterdir()}
     assert {path.name for path in trained.export.iterdir()} == {"1"}
-    assert keras.saving.load_model(trained.run / "model.keras").built
+    assert keras.models.load_model(trained.run / "model.keras").built
     config = json.loads((trained.run / "config.json").read_text())
     assert all(len(part["sha256"]) == 64 for part in config["data"].values()) and config["data"].keys() >= {"train", "test"}
     first, last = helpers.log(trained.run)
     assert last["loss"] < first["loss"] and last["val_loss"] < first["val_loss"]
+    run = runs.read(trained.run)
+    assert run.application == trained.application and run.state == "finished" and run.minutes > 0
+    assert run.export == str(trained.export / "1") and set(APPLICATIONS[run.application].metrics) & set(run.metrics["validation"])
 
 
 def test_evaluate_prints_json_that_equals_training(trained):
@@ -66,6 +72,8 @@ def test_the_config_of_a_run_gives_its_flags_again(trained):
     path = trained.run / "config.json"
     config = helpers.parsed(trained.application, "--config", path, "--run-dir", trained.run)
     assert dataclasses.asdict(config) == json.loads(path.read_text())["config"]
+    resumed = helpers.parsed(trained.application, "--resume", "--run-dir", trained.run)
+    assert resumed == dataclasses.replace(config, resume=True)
     other = helpers.parsed(trained.application, "--config", path, "--seed", "9")
     assert other == dataclasses.replace(config, seed=9, run_dir=None)
 
@@ -73,11 +81,21 @@ def test_the_config_of_a_run_gives_its_flags_again(trained):
 def test_a_killed_run_ends_as_one_not_killed(trained, tmp_path):
     helpers.kill_twice(trained.application, tmp_path / "run", *trained.line(tmp_path))
     assert not (tmp_path / "export").exists()
-    places = ["--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export"]
-    result = trained.command("train", "--config", trained.run / "config.json", *places, "--resume")  # the same flags
+    result = trained.command("train", "--run-dir", tmp_path / "run", "--resume")  # it knows its flags
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continued at step" in result.stdout
     helpers.assert_same_end(tmp_path / "run", trained.run)
+
+
+def test_a_run_begins_with_the_weights_of_another(trained, tmp_path):
+    printed = trained.train(tmp_path, "--init-from", trained.run, "--epochs", "1", "--learning-rate", "1e-9")
+    assert f"begins with {trained.run}; its vocabulary does not know 0.0% of the training tokens" in printed
+    (found,), before = helpers.log(tmp_path / "run"), helpers.log(trained.run)
+    kept = min(before, key=lambda row: abs(row["val_loss"] - found["val_loss"]))  # the epoch that the other run kept
+    assert found["val_loss"] == pytest.approx(kept["val_loss"], rel=1e-4) and found["val_loss"] < before[0]["val_loss"]
+    result = trained.command("train", *trained.line(tmp_path / "other", "--init-from", trained.run, "--units", "5"), alone=False)
+    assert result.returncode == 2 and f"--units 5: the weights of --init-from {trained.run} are for 16" in result.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_wrong_use_is_one_line_and_leaves_nothing(trained, tmp_path):
@@ -88,7 +106,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(trained, tmp_path):
         (["--data", "none.tsv"], "none.tsv: no such file"),
         (trained.line(tmp_path, "--resume"), f"{tmp_path}/run: no run to resume"),
         (trained.line(trained.folder), "holds a run already. Continue it with --resume"),
-        (trained.line(trained.folder, "--resume", "--seed", "1"), "with seed = 0, now 1. Resume with the same flags"),
+        (trained.line(trained.folder, "--resume", "--seed", "1"), "with seed = 0, now 1. Leave your flags out"),
         *trained.wrong,
     ):
         result = trained.command("train", *arguments, cwd=tmp_path, alone=False)
@@ -100,7 +118,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing(trained, tmp_path):
 def test_an_export_of_another_application_is_refused(trained, tmp_path):
     (tmp_path / "saved_model.pb").touch()
     (tmp_path / "model_card.md").write_text("# weather\n")
-    for module, arguments in (("predict", [trained.run / "history.png"]), ("evaluate", ["--data", trained.data])):
+    for module, arguments in (("predict", ["-"]), ("evaluate", ["--data", trained.data])):
         result = trained.command(module, tmp_path, *arguments)
         assert result.returncode == 2 and not result.stdout
         assert f"an export of weather, not of {trained.application}. Use apps.weather" in result.stderr

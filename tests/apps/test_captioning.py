@@ -1,14 +1,17 @@
 """The captioner from its command line to a server that knows nothing of this project."""
 
+import csv
 import json
 import re
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import apps
 from apps.common.metrics import caption_metrics, cider_scores
 from apps.common.training.losses import TokenLoss
 from apps.image_captioning.encoders import SmallCNN, image_encoder
@@ -22,6 +25,7 @@ from tests.apps import helpers
 from tests.apps.contract import (  # noqa: F401
     Trained,
     test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_begins_with_the_weights_of_another,
     test_a_run_in_bfloat16_learns_and_is_exported,
     test_an_export_of_another_application_is_refused,
     test_evaluate_prints_json_that_equals_training,
@@ -87,6 +91,30 @@ def test_predict_takes_files_and_folders(trained, files, tmp_path):
     alone = trained.command("predict", trained.export, one, "--n-best", "2")
     lines = alone.stdout.strip().splitlines()
     assert len(lines) == 2 and lines[0].startswith(f"{one}  {rows[one]['caption']}  (")
+
+
+def test_predict_writes_a_table_of_the_pictures_that_a_pattern_matches(trained, files, tmp_path):
+    pattern = files / "images" / "[bt]*.png"
+    result = trained.command("predict", trained.export, pattern, "--output", tmp_path / "out.csv")
+    assert result.returncode == 0, result.stderr[-3000:]
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    broken = str(files / "images" / "broken.png")
+    assert len(rows) > 1 and rows[broken] == {"image": broken, "caption": "", "score": "", "error": rows[broken]["error"]}
+    one = max(rows)
+    by_name, by_bytes = apps.load(trained.export)([one, Path(one).read_bytes()])
+    assert rows[one]["caption"] == by_name["caption"] == by_bytes["caption"] and rows[one]["error"] == ""
+    result = trained.command("predict", trained.export, files / "images" / "x*.png")
+    assert result.returncode == 2 and "x*.png: no image there; expected .jpg, .jpeg, .png, .gif" in result.stderr
+
+
+def test_evaluate_writes_the_captions_the_worst_first(trained, files, tmp_path):
+    line = ["--data", files / "table.tsv", "--split", "test", "--errors", tmp_path / "errors.csv"]
+    assert trained.command("evaluate", trained.export, *line).returncode == 0
+    with (tmp_path / "errors.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = [float(row["cider"]) for row in rows]
+    assert rows and scores == sorted(scores) and all(row["caption"] not in json.loads(row["references"]) for row in rows)
 
 
 def test_the_export_describes_without_this_project(trained, tmp_path):

@@ -164,7 +164,7 @@ def test_a_signal_saves_the_step_under_way_and_says_how_to_go_on(number, tmp_pat
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: fit(model, Checkpoint(tmp_path), callbacks=[ask]))
     assert end.value.code == 128 + number
-    assert capsys.readouterr().err == "stopped at step 3, which is saved; continue with --resume\n"
+    assert capsys.readouterr().err == "stopped at step 3, which is saved; continue by:\nthe same command, with --resume\n"
     assert names(tmp_path) == ["step-00000003.npz"] and signal.getsignal(number) == before
     again = compiled()
     assert Checkpoint(tmp_path).restore(again, EXAMPLES) == 3

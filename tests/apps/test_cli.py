@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from apps.sentiment_classification.config import Config as SentimentConfig
 from apps.translation.config import Config as TranslationConfig
 from apps.translation.config import preset as translation_preset
 from data_pipelines.sources import DataError
+from tests.apps import helpers
 
 CONFIGS = {
     "sentiment": SentimentConfig,
@@ -31,13 +33,13 @@ CONFIGS = {
 class Config:
     rate_limit: Annotated[float, "a number"] = 0.5
     cell: Annotated[Literal["gru", "lstm"], "a choice"] = "gru"
-    resume: Annotated[bool, "a switch"] = False
+    quiet: Annotated[bool, "a switch"] = False
     run: Annotated[str | None, "a folder"] = None
 
 
 def test_flags_fill_the_config():
     assert cli.parse_config(Config, "x", arguments=[]) == Config()
-    got = cli.parse_config(Config, "x", arguments=["--rate-limit", "2", "--cell", "lstm", "--resume", "--run", "r"])
+    got = cli.parse_config(Config, "x", arguments=["--rate-limit", "2", "--cell", "lstm", "--quiet", "--run", "r"])
     assert got == Config(2.0, "lstm", True, "r")
 
 
@@ -50,10 +52,10 @@ def test_unknown_flags_and_values_fail_with_2(arguments, capsys):
 
 def test_what_is_typed_wins_over_a_preset_even_where_it_is_the_default():
     def preset(config):
-        return {"rate_limit": 0.9, "cell": "lstm" if config.resume else "gru"}
+        return {"rate_limit": 0.9, "cell": "lstm" if config.quiet else "gru"}
 
-    assert cli.parse_config(Config, "x", preset, ["--resume"]) == Config(0.9, "lstm", True)
-    assert cli.parse_config(Config, "x", preset, ["--rate-limit", "0.5", "--cell", "gru", "--resume"]) == Config(0.5, "gru", True)
+    assert cli.parse_config(Config, "x", preset, ["--quiet"]) == Config(0.9, "lstm", True)
+    assert cli.parse_config(Config, "x", preset, ["--rate-limit", "0.5", "--cell", "gru", "--quiet"]) == Config(0.5, "gru", True)
 
 
 @pytest.mark.parametrize("value", ["1", "-0.1", "nan", "inf"])
@@ -93,9 +95,9 @@ def test_typed_wins_over_the_file_the_file_over_the_preset_the_preset_over_the_d
 
     file = tmp_path / "flags.json"
     assert config_of(file, content="{}", preset=preset) == Config(0.1, "lstm", False, "of gru")
-    content = json.dumps({"rate-limit": 0.2, "cell": "gru", "resume": True})
+    content = json.dumps({"rate-limit": 0.2, "cell": "gru", "quiet": True})
     assert config_of(file, content=content, preset=preset) == Config(0.2, "gru", True, "of gru")
-    typed = ["--rate-limit", "0.3", "--no-resume", "--run", "r"]
+    typed = ["--rate-limit", "0.3", "--no-quiet", "--run", "r"]
     assert config_of(file, *typed, preset=preset) == Config(0.3, "gru", False, "r")
 
 
@@ -112,7 +114,7 @@ def test_a_whole_number_and_null_are_values_too(tmp_path):
         ('{"rate_limit": true}', "rate_limit is True; expected float"),
         ('{"rate_limit": null}', "rate_limit is None; expected float"),
         ('{"cell": "rnn"}', "cell is 'rnn'; expected gru or lstm"),
-        ('{"resume": 1}', "resume is 1; expected bool"),
+        ('{"quiet": 1}', "quiet is 1; expected bool"),
         ('{"run": 3}', "run is 3; expected str or NoneType"),
         ("[3]", "can't be read as flags"),
         ("3", "can't be read as flags"),
@@ -186,3 +188,46 @@ def test_a_typed_quick_wins_over_the_flags_of_a_run(tmp_path):
     config = cli.parse_config(TranslationConfig, "x", translation_preset, ["--config", str(file), "--quick", "--units", "5"])
     assert config.units == 5 and config.epochs == translation_preset(config)["epochs"]
     assert cli.parse_config(TranslationConfig, "x", translation_preset, ["--config", str(file)]).units == 77
+
+
+# -- the flags of the run that continues
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two runs below runs/translation/; the later one sorts first."""
+    monkeypatch.chdir(tmp_path)
+    for seconds, name in ((1, "z"), (2, "a")):
+        file = tmp_path / "runs" / "translation" / name / "config.json"
+        file.parent.mkdir(parents=True)
+        config = TranslationConfig(units=70 + seconds, run_dir="elsewhere", strategy="mirrored", workers=3)
+        file.write_text(json.dumps({"config": dataclasses.asdict(config)}))
+        os.utime(file, (seconds, seconds))
+
+
+def test_a_resumed_run_has_its_own_flags_and_typed_ones_win(runs):
+    newest = cli.parse_config(TranslationConfig, "x", translation_preset, ["--resume"])
+    wanted = TranslationConfig(units=72, run_dir="runs/translation/a", strategy="mirrored", workers=3, resume=True)
+    assert newest == wanted
+    line = ["--resume", "--run-dir", "runs/translation/z", "--epochs", "9", "--strategy", "none"]
+    named = cli.parse_config(TranslationConfig, "x", translation_preset, line)
+    changed = {"units": 71, "run_dir": "runs/translation/z", "epochs": 9, "strategy": "none", "workers": None}
+    assert named == dataclasses.replace(wanted, **changed)
+
+
+def test_there_must_be_a_run_to_resume(runs):
+    for config, line, place in (
+        (SentimentConfig, [], "runs/sentiment_classification"),
+        (TranslationConfig, ["--run-dir", "runs/other"], "runs/other"),
+    ):
+        with pytest.raises(DataError, match=f"{place}: no run to resume. Leave out --resume, or name its folder"):
+            cli.parse_config(config, "x", arguments=["--resume", *line])
+    several = ["--resume", "--strategy", "multiworker"]  # whose folder another machine may have
+    assert cli.parse_config(TranslationConfig, "x", arguments=several).units == TranslationConfig.units
+
+
+def test_a_resumed_run_knows_what_music_it_is(tmp_path):
+    config = dataclasses.asdict(RollConfig(music="rolls", frame="independent"))
+    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
+    found = helpers.parsed("music_generation", "--resume", "--run-dir", tmp_path)
+    assert found == RollConfig(music="rolls", frame="independent", resume=True, run_dir=str(tmp_path))

@@ -1,13 +1,25 @@
 """The metrics, the averaged weights and the files of models."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from apps.common import cli
 from apps.common.metrics import classification_metrics, expected_calibration_error
+from apps.common.training import runs
+from apps.common.training.init_from import begin_with, initial_run
+from apps.common.training.losses import BalancedCrossEntropy
+from apps.common.training.validation import constant_class
+from apps.common.training.workers import Workers
+from apps.sentiment_classification.config import Config as SentimentConfig
+from apps.translation.config import Config as TranslationConfig
 from data_pipelines.sources import DataError
+from data_pipelines.translations import Pair, Vocabularies
 
 
 def test_metrics_of_a_known_case():
@@ -32,6 +44,35 @@ def test_several_classes():
     probabilities = rng.dirichlet(np.ones(3), 60)
     metrics = classification_metrics(truth, probabilities)
     assert 0.2 < metrics["roc_auc"] < 0.8 and metrics["examples"] == 60
+
+
+def test_a_balanced_loss_weighs_a_rare_class_as_much_as_a_frequent_one():
+    truth, logits = np.array([0] * 9 + [1]), np.tile([[2.0, -1.0]], (10, 1)).astype("float32")
+    each = [float(-tf.nn.log_softmax([2.0, -1.0])[label]) for label in (0, 1)]
+    loss = BalancedCrossEntropy([9, 1])
+    assert float(loss(truth, logits)) == pytest.approx(np.mean(each))
+    halved = float(loss(truth, logits, sample_weight=np.full(10, 0.5)))  # as workers share a batch
+    assert halved == pytest.approx(np.mean(each) / 2)
+    constant = constant_class(["a"] * 9 + ["b"], ["a"] * 9 + ["b"], balance=True)
+    assert constant == {"val_accuracy": 0.9, "val_loss": pytest.approx(np.log(2))}
+
+
+def test_weight_decay_shrinks_what_has_no_gradient_and_without_it_adam_is_as_ever():
+    def trained(**flags):
+        keras.utils.set_random_seed(0)
+        options = runs.optimizer_options(SentimentConfig(**flags), 20)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
+        model.compile(Workers().optimizer(keras.optimizers.Adam)(**options), "mse")
+        x = np.array([[1.0, 0.0]] * 8)  # the second weight has no gradient
+        model.fit(x, np.ones((8, 1)), batch_size=1, verbose=0)
+        rates = [float(options["learning_rate"](step)) for step in range(8)]
+        return model.get_weights()[0][:, 0], rates
+
+    plain, rates = trained()
+    decayed, _ = trained(weight_decay=0.5)
+    assert plain[1] == 1.0
+    assert decayed[1] == pytest.approx(np.prod([1 - 0.5 * rate for rate in rates]), rel=1e-5)
+    assert decayed[1] < 1 - 1e-4
 
 
 def test_the_averaged_weights_are_kept_and_the_last_ones_go_on(tmp_path):
@@ -70,3 +111,49 @@ def test_a_model_file_that_would_run_code_is_refused(tmp_path):
     model.save(tmp_path / "model.keras")
     with pytest.raises(DataError, match=r"model\.keras: can't be read \(.*Lambda"):
         load_model(tmp_path)
+
+
+# -- a run that begins with another
+
+
+def make_run(folder, **facts):
+    folder.mkdir()
+    config = dataclasses.asdict(TranslationConfig(units=9, tokenizer="words", epochs=77))
+    (folder / "config.json").write_text(json.dumps({"application": "translation", "config": config, **facts}))
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="dense")]).save(folder / "model.keras")
+    return str(folder)
+
+
+def test_the_flags_that_weights_depend_on_come_from_their_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = cli.parse_config(TranslationConfig, "x", arguments=["--init-from", run])
+    assert config == TranslationConfig(units=9, tokenizer="words", init_from=run)
+    assert initial_run("translation", config) == tmp_path / "run"
+    for application, changed, message in (
+        ("translation", {"units": 8}, "--units 8: the weights of --init-from .*run are for 9. Leave the flag out"),
+        ("weather", {}, "is a run of translation, not of weather. Pass another"),
+        ("translation", {"init_from": str(tmp_path)}, "holds no finished run. Pass the folder of one, below runs/translation/"),
+    ):
+        with pytest.raises(DataError, match=message):
+            initial_run(application, dataclasses.replace(config, **changed))
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "mine" / "checkpoints" / "step-00000001.npz").touch()
+    resumed = dataclasses.replace(config, resume=True, run_dir=str(tmp_path / "mine"), init_from="gone")
+    assert initial_run("translation", resumed) is None and initial_run("translation", TranslationConfig()) is None
+
+
+def test_weights_are_copied_if_their_shapes_are_equal(tmp_path):
+    run = Path(make_run(tmp_path / "run"))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    begin_with(model, run)
+    for one, other in zip(model.get_weights(), runs.load_model(run).get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, name="dense")])
+    with pytest.raises(DataError, match=r"its model is another \(2 weights, there 2; .*/kernel \(2, 4\), there \(2, 3\)\)"):
+        begin_with(other, run)
+
+
+def test_a_vocabulary_is_kept_and_learns_the_words_of_new_pairs():
+    old = Vocabularies.train([Pair("a small dog", "ein kleiner Hund")] * 3, "bpe", 60, joint=True)
+    new = old.with_words_of([Pair("a small god", "ein kleiner Gott")])
+    assert new.joint and new.source is old.source and {"dog", "god"} <= set(new.words.words)

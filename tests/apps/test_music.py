@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import apps
 from apps.common.training.losses import TokenLoss
 from apps.music_generation.config import RollConfig, TuneConfig
+from apps.music_generation.predict import check_prompt
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.rolls.serving import RollGenerator
@@ -34,6 +36,7 @@ from tests.apps import helpers
 from tests.apps.contract import (  # noqa: F401
     Trained,
     test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_begins_with_the_weights_of_another,
     test_a_run_in_bfloat16_learns_and_is_exported,
     test_an_export_of_another_application_is_refused,
     test_evaluate_prints_json_that_equals_training,
@@ -88,8 +91,14 @@ def test_predict_continues_prompts_and_writes_files(trained, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} >= {".abc", ".mid", ".svg", ".png"}
     again = command("predict", *line)
     assert again.stdout.startswith(row["abc"])
-    other = command("predict", trained.export, prompt, "--constrained", "--seed", "4", "--json")
-    assert json.loads(other.stdout)["abc"] != row["abc"]
+    several = command("predict", trained.export, prompt, "--constrained", "--seed", "2", "--count", "2", "--json")
+    first, second = map(json.loads, several.stdout.splitlines())
+    assert first["abc"] != row["abc"] == second["abc"] and [first["seed"], second["seed"]] == [2, 3]
+    play = apps.load(trained.export)
+    assert play([prompt.replace("\\n", "\n")], seed=2, constrained=True)[0]["abc"] == first["abc"]
+    (tmp_path / "tune.txt").touch()
+    with pytest.raises(DataError, match=r"tune\.txt: is a file; this model continues .abc files"):
+        check_prompt(str(tmp_path / "tune.txt"), (".abc",))
 
 
 def test_the_export_plays_on_without_this_project(trained):

@@ -1,6 +1,9 @@
 """The application from its command line to a server that knows nothing of this project."""
 
+import csv
 import json
+import re
+import runpy
 import types
 
 import keras
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import apps
 from apps.demo import answers
 from apps.sentiment_classification.model import AttentionPooling, bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain, predictions
@@ -61,6 +65,51 @@ def test_predict_reads_arguments_and_standard_input(trained):
     assert [pair[0] for pair in rows[0]["weights"]] == ["good", "food"]
     assert sum(pair[1] for pair in rows[0]["weights"]) == pytest.approx(1, abs=1e-3)
     assert "[good" in trained.command("predict", trained.export, "good").stdout
+
+
+def test_predict_reads_and_writes_files(trained, tmp_path):
+    rows = [{"id": i, "text": text, "label": "?"} for i, text in enumerate(["good food", "", "the food was bad"] * 3)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ["--data", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl", "--all"]
+    result = trained.command("predict", trained.export, *line)
+    assert result.returncode == 0 and result.stdout == f"9 rows  {tmp_path / 'out.jsonl'}\n", result.stderr[-3000:]
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{name: row[name] for name in ("id", "text", "label")} for row in found] == rows
+    for row, wanted in zip(found, apps.load(trained.export)([row["text"] for row in rows], all_classes=True)):
+        assert row["predicted"] == wanted["label"] and row["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
+        classes = {name: row[f"probability_{name}"] for name in ("negative", "positive")}
+        assert classes == pytest.approx(wanted["probabilities"], abs=1e-5) and sum(classes.values()) == pytest.approx(1, abs=1e-5)
+    for wrong, message in (
+        (["reviews.csv"], "reviews.csv: is no text but the name of a file, which is not there. To predict its rows: --data"),
+        (["--all", "good"], "--all: goes with --json or --data"),
+        ([*line, "--json"], "--json: goes without --data"),
+    ):
+        result = trained.command("predict", trained.export, *wrong)
+        assert result.returncode == 2 and message in result.stderr and not result.stdout
+
+
+def test_evaluate_writes_the_errors_and_tells_the_classes_apart(trained, reviews, tmp_path):
+    result = trained.command("evaluate", trained.export, "--data", reviews / "test.tsv", "--errors", tmp_path / "errors.csv")
+    with (tmp_path / "errors.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wrong = sum(row["label"] != row["predicted"] for row in rows)
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    assert wrong == len(rows) == round((1 - metrics["accuracy"]) * metrics["examples"])
+    certain = [float(row["probability"]) for row in rows]
+    assert certain == sorted(certain, reverse=True) and min(certain) >= 0.5
+    table = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    assert table["class"] == ["precision", "recall", "f1", "examples"]
+    f1 = [float(table[name][2]) for name in ("negative", "positive")]
+    assert np.mean(f1) == pytest.approx(metrics["macro_f1"], abs=1e-4)
+
+
+def test_the_recipe_of_the_readme_labels_a_text(trained, tmp_path):
+    recipe = re.search(r"```python\n(.*?)```", (helpers.ROOT / "apps/sentiment_classification/README.md").read_text(), re.S)[1]
+    assert "runs/sentiment_classification/NAME" in recipe
+    (tmp_path / "recipe.py").write_text(recipe.replace("runs/sentiment_classification/NAME", str(trained.run)))
+    names = runpy.run_path(str(tmp_path / "recipe.py"))
+    (wanted,) = apps.load(trained.export)(["a fine film"])
+    assert names["label"] == wanted["label"]
 
 
 def test_the_export_predicts_without_this_project(trained):
@@ -171,7 +220,7 @@ def test_a_model_without_attention_shows_none(make):
     outputs = served.signatures["serving_default"](text=tf.constant(["good zyxwv", ""]))
     assert set(outputs) == {"label", "probability", "tokens", "unknown"} and outputs["label"].shape == (2,)
     assert outputs["unknown"].numpy().tolist() == [[False, True], [False, False]]
-    prediction = next(predictions(served, ["good zyxwv"]))
+    prediction = predictions(served, ["good zyxwv"])[0]
     assert "weights" not in prediction and prediction["unknown"] == ["zyxwv"]
     assert explain(served, ["good zyxwv"])[0].endswith(f"{prediction['probability']:.3f}  unknown: zyxwv  good zyxwv")
     labels, words = answers.sentiment(served, "good zyxwv")

@@ -1,5 +1,6 @@
 """The translator from its command line to a server that knows nothing of this project."""
 
+import csv
 import json
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import apps
 from apps.common import cli
 from apps.common.metrics import translation_metrics
 from apps.translation.config import SUTSKEVER, Config, ModelFlags
@@ -19,6 +21,7 @@ from tests.apps import helpers
 from tests.apps.contract import (  # noqa: F401
     Trained,
     test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_begins_with_the_weights_of_another,
     test_a_run_in_bfloat16_learns_and_is_exported,
     test_an_export_of_another_application_is_refused,
     test_evaluate_prints_json_that_equals_training,
@@ -71,6 +74,33 @@ def test_predict_reads_any_number_of_lines_in_order(trained, tmp_path):
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_translates_a_column_of_a_file(trained, tmp_path):
+    texts = ["July 22, 2014", 'a, "b"', "", "It is 3:05 PM."]
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "english"], *enumerate(texts)])
+    line = ["--data", tmp_path / "in.csv", "--column", "english", "--output", tmp_path / "out.csv"]
+    assert trained.command("predict", trained.export, *line).returncode == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = apps.load(trained.export)(texts)
+    assert [row["id"] for row in rows] == ["0", "1", "2", "3"] and [row["english"] for row in rows] == texts
+    assert [row["translation"] for row in rows] == [row["translation"] for row in wanted]
+    assert type(wanted[0]["translation"]) is str and type(wanted[0]["score"]) is float
+    result = trained.command("predict", trained.export, *line)
+    assert result.returncode == 2 and "out.csv: is there already. Pass --overwrite" in result.stderr
+
+
+def test_evaluate_writes_what_is_not_translated_exactly(trained, files, tmp_path):
+    line = ["--data", files, "--split", "test", "--errors", tmp_path / "errors.jsonl"]
+    result = trained.command("evaluate", trained.export, *line)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
+    metrics = json.loads(result.stdout.splitlines()[-1])
+    assert len(rows) == round((1 - metrics["exact_match"]) * metrics["examples"])
+    assert all(row["translation"] != row["reference"] and 0 <= row["bleu"] <= 100 for row in rows)
+    assert [row["chrf"] for row in rows] == sorted(row["chrf"] for row in rows)
 
 
 def test_the_export_translates_without_this_project(trained):

@@ -1,5 +1,6 @@
 """The model card of an export: intended use, training data, metrics."""
 
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,7 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     facts = [
         *_training_facts(read_run(run), application),
+        ("run", f"`{run.name}`, {run_id(run)}"),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
         ("exported with", _comma_separated(versions())),
         ("size", f"{megabytes:.1f} MB"),
@@ -38,6 +40,11 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
     lines += ["## Metrics", "", *_metrics_table(metrics), "", "## Signatures", "", *_signature_tables(served)]
     (folder / "model_card.md").write_text("\n".join(lines).rstrip() + "\n")
     return f"{megabytes:.1f} MB, loads and answers in {seconds:.1f} s"
+
+
+def run_id(run: Path) -> str:
+    """What tells a run from all others: a hash of its `config.json`."""
+    return hashlib.sha256((run / "config.json").read_bytes()).hexdigest()[:12]
 
 
 def card_summary(card: str) -> str:

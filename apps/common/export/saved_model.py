@@ -173,20 +173,37 @@ def newest_version(root: Path) -> Path | None:
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
+def _version(path: str | Path) -> Path:
+    folder = Path(path)
+    version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
+    if version is None:
+        raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
+    return version
+
+
+def application_of(path: str | Path) -> str:
+    """The application that an export is of, from its card.
+
+    Raises:
+        DataError: there is no export, or it has no card.
+    """
+    card = _version(path) / "model_card.md"
+    if not card.is_file():
+        raise DataError(f"{card}: is missing; it says what the export is of. Export the run again.")
+    name = card.read_text().partition("\n")[0].removeprefix("# ").strip()
+    return "music_generation" if name == "piano_rolls" else name
+
+
 def load_export(path: str | Path, application: str | None = None) -> Any:
     """A SavedModel; `path` is a version folder, or the folder above it for the newest version.
 
     Raises:
         DataError: there is no SavedModel, or its card names another application.
     """
-    folder = Path(path)
-    version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
-    if version is None:
-        raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
-    card = version / "model_card.md"
-    if application and card.exists():
-        of = card.read_text().splitlines()[0].removeprefix("# ").strip()
-        if of != application and (of, application) != ("piano_rolls", "music_generation"):
+    version = _version(path)
+    if application and (version / "model_card.md").exists():
+        of = application_of(version)
+        if of != application:
             raise DataError(f"{path}: an export of {of}, not of {application}. Use apps.{of}, or pass another export.")
     _load_text_ops()
     verbosity = absl.logging.get_verbosity()

@@ -47,15 +47,18 @@ class Checkpoint(keras.callbacks.Callback):
         self.signals = StopSignals()
         self.writes = True  # of several workers only one
         self.epochs = 0  # of the run; set by `parts`
+        self.resume_command = "the same command, with --resume"  # what `runs.fit` knows better
+        self.seconds = 0.0  # of training and validation, up to what was saved
         self.best_weights: list[np.ndarray] = []
         self._last_weights: list[np.ndarray] = []
         self._restored_metrics: list[np.ndarray] | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at = self._counted_at = time.monotonic()
 
     # -- during training
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.signals.listen()
+        self._counted_at = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if self._restored_metrics is not None:  # the epoch was under way when it was saved
@@ -98,7 +101,7 @@ class Checkpoint(keras.callbacks.Callback):
             what = "the first worker may not have saved"
         else:
             what = "is saved" if checkpoint_path(self.folder, step).exists() else "could not be saved, the one before it is"
-        raise Stopped(self.signals.number, step, what)
+        raise Stopped(self.signals.number, step, what, self.resume_command)
 
     def _step(self) -> int:
         return int(self.model.optimizer.iterations)
@@ -171,7 +174,9 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved_at = time.monotonic()
         if not self.writes:
             return
-        state = {"step": self._step(), **self.selection.state_dict()}
+        now = time.monotonic()
+        self.seconds, self._counted_at = self.seconds + now - self._counted_at, now
+        state = {"step": self._step(), "seconds": round(self.seconds, 1), **self.selection.state_dict()}
         try:
             write_checkpoint(self.folder, {**arrays, "best": self.best_weights}, state, self.keep)
         except OSError as error:  # the disk is full
@@ -191,6 +196,7 @@ class Checkpoint(keras.callbacks.Callback):
             try:
                 arrays, state = read_checkpoint(path)
                 self._check(arrays)
+                self.seconds = float(state.get("seconds", 0.0))
                 self.selection.load_state_dict(state)
             except Exception as error:  # whatever is wrong with it, there may be one before
                 reason = " ".join(str(error).split())[:100] or type(error).__name__

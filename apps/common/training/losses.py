@@ -1,8 +1,10 @@
 """The loss of a decoder: cross entropy of the target tokens, without padding."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 Tensor = Any
@@ -93,6 +95,29 @@ def sampled_cross_entropy(
 def scaled(loss: Tensor, sample_weight: Tensor | None) -> Tensor:
     """A batch's mean loss times the weight that all its examples have, as in `Workers.shard`."""
     return loss if sample_weight is None else loss * tf.reduce_mean(tf.cast(sample_weight, loss.dtype))
+
+
+class BalancedCrossEntropy(keras.losses.Loss):
+    """Cross entropy in which all classes weigh as much, however many examples they have:
+
+        -w_c log p_c        w_c = n / (k n_c)        n_c: examples of class c; of n in all, of k classes
+
+    Args:
+        counts: n_c of each class.
+
+    >>> loss = BalancedCrossEntropy([1, 3])
+    >>> print(loss(np.array([0, 1, 1, 1]), np.zeros((4, 2), "float32")).numpy().round(4))  # log 2
+    0.6931
+    """
+
+    def __init__(self, counts: Sequence[int], name: str = "balanced_cross_entropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.weights = (sum(counts) / (len(counts) * np.array(counts, "float32"))).astype("float32")
+
+    def call(self, targets: Tensor, logits: Tensor) -> Tensor:
+        targets = tf.cast(targets, tf.int32)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+        return losses * tf.gather(self.weights, targets)
 
 
 @keras.saving.register_keras_serializable(package="unfold")

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from apps.common.cli import check_ranges
 from apps.common.config import FitFlags, RunFlags
-from apps.common.files import lock_run
+from apps.common.files import RUNS, lock_run, newest_run
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
 from apps.common.training.workers import Workers
@@ -53,8 +53,8 @@ def versions() -> dict[str, str]:
 
 
 def open_run(application: str, config: Any, facts: dict[str, Any], workers: Workers) -> Path:
-    """Make or find the folder of a run and write `config.json`: the command, the flags, a description of the data, the
-    versions. A worker that is not the chief gets a temporary folder.
+    """Make or find the folder of a run and write `config.json`: the application, the command, the flags, a description of the
+    data, the versions. A worker that is not the chief gets a temporary folder.
 
     Raises:
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
@@ -66,7 +66,7 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
     folder = Path(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
     path = folder / "config.json"
     command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
-    new = {"command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
+    new = {"application": application, "command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
     new = json.loads(json.dumps(new))
     if config.resume:
         if not path.is_file():
@@ -83,11 +83,8 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
 
 
 def _default_folder(application: str, resume: bool) -> Path:
-    root = Path("runs") / application
-    if not resume:
-        return root / time.strftime("%Y%m%d-%H%M%S")
-    runs = sorted(path.parent for path in root.glob("*/config.json"))
-    return runs[-1] if runs else root
+    newest = newest_run(application) if resume else None
+    return newest or RUNS / application / ("" if resume else time.strftime("%Y%m%d-%H%M%S"))
 
 
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -98,7 +95,8 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
             raise DataError(f"{folder}: is a run of another version, which had a flag {name}. Start a new run.")
         if name not in free and new["config"].get(name) != value:
             raise DataError(
-                f"{folder}: was started with {name} = {value!r}, now {new['config'].get(name)!r}. Resume with the same flags."
+                f"{folder}: was started with {name} = {value!r}, now {new['config'].get(name)!r}. Leave your flags "
+                "out: it has its own."
             )
     if old.get("data") != new.get("data"):
         raise DataError(f"{folder}: the data changed since the run was started. Start a new run.")
@@ -122,6 +120,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         if isinstance(run, dict) and isinstance(run.get("config"), dict):
             return run
     raise DataError(f"{path}: is not there, or none of a run. Start a new run, or put back the file.")
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to continue a run."""
+    with contextlib.suppress(DataError, KeyError):
+        return shlex.join(["python", "-m", f"apps.{read_run(folder)['application']}.train", "--resume", "--run-dir", str(folder)])
+    return "the first worker's command, with --resume"  # another worker has no folder of a run
 
 
 def read_config(run: Path) -> SimpleNamespace:
@@ -157,6 +162,7 @@ def optimizer_options(config: FitFlags, steps: int) -> dict[str, Any]:
     return {
         "learning_rate": warm_up_and_decay(config.learning_rate, steps),
         "global_clipnorm": config.clip_norm,
+        "weight_decay": config.weight_decay or None,  # decoupled from the gradient (Loshchilov & Hutter 2019): Adam is AdamW
         "use_ema": config.ema_momentum > 0,
         "ema_momentum": config.ema_momentum,
     }
@@ -187,6 +193,7 @@ def fit(
         arguments: more of `fit`.
     """
     first = batches(start_step=start_step)
+    checkpoint.resume_command = resume_command(folder)
     for step, part in checkpoint.parts(start_step, first.steps_per_epoch, epochs):
         model.fit(
             workers.shard((first if step == start_step else batches(start_step=step)).dataset, size),

@@ -61,7 +61,7 @@ class Selection:
         if not (np.isfinite(value) and np.isfinite(loss)):
             return (-np.inf, -np.inf)
         value = 0.0 if value < NOISE.get(self.monitor, -np.inf) else value
-        return (-value if _lower_is_better(self.monitor) else value, -loss)
+        return (-value if is_lower_better(self.monitor) else value, -loss)
 
     def report(self, epochs: int) -> None:
         """Print which of `epochs` is kept, and why there were no more."""
@@ -81,7 +81,7 @@ class Selection:
         worse = [
             f"{name.removeprefix('val_')} {self.best[name]:.3g} against {value:.3g}"
             for name, value in constant.items()
-            if not (value - self.best[name] if _lower_is_better(name) else self.best[name] - value) > 1e-6
+            if not (value - self.best[name] if is_lower_better(name) else self.best[name] - value) > 1e-6
         ]
         if len(worse) == len(constant):
             raise DataError(
@@ -107,5 +107,10 @@ class Selection:
         self.best_epoch, self.waited, self.finished, self.history = state["best_epoch"], state["waited"], state["finished"], rows
 
 
-def _lower_is_better(name: str) -> bool:
+def is_lower_better(name: str) -> bool:
+    """Whether a metric of this name improves when it falls.
+
+    >>> is_lower_better("val_perplexity"), is_lower_better("val_bleu")
+    (True, False)
+    """
     return any(word in name for word in LOWER_IS_BETTER)

@@ -8,8 +8,8 @@ from typing import Any
 class Stopped(KeyboardInterrupt):
     """Somebody ended the run, by Ctrl-C or SIGTERM."""
 
-    def __init__(self, number: int, step: int, what: str) -> None:
-        super().__init__(f"stopped at step {step:,}, which {what}; continue with --resume")
+    def __init__(self, number: int, step: int, what: str, resume_command: str) -> None:
+        super().__init__(f"stopped at step {step:,}, which {what}; continue by:\n{resume_command}")
         self.exit_code = 128 + number
 
 

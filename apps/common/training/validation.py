@@ -20,13 +20,18 @@ def constant_loss(batches: tf.data.Dataset) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def constant_class(train: Sequence[str], validation: Sequence[str]) -> dict[str, float]:
+def constant_class(train: Sequence[str], validation: Sequence[str], balance: bool = False) -> dict[str, float]:
     """Validation metrics of a constant prediction: the class frequencies of the training labels.
+
+    With `balance` the loss is `BalancedCrossEntropy`, of which equal probabilities are the best constant.
 
     >>> constant_class(["a", "a", "b", "b", "b"], ["a", "b", "b", "b"])["val_accuracy"]
     0.75
     """
     counts = Counter(train)
+    if balance:
+        weights = [counts.total() / (len(counts) * counts[label]) for label in validation]
+        return {**constant_class(train, validation), "val_loss": math.log(len(counts)) * sum(weights) / len(weights)}
     loss = -sum(math.log(counts[label] / counts.total()) for label in validation) / len(validation)
     return {"val_accuracy": validation.count(counts.most_common(1)[0][0]) / len(validation), "val_loss": loss}
 

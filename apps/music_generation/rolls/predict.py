@@ -1,5 +1,6 @@
 """Piano rolls of an exported model, as files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,23 +8,41 @@ import numpy as np
 import tensorflow as tf
 
 from apps.music_generation.rolls.pictures import write_roll
-from data_pipelines.piano_rolls import KEYS, read_midi
+from data_pipelines.piano_rolls import KEYS, LOWEST, read_midi
 from data_pipelines.sources import DataError
 
 
-def predict(
-    served: Any, prompt: str, out: Path | None, *, new_frames: int, frame_beats: float, temperature: float, seed: int
-) -> dict[str, Any]:
-    """Continue a .mid file, or begin a piece; write files."""
-    if out is None:
-        raise DataError("--out is missing; a piano roll is written as files. Pass --out NAME.")
-    try:
-        frames = read_midi(Path(prompt), frame_beats) if prompt else np.zeros((0, KEYS), np.uint8)
-    except ValueError as error:
-        raise DataError(f"{prompt}: {error}. Pass a .mid file.") from None
-    continued = continue_roll(served, frames, new_frames, temperature, seed)
-    files = write_roll(continued, out, frame_beats, prompted=len(frames))
-    return {"frames": len(continued), "files": [str(file) for file in files]}
+def predictions(
+    served: Any,
+    prompts: Sequence[str] = ("",),
+    *,
+    count: int = 1,
+    new_frames: int = 128,
+    frame_beats: float = 0.25,
+    temperature: float = 0.8,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Continue each .mid file, or begin a piece ("") `count` times, by the seeds from `seed` on: `prompt`, `seed`, the MIDI
+    pitches of each frame, `frames`, and how many of these are the prompt's, `prompt_frames`."""
+    results = []
+    for prompt in prompts:
+        try:
+            frames = read_midi(Path(prompt), frame_beats) if prompt else np.zeros((0, KEYS), np.uint8)
+        except ValueError as error:
+            raise DataError(f"{prompt}: {error}. Pass a .mid file.") from None
+        for number in range(seed, seed + count):
+            roll = continue_roll(served, frames, new_frames, temperature, number)
+            pitches = [(np.flatnonzero(frame) + LOWEST).tolist() for frame in roll]
+            results.append({"prompt": prompt, "seed": number, "frames": pitches, "prompt_frames": len(frames)})
+    return results
+
+
+def write(result: dict[str, Any], out: Path, frame_beats: float) -> list[Path]:
+    """Write what `predictions` gave as files."""
+    frames = np.zeros((len(result["frames"]), KEYS), np.uint8)
+    for frame, pitches in zip(frames, result["frames"]):
+        frame[np.array(pitches, int) - LOWEST] = 1
+    return write_roll(frames, out, frame_beats, prompted=result["prompt_frames"])
 
 
 def continue_roll(served: Any, frames: np.ndarray, new_frames: int, temperature: float, seed: int) -> np.ndarray:

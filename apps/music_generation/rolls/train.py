@@ -11,6 +11,7 @@ from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.init_from import begin_with, initial_run
 from apps.common.training.validation import Validation
 from apps.common.training.workers import Workers
 from apps.music_generation.config import APPLICATION, RollConfig, StackFlags
@@ -29,6 +30,7 @@ def train(config: RollConfig) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
+    initial = initial_run(APPLICATION, config)
     rolls = load_rolls(config.data, config.frame_beats)
     streams = partial(
         roll_streams,
@@ -44,6 +46,7 @@ def train(config: RollConfig) -> dict[str, float]:
     # -- model
     model = RollModel(frame=config.frame, hidden=config.hidden, **cli.flags_of(config, StackFlags))
     model.build()
+    begin_with(model, initial)
     folder = runs.open_run(APPLICATION, config, {"data": rolls.describe()}, workers)
     rolls.write_skipped(folder / "skipped.tsv")
 

@@ -1,5 +1,6 @@
 """Tunes of an exported model, as text and files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,24 @@ from data_pipelines.sources import DataError, read_text
 NO_LIMIT = 10_000  # new tokens; the export has its own limit
 
 
-def predict(
+def predictions(
     served: Any,
-    prompt: str,
-    out: Path | None,
+    prompts: Sequence[str] = ("",),
     *,
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    constrained: bool,
-) -> dict[str, Any]:
-    """Continue a prompt: ABC, in which `\\n` ends a line, or an .abc file. With `out` write files, too."""
-    text = read_text(Path(prompt)) if prompt.endswith(".abc") else prompt.replace("\\n", "\n")
-    abc = sample_tunes(served, 1, max_new_tokens or NO_LIMIT, temperature, top_p, seed, constrained, text)[0]
-    return {"abc": abc, "files": [str(file) for file in write_tune(abc, out)] if out else []}
+    count: int = 1,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+    constrained: bool = False,
+) -> list[dict[str, Any]]:
+    """Continue each prompt, ABC or an .abc file, `count` times, by the seeds from `seed` on: `prompt`, `seed` and `abc`."""
+    results = []
+    for prompt in prompts:
+        text = read_text(Path(prompt)) if prompt.endswith(".abc") else prompt
+        tunes = sample_tunes(served, count, max_new_tokens or NO_LIMIT, temperature, top_p, seed, constrained, text)
+        results += [{"prompt": prompt, "seed": seed + i, "abc": abc} for i, abc in enumerate(tunes)]
+    return results
 
 
 def write_example(served: Any, path: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import write_training_rows
@@ -13,6 +14,7 @@ from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.init_from import begin_with, init_facts, initial_run
 from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss
@@ -35,8 +37,12 @@ def train(config: TuneConfig) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
+    initial = initial_run(APPLICATION, config)
     tunes = load_tunes(config.data, config.validation_tunes)
-    vocabulary = train_tune_vocabulary(tunes.splits["train"], config.tokenizer, config.transpose_prob > 0)
+    if config.init_from:  # a resumed run has kept its vocabulary
+        vocabulary = TuneVocabulary.load(initial or Path(config.run_dir or ""))
+    else:
+        vocabulary = train_tune_vocabulary(tunes.splits["train"], config.tokenizer, config.transpose_prob > 0)
     streams = partial(
         tune_streams,
         tunes.splits["train"],
@@ -52,6 +58,7 @@ def train(config: TuneConfig) -> dict[str, float]:
     # -- model
     model = TuneModel(vocabulary.size, config.embedding_size, **cli.flags_of(config, StackFlags))
     model.build()
+    begin_with(model, initial)
     folder = runs.open_run(APPLICATION, config, {"data": tunes.describe()}, workers)
     tunes.write_skipped(folder / "skipped.tsv")
     vocabulary.save(folder)
@@ -66,7 +73,9 @@ def train(config: TuneConfig) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_bits_per_character", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    runs.log_summary(config, model, folder, tunes.summary() | workers.summary(config.batch_size, "streams"))
+    texts = tf.constant([tune.text for tune in tunes.splits["train"]])
+    facts = tunes.summary() | init_facts(initial, vocabulary.encode(texts))
+    runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "streams"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,
