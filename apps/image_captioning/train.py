@@ -49,7 +49,7 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    data = load_captions(config.data)
+    data = load_captions(config.data, columns=(config.image_column, config.caption_column))
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
     encoder = image_encoder(
         config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune_epochs else 0

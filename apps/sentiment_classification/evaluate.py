@@ -63,9 +63,11 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument("--validation-rows", default=None, help="as in training")
+    parser.add_argument("--text-column", default=None, help="as in training")
+    parser.add_argument("--label-column", default=None, help="as in training")
     arguments = parser.parse_args()
     rows = arguments.validation_rows
-    load = partial(load_reviews, arguments.data, rows)
+    load = partial(load_reviews, arguments.data, rows, columns=(arguments.text_column, arguments.label_column))
     reviews, split = choose_split(lambda whole: load(whole and rows is None), arguments.data, arguments.split)
     served = load_export(arguments.export, "sentiment_classification")
     warn_of_training_rows(arguments.export, reviews.rows(split), split)

@@ -40,7 +40,8 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    reviews = load_reviews(config.data, config.validation_rows)
+    columns = (config.text_column, config.label_column)
+    reviews = load_reviews(config.data, config.validation_rows, columns=columns)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits["train"]]
     vocabulary = load_or_train(
@@ -79,7 +80,7 @@ def train(config: Config) -> dict[str, float]:
     facts = {**reviews.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "texts"))
     if config.pretrain_on and restored is None and workers.is_chief:
-        unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
+        unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on, config.text_column), *texts]]
         language = review_batches(unlabelled, **options, shuffle_seed=config.seed)
         print(f"pre-training on {len(unlabelled):,} texts")
         pretrain(model, language.dataset, config.pretrain_epochs * language.steps_per_epoch, clip_norm=config.clip_norm)

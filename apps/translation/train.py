@@ -43,7 +43,8 @@ def train(config: Config) -> dict[str, float | str]:
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     # -- data
-    data = load_translations(config.data, config.source_lang, config.target_lang)
+    columns = (config.source_column, config.target_column)
+    data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
     joint = config.vocabulary == "joint"

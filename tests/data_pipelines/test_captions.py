@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="not a readable zip file"):
         load_captions(str(tmp_path))
-    (tmp_path / "captions.tsv").write_text("picture\ttext\n")
+    (tmp_path / "captions.tsv").write_text("picture\twords\n")
     with pytest.raises(DataError, match="no column 'image' and 'caption' in the header"):
         load_captions(str(tmp_path))
     with pytest.raises(DataError, match="no such file"):
