@@ -71,6 +71,7 @@ class TrainingFlags(FitFlags):
     buckets: shared.Buckets = 4
     label_smoothing: shared.LabelSmoothing = 0.1
     patience: shared.Patience = 4
+    embeddings: shared.Embeddings = None
     monitor: Annotated[Literal["cider", "bleu_4", "loss", "perplexity"], "chooses the epoch to keep; ties by loss"] = "cider"
 
 

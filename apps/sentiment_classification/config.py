@@ -50,6 +50,7 @@ class TrainingFlags(FitFlags):
     ema_momentum: shared.EmaMomentum = 0.0
     patience: shared.Patience = 3
     monitor: Annotated[Literal["accuracy", "loss"], "chooses the epoch to keep; ties by loss"] = "accuracy"
+    embeddings: shared.Embeddings = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
     pretrain_on: Annotated[str | None, "a table with a column of texts: first learn to predict its words"] = None
     pretrain_epochs: Annotated[int, "passes over these and the training texts", Size] = 1

@@ -56,6 +56,7 @@ class TrainingFlags(FitFlags):
     buckets: shared.Buckets = 6
     label_smoothing: shared.LabelSmoothing = 0.1
     optimizer: Annotated[Literal["adam", "sgd"], "adam, or plain gradient descent"] = "adam"
+    embeddings: shared.Embeddings = None
     monitor: Annotated[Literal["bleu", "chrf", "loss", "perplexity"], "chooses the epoch to keep; ties by loss"] = "bleu"
     bleu_tokenize: Annotated[
         Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"],
