@@ -13,6 +13,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import os
 import random
 import resource
@@ -141,6 +142,30 @@ def parallel(folder: Path) -> tuple[bytes, Check]:
     return text.encode(), loaded("pairs.tsv", lambda path: load_translations(path, "source", "target"), folder)
 
 
+def jsonl(folder: Path) -> tuple[bytes, Check]:
+    text = "".join(f'{{"text": "it was \\u00e9 {i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(30))
+    return text.encode(), loaded("reviews.jsonl", load_reviews, folder)
+
+
+def parquet(folder: Path) -> tuple[bytes, Check]:
+    import pyarrow
+    import pyarrow.parquet
+
+    content = io.BytesIO()
+    table = pyarrow.table({"text": [f"it was {i}" for i in range(30)], "label": ["a", "b"] * 15})
+    pyarrow.parquet.write_table(table, content)
+    return content.getvalue(), loaded("reviews.parquet", load_reviews, folder)
+
+
+def coco(folder: Path) -> tuple[bytes, Check]:
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(12)]
+    for item in images:
+        (folder / str(item["file_name"])).write_bytes(b"")
+    captions = [{"image_id": i, "caption": "a picture"} for i in range(12)]
+    text = json.dumps({"images": images, "annotations": captions}, indent=0)
+    return text.encode(), loaded("captions_train2017.json", load_captions, folder)
+
+
 def image_zip(folder: Path) -> tuple[bytes, Check]:
     names, content = [f"image{i}.png" for i in range(12)], io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -251,10 +276,14 @@ FORMATS = {
     "reviews .tsv": tsv,
     "reviews .csv.gz": csv_gz,
     "sentence pairs .tsv": parallel,
+    "reviews .jsonl": jsonl,
+    "reviews .parquet": parquet,
+    "captions .json": coco,
     "images .zip": image_zip,
     "image .png": image("png"),
     "image .jpg": image("jpeg"),
     "image .gif": image("gif"),
+    "image .webp": image("webp"),
     "checkpoint .npz": checkpoint,
     "tunes .abc": abc,
     "music .mid": midi,

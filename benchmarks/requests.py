@@ -46,7 +46,8 @@ from apps.translation import serving as translation
 from benchmarks.memory import peak, reset_peak
 from benchmarks.saving import save
 from benchmarks.untrained import MAKERS, make_export, words
-from data_pipelines.images import LARGEST_IN_PARALLEL, MOST_BLOCKS
+from data_pipelines.image_headers import MOST_BLOCKS
+from data_pipelines.images import LARGEST_IN_PARALLEL
 
 SECONDS, MEGABYTES = 60, 4096
 START_SECONDS = 60  # to load TensorFlow and the export, on a busy machine

@@ -83,20 +83,25 @@ def read_tune(text: str) -> Tune:
     """One tune.
 
     Raises:
-        ABCError: a field is missing or can't be read, several voices, no notes, a character that isn't ABC.
+        ABCError: a field is missing or can't be read, notes of several voices, no notes, a character that isn't ABC.
     """
     fields: dict[str, str] = {}
     lines: list[str] = []
+    voice, voices = "", set[str]()  # of the line, and of all notes
     for line in map(str.strip, text.splitlines()):
         if not line and "K" in fields:
             break  # an empty line ends a tune; a comment doesn't
         line = re.sub(r"(?<!\\)%.*", "", line).strip()
         match = re.match(r"([MLK]|[A-Za-z+](?=:[^|:]|:$)):(.*)", line)  # not the note before :| or ::
         if match is None:
-            if line and "K" in fields:
-                lines.append(line)
-        elif match[1] == "V" or (match[1] == "K" and "V:" in match[2]):
-            raise ABCError("several voices (V:)")
+            for place, part in enumerate(re.split(r"\[V:\s*([^\s\]]+)[^\]]*\]", line)):
+                if place % 2:
+                    voice = part
+                elif part.strip() and "K" in fields:
+                    voices.add(voice)
+                    lines.append(part)
+        elif match[1] == "V" and "K" in fields:
+            voice = (match[2].split() or [""])[0]
         elif "K" not in fields:
             fields.setdefault(match[1], match[2].strip())
         elif match[1] in "MLK":
@@ -105,6 +110,8 @@ def read_tune(text: str) -> Tune:
         raise ABCError("no key (K:)")
     if "M" not in fields:
         raise ABCError("no metre (M:)")
+    if len(voices) > 1:
+        raise ABCError(f"{len(voices)} voices (V:), but a tune has one here: delete the lines of the others")
     metre = _plain_field("M", fields["M"])[2:]
     unit = _plain_field("L", fields.get("L", "") or ("1/16" if metre_length(metre) < Fraction(3, 4) else "1/8"))[2:]
     tune = Tune(metre, unit, _plain_field("K", fields["K"])[2:], _plain_body(lines), fields.get("T", ""))

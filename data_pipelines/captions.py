@@ -11,15 +11,18 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
+from data_pipelines.caption_files import find_caption_files, read_captions
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.files import replacing
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import augment_images
-from data_pipelines.sources import DataError, check_zip, find_splits, load_tfds, read_table, split_off
+from data_pipelines.sources import DataError, check_zip, load_tfds, split_off
+from data_pipelines.tables import Column
 from data_pipelines.vocabulary import EOS, Vocabulary
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+OTHERS = (".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jfif")  # pictures that are refused by what they hold
 REMEDY = "Check the names in the table."
 
 
@@ -60,16 +63,25 @@ class Captions(Corpus[Example]):
         return [example.image for examples in self.splits.values() for example in examples]
 
 
-def load_captions(source: str, whole: bool = False, download_folder: Path = Path("runs/image_files")) -> Captions:
+def load_captions(
+    source: str,
+    whole: bool = False,
+    download_folder: Path = Path("runs/image_files"),
+    columns: Sequence[str | None] = (None, None),
+) -> Captions:
     """Images with captions from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
-        source: a path is a table `.tsv` or `.csv` with the columns `image` and `caption`, several rows an image, or a folder
-            that holds `captions.tsv`, or one such table a split: `train_captions.tsv`, `val_captions.tsv`,
-            `test_captions.tsv`. The images lie in `<split>_images.zip`, `<split>_images/`, `images.zip`, `images/`, or in
-            the table's folder. Without a validation split it is cut off the training split, the same in every run.
+        source: a path is a file of captions, or a folder that holds one for all splits, or one a split:
+            - a table (see `data_pipelines.tables`) with the columns `image` and `caption`, several rows an image: `captions.*`,
+              or `train_captions.*`, `val_captions.*`, `test_captions.*`;
+            - Flickr8k's `Flickr8k.token.txt`, with its lists of the images of each split if they lie beside it;
+            - COCO's `captions_train2017.json` and `captions_val2017.json`, in `annotations/` too.
+            The images lie in `<split>_images/`, `images/`, `Images/`, `train2017/` for COCO, `Flicker8k_Dataset/`, a `.zip` of
+            such a name, or in the table's folder. Without a validation split it is cut off, the same in every run.
         whole: for evaluation: nothing is cut off, and there need be no training split.
         download_folder: where the images of a TFDS set are written as files.
+        columns: the names of the two columns of a table where they are others than the usual ones.
 
     Raises:
         DataError: a file, column or split that can't be used.
@@ -83,28 +95,28 @@ def load_captions(source: str, whole: bool = False, download_folder: Path = Path
         name = source.removeprefix("tfds:")
         splits, skipped = _from_tfds(name, download_folder / name, whole), list[Skipped]()
     else:
-        splits, skipped = _from_tables(source, whole)
+        of_table = [
+            Column("--image-column", ("image", "file_name", "filename"), columns[0]),
+            Column("--caption-column", ("caption", "text"), columns[1]),
+        ]
+        splits, skipped = _from_files(source, whole, of_table)
     splits = split_off(splits, not Path(source).is_dir() or len(splits) == 1, whole)
     return Captions(splits, skipped=skipped).check_not_empty(source, REMEDY)
 
 
-def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], list[Skipped]]:
-    path = Path(source)
-    if path.is_dir():
-        one_table = [path / f"captions{suffix}{gz}" for suffix in (".tsv", ".csv") for gz in ("", ".gz")]
-        found = [p for p in one_table if p.is_file()]
-        tables = {"train": found[0]} if found else find_splits(path, ("_captions.tsv", "_captions.csv"), whole)
-    else:
-        tables = {"train": path}
+def _from_files(source: str, whole: bool, columns: Sequence[Column]) -> tuple[dict[str, list[Example]], list[Skipped]]:
     splits: dict[str, list[Example]] = {}
     skipped: list[Skipped] = []
     pools: dict[Path, dict[str, ImageFile]] = {}
-    spare: dict[Path, dict[str, str]] = {}  # images without caption: name -> split; several tables may share a folder
-    for name, table in tables.items():
+    spare: dict[Path, dict[str, str]] = {}  # images without caption: name -> split; several files may share a folder
+    read: dict[Path, list[tuple[str, str]]] = {}
+    for name, (path, place, names) in find_caption_files(Path(source), whole).items():
+        if path not in read:
+            read[path] = list(read_captions(path, columns))
         grouped: dict[str, list[str]] = {}
-        for _, (image, caption) in read_table(table, ("image", "caption")):
-            grouped.setdefault(image.strip(), []).extend([caption.strip()] if caption.strip() else [])
-        place = _find_images(table, name)
+        for image, caption in read[path]:
+            if names is None or image in names:
+                grouped.setdefault(image.strip(), []).extend([caption.strip()] if caption.strip() else [])
         if place not in pools:
             pools[place] = _list_images(place)
             spare[place] = dict.fromkeys(pools[place], name)
@@ -117,28 +129,20 @@ def _from_tables(source: str, whole: bool) -> tuple[dict[str, list[Example]], li
         ]
         for image in grouped:
             spare[place].pop(image, None)
-    skipped += [Skipped(name, image, "an image without caption") for images in spare.values() for image, name in images.items()]
+    reason = "an image without caption" if names is None else "an image of no split"
+    skipped += [Skipped(name, image, reason) for images in spare.values() for image, name in images.items()]
     return splits, skipped
-
-
-def _find_images(table: Path, split: str) -> Path:
-    """Where the images of a table are: a zip or a folder of the split, or of all splits, or the table's own folder."""
-    stem = table.name.split("_captions.")[0] if "_captions." in table.name else split
-    for name in (f"{stem}_images.zip", f"{stem}_images", "images.zip", "images"):
-        if (table.parent / name).exists():
-            return table.parent / name
-    return table.parent
 
 
 def _list_images(place: Path) -> dict[str, ImageFile]:
     """The images of a folder, with all below, or of a zip, by name: their path inside it."""
     if place.is_dir():
-        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES + OTHERS and p.is_file())
         return {name: ImageFile(name, str(p)) for p in files for name in [p.relative_to(place).as_posix()]}
     try:
         with zipfile.ZipFile(place) as archive:
             check_zip(archive, place)
-            members = [m for m in archive.namelist() if m.lower().endswith(SUFFIXES) and not m.startswith("__MACOSX/")]
+            members = [m for m in archive.namelist() if m.lower().endswith(SUFFIXES + OTHERS) and not m.startswith("__MACOSX/")]
     except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise DataError(f"{place}: not a readable zip file ({error}). Pack it anew, or unpack it into a folder.") from None
     tops = {m.split("/")[0] for m in members if "/" in m}

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines import batching
+from data_pipelines import batching, musicxml
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.sources import DataError, check_zip, find_splits, split_off
 from data_pipelines.tunes import Streams
 
 MAX_FRAMES = 1_000_000  # of one piece
+SCORES = (".mid", ".midi", *musicxml.SUFFIXES)
 KEYS, LOWEST = 88, 21  # a piano's keys; the MIDI note of the first
 
 
@@ -33,10 +34,10 @@ def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> R
 
     Args:
         source: a path is a folder with `train.npz` and, if they exist, `valid.npz` and `test.npz`, each with `frames` (sum of
-            lengths, 88) and `lengths` (n,); a folder with `.mid` files, in `train/`, `valid/`, `test/` or all together; or one
-            such file. Without a validation split it is cut off the training split, the same in every run.
+            lengths, 88) and `lengths` (n,); a folder with `.mid`, `.musicxml` or `.mxl` files, in `train/`, `valid/`, `test/` or
+            all together; or one such file. Without a validation split it is cut off the training split, the same in every run.
         whole: for evaluation: nothing is cut off, and there need be no training split.
-        frame_beats: of MIDI files and chorales: how long a frame is, in quarter notes.
+        frame_beats: of MIDI, MusicXML and chorales: how long a frame is, in quarter notes.
 
     Raises:
         DataError: no file, arrays of the wrong shape, no pieces.
@@ -50,14 +51,17 @@ def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> R
         splits = {split: _from_npz(file) for split, file in files.items()}
     else:
         splits = {}
-        for split, file in _midi_files(path):
+        for split, file in _scores(path):
+            read = read_score if file.suffix.lower() in musicxml.SUFFIXES else read_midi
             try:
-                splits.setdefault(split, []).append(read_midi(file, frame_beats))
+                splits.setdefault(split, []).append(read(file, frame_beats))
             except ValueError as error:
                 skipped.append(Skipped(split, str(file), str(error)))
     alone = not (path.is_dir() and len(splits) > 1) and not any(path.glob("train.npz"))
     splits = split_off(splits if whole else {"train": [], **splits}, alone, whole)
-    return Rolls(splits, skipped=skipped).check_not_empty(source, "Add .mid files or an .npz with frames and lengths.")
+    return Rolls(splits, skipped=skipped).check_not_empty(
+        source, "Add .mid or .musicxml files, or an .npz with frames and lengths."
+    )
 
 
 def _from_npz(path: Path) -> list[np.ndarray]:
@@ -85,14 +89,14 @@ def _from_npz(path: Path) -> list[np.ndarray]:
     return [piece.astype(np.uint8) for piece in np.split(frames != 0, np.cumsum(lengths)[:-1]) if len(piece)]
 
 
-def _midi_files(path: Path) -> list[tuple[str, Path]]:
+def _scores(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [("train", path)]
     known = {"train": "train", "valid": "validation", "val": "validation", "dev": "validation", "validation": "validation"}
     known["test"] = "test"
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in (".mid", ".midi")]
+    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SCORES]
     if not files:
-        raise DataError(f"{path}: no .npz or .mid files. Pass a folder that holds some, or the path of one file.")
+        raise DataError(f"{path}: no .npz, .mid or .musicxml files. Pass a folder that holds some, or the path of one file.")
     return [(known.get(file.relative_to(path).parts[0], "train"), file) for file in files]
 
 
@@ -124,6 +128,20 @@ def read_midi(path: Path, frame_beats: float) -> np.ndarray:
     ticks = file.ticks_per_beat * frame_beats
     cells = [(round(a / ticks), max(round(b / ticks), round(a / ticks) + 1), note) for a, b, note in notes]
     return _roll([cell for cell in cells if LOWEST <= cell[2] < LOWEST + KEYS])
+
+
+def read_score(path: Path, frame_beats: float) -> np.ndarray:
+    """The notes of a MusicXML file as frames of so many quarter notes.
+
+    Raises:
+        ValueError: not MusicXML, or no notes on a piano's keys.
+    """
+    return _roll(_cells(musicxml.read_musicxml(path), frame_beats))
+
+
+def _cells(notes: Sequence[musicxml.SoundingNote], frame_beats: float) -> list[tuple[int, int, int]]:
+    cells = [(round(n.onset / frame_beats), round(n.end / frame_beats), n.pitch) for n in notes]
+    return [(a, max(b, a + 1), pitch) for a, b, pitch in cells if LOWEST <= pitch < LOWEST + KEYS]
 
 
 def _roll(cells: list[tuple[int, int, int]]) -> np.ndarray:
@@ -167,15 +185,7 @@ def embedded_chorales(frame_beats: float = 0.25) -> list[np.ndarray]:
     """The chorales of Bach that music21 carries: in the public domain."""
     from music21 import corpus
 
-    pieces = []
-    for chorale in corpus.chorales.Iterator():
-        cells = []
-        for note in chorale.flatten().notes:
-            a, b = float(note.offset), float(note.offset) + float(note.quarterLength)
-            first, last = round(a / frame_beats), round(b / frame_beats)
-            cells += [(first, max(last, first + 1), pitch.midi) for pitch in note.pitches]
-        pieces.append(_roll(cells))
-    return pieces
+    return [_roll(_cells(musicxml.notes_of(chorale), frame_beats)) for chorale in corpus.chorales.Iterator()]
 
 
 def roll_streams(

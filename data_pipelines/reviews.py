@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from data_pipelines import batching
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
-from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_table, read_text, split_off
+from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_text, split_off
+from data_pipelines.tables import SUFFIXES, Column, read_table
 from data_pipelines.vocabulary import Vocabulary
 
 MAX_CLASSES = 1_000
@@ -52,25 +54,29 @@ class Reviews(Corpus[Review]):
         }
 
 
-def load_reviews(source: str, validation_rows: str | None = None, whole: bool = False) -> Reviews:
+def load_reviews(
+    source: str, validation_rows: str | None = None, whole: bool = False, columns: Sequence[str | None] = (None, None)
+) -> Reviews:
     """Reviews from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
-        source: a path is a `.tsv` or `.csv` file (gzip too) with columns `text` and `label`, or a folder with `train.*` and,
+        source: a path is a table (see `data_pipelines.tables`) with columns `text` and `label`, or a folder with `train.*` and,
             if they exist, `dev.*`/`val.*`/`valid.*` and `test.*`. Without a validation file 10% of the training rows are
             split off, the same ones in every run; one single file also gives 10% for the test.
         validation_rows: a file that names the rows of the training file (0 = first after the header) for validation.
         whole: for evaluation: nothing is split off, and there need be no training split.
+        columns: the names of the two columns where they are others than the usual ones.
 
     Raises:
         DataError: a file, column, row, label or split that can't be used.
     """
+    of_table = [_text(columns[0]), Column("--label-column", ("label", "sentiment", "class"), columns[1])]
     if source == "embedded":
         splits = {name: [Review(*pair) for pair in pairs] for name, pairs in embedded_reviews().items()}
     elif source.startswith("tfds:"):
-        splits = load_tfds(source.removeprefix("tfds:"), _from_tfds, whole)
+        splits = load_tfds(source.removeprefix("tfds:"), partial(_from_tfds, [c.wanted for c in of_table]), whole)
     else:
-        splits = _from_path(Path(source), whole)
+        splits = _from_path(Path(source), whole, of_table)
     if validation_rows is not None:
         splits = _split_by_rows(splits, Path(validation_rows))
     else:
@@ -78,12 +84,16 @@ def load_reviews(source: str, validation_rows: str | None = None, whole: bool = 
     return _checked(source, splits, whole)
 
 
-def _from_path(path: Path, whole: bool) -> dict[str, list[Review]]:
-    files = find_splits(path, (".tsv", ".csv"), whole) if path.is_dir() else {"train": path}
+def _text(name: str | None) -> Column:
+    return Column("--text-column", ("text", "review", "sentence"), name)
+
+
+def _from_path(path: Path, whole: bool, columns: Sequence[Column]) -> dict[str, list[Review]]:
+    files = find_splits(path, SUFFIXES, whole) if path.is_dir() else {"train": path}
     splits: dict[str, list[Review]] = {}
     known: set[str] = set()
     for name, file in files.items():
-        rows = list(read_table(file, ("text", "label")))
+        rows = list(read_table(file, columns))
         for number, (_, label) in rows:
             if not label.strip():
                 raise DataError(f"{file}: row {number}: the label is empty. Give it a class, or remove the row.")
@@ -98,23 +108,27 @@ def _from_path(path: Path, whole: bool) -> dict[str, list[Review]]:
             if len(known) > MAX_CLASSES:
                 raise DataError(
                     f"{file}: {len(known):,} different labels in {len(rows):,} rows; the limit is {MAX_CLASSES:,} classes. "
-                    "Check that the column label holds classes."
+                    "Check that the column of labels holds classes; --label-column names another."
                 )
         splits[name] = [Review(text, label.strip()) for _, (text, label) in rows]
     return splits
 
 
-def _from_tfds(row: dict[str, Any], features: Any) -> Review:
-    if "text" not in row or "label" not in row:
-        raise DataError(f"tfds: the features are {sorted(row)}; expected text and label. Choose another data set.")
-    label = features["label"]
-    name = label.int2str(int(row["label"])) if hasattr(label, "int2str") else str(row["label"])
-    return Review(row["text"].decode("utf-8", "replace"), name)
+def _from_tfds(columns: Sequence[str], row: dict[str, Any], features: Any) -> Review:
+    text, label = columns
+    if text not in row or label not in row:
+        raise DataError(
+            f"tfds: the features are {sorted(row)}; expected {text} and {label}. Pass --text-column and --label-column, "
+            "or choose another data set."
+        )
+    of = features[label]
+    name = of.int2str(int(row[label])) if hasattr(of, "int2str") else str(row[label])
+    return Review(row[text].decode("utf-8", "replace"), name)
 
 
-def load_texts(path: str) -> list[str]:
-    """Texts without labels: the `text` column of a `.tsv` or `.csv` file, gzip too."""
-    return [text for _, (text,) in read_table(Path(path), ("text",))]
+def load_texts(path: str, text_column: str | None = None) -> list[str]:
+    """Texts without labels: the `text` column of a table."""
+    return [text for _, (text,) in read_table(Path(path), [_text(text_column)])]
 
 
 def _split_by_rows(splits: dict[str, list[Review]], path: Path) -> dict[str, list[Review]]:

@@ -4,14 +4,13 @@ All four applications find, open and check their files here. Whatever is wrong w
 message is one line that names the file, the row and the remedy.
 """
 
-import csv
+import codecs
 import gzip
-import io
 import random
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ def find_splits(folder: Path, suffixes: Sequence[str], whole: bool = False) -> d
     splits: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         candidates = [folder / f"{name}{suffix}{gz}" for name in names for suffix in suffixes for gz in ("", ".gz")]
+        candidates += [folder / f"{name}-00000-of-00001{suffix}" for name in names for suffix in suffixes]  # of Hugging Face
         found = [path for path in candidates if path.is_file()]
         if len(found) > 1:
             raise DataError(
@@ -95,8 +95,17 @@ def check_zip(archive: zipfile.ZipFile, path: Path) -> None:
         )
 
 
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first: the one of UTF-16 begins like it
+_MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_NO_TEXT = {
+    b"PAR1": "is a parquet file. Name it .parquet.",
+    b"PK\x03\x04": "is a zip archive or an Excel file, not a text. Unpack it, or save the sheet as .csv.",
+    b"\x1f\x8b": "is packed by gzip. Let its name end with .gz.",
+}
+
+
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, gzip too."""
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark; gzip too."""
     try:
         data = _unzipped(path) if path.suffix == ".gz" else path.read_bytes()
     except FileNotFoundError:
@@ -105,44 +114,21 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: is a folder; expected a file.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a readable gzip file ({error}). Compress it anew.") from None
+    for start, remedy in _NO_TEXT.items():
+        if data.startswith(start):
+            raise DataError(f"{path}: {remedy}")
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and data[:400].count(0) > len(data[:400]) // 3:
+        order = "be" if data[:1] == b"\0" else "le"
+        raise DataError(f"{path}: UTF-16 without a byte order mark. Convert it: iconv -f utf-16{order} -t utf-8 FILE > NEW.")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         row = data[: error.start].count(b"\n") + 1
+        remedy = "Save it as UTF-8" if encoding != "utf-8-sig" else "Convert it: iconv -f latin1 -t utf-8 FILE > NEW"
         raise DataError(
-            f"{path}: row {row}: not UTF-8 (byte 0x{data[error.start]:02x}). Convert it: iconv -f latin1 -t utf-8."
+            f"{path}: row {row}: not {encoding.upper().removesuffix('-SIG')} (byte 0x{data[error.start]:02x}). {remedy}."
         ) from None
-
-
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a `.tsv` (no quoting) or `.csv` file as `(row number, values of columns)`; row 1 is the header."""
-    text = read_text(path)
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".csv"):
-        rows: Iterable[list[str]] = csv.reader(io.StringIO(text, newline=""), strict=True)
-    else:
-        rows = (line.rstrip("\r").split("\t") for line in text.split("\n"))
-    rows = iter(rows)
-    header = next(rows, [])
-    missing = [column for column in columns if column not in header]
-    if missing:
-        raise DataError(
-            f"{path}: row 1: no column {' and '.join(map(repr, missing))} in the header {header}. Name the columns so."
-        )
-    places = [header.index(column) for column in columns]
-    number = 1
-    try:
-        for number, row in enumerate(rows, start=2):
-            if not row or row == [""]:
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{path}: row {number}: {len(row)} columns; the header has {len(header)}. "
-                    "Remove stray tabs, or quote the value in a .csv."
-                )
-            yield number, [row[place] for place in places]
-    except csv.Error as error:
-        raise DataError(f"{path}: row {number + 1}: {error}. Mend the quotes.") from None
 
 
 def split_by_seed(

@@ -12,7 +12,8 @@ from data_pipelines import batching
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.translations import embedded_translations
-from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_table, read_text, split_off
+from data_pipelines.sources import SPLIT_NAMES, DataError, check_name, find_splits, load_tfds, read_text, split_off
+from data_pipelines.tables import SUFFIXES, Column, read_table
 from data_pipelines.vocabulary import EOS, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
 MODEL_TYPES = {"bpe": "bpe", "unigram": "unigram", "words": "word", "characters": "char"}
@@ -42,22 +43,30 @@ class Translations(Corpus[Pair]):
         return {**super().summary(), **({"empty pairs": empty} if empty else {})}
 
 
-def load_translations(source: str, source_lang: str, target_lang: str, whole: bool = False) -> Translations:
+def load_translations(
+    source: str, source_lang: str, target_lang: str, whole: bool = False, columns: Sequence[str | None] = (None, None)
+) -> Translations:
     """Pairs from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
-        source: a path is a folder with `train.<lang>`, `val.<lang>` and `test.<lang>` (gzip too) where line n of each
-            language belongs together, or a `.tsv` or `.csv` file with a column for each language, named by its header; a
-            folder may hold such files too. Without a validation split it is cut off the training split, the same in every run.
+        source: a path is one of
+            - a folder with `train.<lang>`, `val.<lang>` and `test.<lang>` (gzip too), where line n of each language belongs
+              together, or with one such pair of files of any name, `Books.en-fr.en` and `Books.en-fr.fr` say;
+            - what the names of such a pair have in common, `folder/Books.en-fr`;
+            - a table (see `data_pipelines.tables`) with a column for each language, or a folder with `train.*` and so on.
+            A `.tsv` or `.txt` may lack the header: then the source is its first column, the target its second.
+            Without a validation split it is cut off the training split, the same in every run.
         source_lang, target_lang: the endings of the files, or the names of the columns.
         whole: for evaluation: nothing is cut off, and there need be no training split.
+        columns: the names of the two columns where they are others; their numbers (1, 2, …) where there is no header.
 
     Raises:
         DataError: a file, column, language or split that can't be used; files of different length.
     """
     if source_lang == target_lang:
         raise DataError(f"--source-lang and --target-lang are both {source_lang!r}. Name two columns or files of the data.")
-    for language in (source_lang, target_lang):
+    languages, alone = (source_lang, target_lang), True
+    for language in languages:
         check_name(language, "language ")
     if source == "embedded":
         try:
@@ -67,11 +76,11 @@ def load_translations(source: str, source_lang: str, target_lang: str, whole: bo
         splits = {name: [Pair(*pair) for pair in pairs] for name, pairs in embedded.items()}
     elif source.startswith("tfds:"):
         splits = load_tfds(source.removeprefix("tfds:"), lambda row, _: _from_tfds(row, source_lang, target_lang), whole)
-    elif Path(source).is_dir():
-        splits = _from_folder(Path(source), whole, source_lang, target_lang)
     else:
-        splits = {"train": _from_table(Path(source), source_lang, target_lang)}
-    splits = split_off(splits, not Path(source).is_dir(), whole)
+        flags = ("--source-column", "--target-column")
+        of_table = [Column(flag, (lang,), given) for flag, lang, given in zip(flags, languages, columns)]
+        splits, alone = _from_path(Path(source), whole, languages, of_table)
+    splits = split_off(splits, alone, whole)
     empty = {name: sum(not (p.source.strip() and p.target.strip()) for p in pairs) for name, pairs in splits.items()}
     if "train" in splits:
         splits["train"] = [p for p in splits["train"] if p.source.strip() and p.target.strip()]
@@ -85,28 +94,62 @@ def _from_tfds(row: dict[str, Any], *languages: str) -> Pair:
     return Pair(*(row[language].decode("utf-8", "replace") for language in languages))
 
 
-def _from_folder(folder: Path, whole: bool, *languages: str) -> dict[str, list[Pair]]:
-    if any(folder.glob("train.[tc]sv*")) or (whole and any(folder.glob("*.[tc]sv*"))):
-        return {name: _from_table(path, *languages) for name, path in find_splits(folder, (".tsv", ".csv"), whole).items()}
-    files = [find_splits(folder, (f".{language}",), whole) for language in languages]
-    splits = {}
+def _from_path(
+    path: Path, whole: bool, languages: Sequence[str], columns: Sequence[Column]
+) -> tuple[dict[str, list[Pair]], bool]:
+    """The pairs by split; and is it one file, or one pair of files?"""
+    if not path.is_dir():
+        one = Path(str(path).removesuffix(".gz"))
+        prefix = path if not path.exists() else one.with_suffix("") if one.suffix[1:] in languages else None
+        if prefix and (sides := _sides(prefix, languages)):
+            return {"train": _aligned(path.parent, *sides)}, True
+        return {"train": _from_table(path, columns)}, True
+    splits = [name for names in SPLIT_NAMES.values() for name in names] if whole else ["train"]
+    if any(Path(file.name.removesuffix(".gz")).suffix in SUFFIXES for name in splits for file in path.glob(f"{name}[.-]*")):
+        return {name: _from_table(file, columns) for name, file in find_splits(path, SUFFIXES, whole).items()}, False
+    if sides := None if any(path.glob("train.*")) else _only_pair(path, languages):
+        return {"train": _aligned(path, *sides)}, True
+    files = [find_splits(path, (f".{language}",), whole) for language in languages]
     for name in files[0] | files[1]:
-        lines = []
-        for language, paths in zip(languages, files):
-            if name not in paths:
-                raise DataError(f"{folder}: the {name} split has no .{language} file. Add it, or remove the other language's.")
-            lines.append(read_text(paths[name]).removesuffix("\n").split("\n"))
-        if len(lines[0]) != len(lines[1]):
-            raise DataError(
-                f"{folder}: {files[0][name].name} has {len(lines[0])} lines and {files[1][name].name} {len(lines[1])}; line n "
-                "of each must belong together. Align the files anew."
-            )
-        splits[name] = [Pair(a.strip(), b.strip()) for a, b in zip(*lines)]
-    return splits
+        for language, of in zip(languages, files):
+            if name not in of:
+                raise DataError(f"{path}: the {name} split has no .{language} file. Add it, or remove the other language's.")
+    return {name: _aligned(path, files[0][name], files[1][name]) for name in files[0]}, False
 
 
-def _from_table(path: Path, *languages: str) -> list[Pair]:
-    return [Pair(a.strip(), b.strip()) for _, (a, b) in read_table(path, languages)]
+def _sides(prefix: Path, languages: Sequence[str]) -> list[Path] | None:
+    """The two files of a prefix, as in `Books.en-fr` for `Books.en-fr.en` and `Books.en-fr.fr`."""
+    found = [[p for gz in ("", ".gz") if (p := Path(f"{prefix}.{language}{gz}")).is_file()] for language in languages]
+    return [files[0] for files in found] if all(found) else None
+
+
+def _only_pair(folder: Path, languages: Sequence[str]) -> list[Path] | None:
+    """The two files of a folder that holds one pair, whatever its name; not one named as a split."""
+    names = {file.name.removesuffix(".gz") for file in folder.iterdir()}
+    prefixes = sorted({name.removesuffix(f".{languages[0]}") for name in names if name.endswith(f".{languages[0]}")})
+    pairs = {p: sides for p in prefixes if (sides := _sides(folder / p, languages))}
+    if any(p in known for p in pairs for known in SPLIT_NAMES.values()):
+        return None
+    if len(pairs) > 1:
+        raise DataError(
+            f"{folder}: several pairs of files: {', '.join(pairs)}. Pass one of them, {folder / next(iter(pairs))} say."
+        )
+    return next(iter(pairs.values()), None)
+
+
+def _aligned(folder: Path, *files: Path) -> list[Pair]:
+    """Line n of the one file with line n of the other."""
+    lines = [read_text(file).removesuffix("\n").split("\n") for file in files]
+    if len(lines[0]) != len(lines[1]):
+        raise DataError(
+            f"{folder}: {files[0].name} has {len(lines[0])} lines and {files[1].name} {len(lines[1])}; line n "
+            "of each must belong together. Align the files anew."
+        )
+    return [Pair(a.strip(), b.strip()) for a, b in zip(*lines)]
+
+
+def _from_table(path: Path, columns: Sequence[Column]) -> list[Pair]:
+    return [Pair(a.strip(), b.strip()) for _, (a, b) in read_table(path, columns, may_lack_header=True)]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ DataService = Annotated[str | None, "HOST:PORT of a tf.data service that prepare
 VocabularySize = Annotated[int, "tokens at most", "[8, inf)"]
 MinCount = Annotated[int, "rarer words are unknown", Size]
 EmbeddingSize = Annotated[int, "size of a token's vector", Size]
+Embeddings = Annotated[str | None, "word vectors to start from, of --embedding-size: a .txt or .vec (gzip too), or an .npz"]
 Dropout = Annotated[float, "between layers", Rate]
 LabelSmoothing = Annotated[float, "probability spread over the vocabulary", Rate]
 Buckets = Annotated[int, "lengths that batches may have; each is compiled once", Size]

@@ -13,9 +13,11 @@ APPLICATION = "image_captioning"
 class DataFlags:
     """data"""
 
-    data: Annotated[str, "embedded, tfds:NAME[/config], a table (image, caption), or a folder with tables and images"] = (
-        "embedded"
-    )
+    data: Annotated[
+        str, "embedded, tfds:NAME[/config], a table (image, caption), or a folder with tables, Flickr8k or COCO, and images"
+    ] = "embedded"
+    image_column: Annotated[str | None, "name of the column; default: image, file_name or filename"] = None
+    caption_column: Annotated[str | None, "name of the column; default: caption or text"] = None
     image_size: Annotated[int, "pictures become squares of so many pixels a side", Size] = 224
     max_pixels: Annotated[int, "pictures with more are skipped, and refused by the export", Size] = 50_000_000
     strict: Annotated[bool, "stop if anything must be skipped"] = False
@@ -70,6 +72,7 @@ class TrainingFlags(FitFlags):
     buckets: shared.Buckets = 4
     label_smoothing: shared.LabelSmoothing = 0.1
     patience: shared.Patience = 4
+    embeddings: shared.Embeddings = None
     monitor: Annotated[Literal["cider", "bleu_4", "loss", "perplexity"], "chooses the epoch to keep; ties by loss"] = "cider"
 
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from apps.common import cli
+from apps.common.embeddings import check_embeddings, start_from_vectors
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
@@ -49,9 +50,11 @@ def train(config: Config) -> dict[str, float]:
     workers = Workers(config.strategy, config.workers, config.data_service)
     runs.prepare_device(config.seed, config.precision)
 
+    check_embeddings(config)
+
     # -- data
     initial = initial_run(APPLICATION, config)
-    data = load_captions(config.data)
+    data = load_captions(config.data, columns=(config.image_column, config.caption_column))
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
     encoder = image_encoder(
         config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune_epochs else 0
@@ -109,6 +112,8 @@ def train(config: Config) -> dict[str, float]:
         checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
         checkpoint.continue_phase(before)
         restored = checkpoint.restore(model, batches(held_out).dataset) if config.resume else None
+        if config.embeddings and before is None and restored is None and workers.is_chief:
+            start_from_vectors(config.embeddings, model.embedding, vocabulary)
         runs.fit(
             model,
             partial(training, shuffle_seed=seed),

@@ -47,10 +47,12 @@ class MusicConfig(StackFlags, TrainingFlags, RunFlags):
 
     application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple("data music run_dir resume quick epochs cell units num_layers export_dir".split())
-    data: Annotated[str, "embedded, an .abc file, .mid files, a folder of them, or one with train.npz"] = "embedded"
+    data: Annotated[str, "embedded, an .abc file, .mid or .musicxml (.mxl) files, a folder of them, or one with train.npz"] = (
+        "embedded"
+    )
     music: Annotated[
         Literal["auto", "tunes", "rolls"],
-        "auto: rolls for .mid and .npz files, else tunes. Flags and defaults differ: see --music rolls --help",
+        "auto: rolls for .mid, .musicxml and .npz files, else tunes. Flags and defaults differ: see --music rolls --help",
     ] = "auto"
     max_length: MaxLength = 800
     export_dir: shared.ExportDir = f"saved_models/{APPLICATION}"
@@ -77,7 +79,7 @@ class RollConfig(MusicConfig):
     """piano rolls"""
 
     kept: ClassVar[tuple[str, ...]] = tuple("music frame_beats frame hidden cell irnn units num_layers".split())
-    frame_beats: Annotated[float, "of MIDI files: how long a frame is, in quarter notes", "(0, inf)"] = 0.25
+    frame_beats: Annotated[float, "of MIDI and MusicXML: how long a frame is, in quarter notes", "(0, inf)"] = 0.25
     frame: Annotated[Literal["nade", "independent"], "the keys of a frame: one by one, or apart"] = "nade"
     hidden: Annotated[int, "of the keys one by one", Size] = 64
     units: Units = 256

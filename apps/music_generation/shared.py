@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from apps.common import cli
 from data_pipelines.files import write_whole
+from data_pipelines.piano_rolls import SCORES
 from data_pipelines.sources import DataError
 
 DESCRIPTION = (
@@ -16,10 +17,10 @@ DESCRIPTION = (
 
 
 def kind_of_data(source: str) -> Literal["tunes", "rolls"]:
-    """`rolls` where there are MIDI files or arrays, else `tunes`."""
+    """`rolls` where there are MIDI files, MusicXML or arrays, else `tunes`."""
     path = Path(source)
     files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
-    return "rolls" if any(file.suffix.lower() in (".mid", ".midi", ".npz") for file in files) else "tunes"
+    return "rolls" if any(file.suffix.lower() in (*SCORES, ".npz") for file in files) else "tunes"
 
 
 def generates_tunes(served: Any) -> bool:

@@ -13,7 +13,11 @@ APPLICATION = "sentiment_classification"
 class DataFlags:
     """data"""
 
-    data: Annotated[str, "embedded, tfds:NAME[/config], or a .tsv/.csv file or folder with columns text and label"] = "embedded"
+    data: Annotated[
+        str, "embedded, tfds:NAME[/config], or a table (.tsv, .csv, .jsonl, .parquet) of text and label, or a folder of such"
+    ] = "embedded"
+    text_column: Annotated[str | None, "name of the column; default: text, review or sentence"] = None
+    label_column: Annotated[str | None, "name of the column; default: label, sentiment or class"] = None
     validation_rows: Annotated[str | None, "file with the row numbers (0 = first) of the validation part"] = None
     tokenizer: Annotated[Literal["words", "subwords"], "unit of the vocabulary"] = "words"
     vocabulary_size: shared.VocabularySize = 30_000
@@ -47,8 +51,9 @@ class TrainingFlags(FitFlags):
     patience: shared.Patience = 3
     monitor: Annotated[Literal["accuracy", "loss"], "chooses the epoch to keep; ties by loss"] = "accuracy"
     balance: Annotated[bool, "weigh the classes so that rare ones count as much as frequent ones, in the loss"] = False
+    embeddings: shared.Embeddings = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
-    pretrain_on: Annotated[str | None, "a .tsv/.csv file with a column text: first learn to predict its words"] = None
+    pretrain_on: Annotated[str | None, "a table with a column of texts: first learn to predict its words"] = None
     pretrain_epochs: Annotated[int, "passes over these and the training texts", Size] = 1
 
 

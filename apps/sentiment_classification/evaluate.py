@@ -88,11 +88,13 @@ def main() -> None:
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument("--validation-rows", default=None, help="as in training")
     parser.add_argument("--errors", type=Path, help="write the texts that were taken for another class to this .csv or .jsonl")
+    parser.add_argument("--text-column", default=None, help="as in training")
+    parser.add_argument("--label-column", default=None, help="as in training")
     arguments = parser.parse_args()
     if arguments.errors:
         check_output("--errors", arguments.errors, overwrite=True)
     rows = arguments.validation_rows
-    load = partial(load_reviews, arguments.data, rows)
+    load = partial(load_reviews, arguments.data, rows, columns=(arguments.text_column, arguments.label_column))
     reviews, split = choose_split(lambda whole: load(whole and rows is None), arguments.data, arguments.split)
     served = load_export(arguments.export, "sentiment_classification")
     warn_of_training_rows(arguments.export, reviews.rows(split), split)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from apps.common import cli
+from apps.common.embeddings import check_embeddings, start_from_vectors
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
@@ -28,6 +29,7 @@ from apps.sentiment_classification.predict import explain
 from apps.sentiment_classification.pretrain import pretrain
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.reviews import Review, encode, load_reviews, load_texts, review_batches
+from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
 
@@ -40,8 +42,13 @@ def train(config: Config) -> dict[str, float]:
     workers = Workers(config.strategy, config.workers, config.data_service)
     runs.prepare_device(config.seed, config.precision)
 
+    check_embeddings(config)
+    if config.embeddings and config.baseline != "none":
+        raise DataError("--embeddings: the bag of words has no word vectors. Leave out --embeddings, or --baseline.")
+
     # -- data
-    reviews = load_reviews(config.data, config.validation_rows)
+    columns = (config.text_column, config.label_column)
+    reviews = load_reviews(config.data, config.validation_rows, columns=columns)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits["train"]]
     vocabulary = load_or_train(
@@ -80,8 +87,10 @@ def train(config: Config) -> dict[str, float]:
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
     facts = {**reviews.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "texts"))
+    if config.embeddings and restored is None and workers.is_chief:
+        start_from_vectors(config.embeddings, model.get_layer("embedding"), vocabulary)
     if config.pretrain_on and restored is None and workers.is_chief:
-        unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on), *texts]]
+        unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on, config.text_column), *texts]]
         language = review_batches(unlabelled, **options, shuffle_seed=config.seed)
         print(f"pre-training on {len(unlabelled):,} texts")
         pretrain(model, language.dataset, config.pretrain_epochs * language.steps_per_epoch, clip_norm=config.clip_norm)

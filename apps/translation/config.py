@@ -13,9 +13,13 @@ APPLICATION = "translation"
 class DataFlags:
     """data"""
 
-    data: Annotated[str, "embedded, tfds:NAME[/config], a .tsv/.csv file, or a folder with <split>.<lang>[.gz]"] = "embedded"
+    data: Annotated[
+        str, "embedded, tfds:NAME[/config], a table (.tsv, .csv, .jsonl, .parquet), or a folder with <split>.<lang>[.gz]"
+    ] = "embedded"
     source_lang: Annotated[str, "ending of the files, or name of the column, of the source"] = "en"
     target_lang: Annotated[str, "that of the target"] = "de"
+    source_column: Annotated[str | None, "name of the column where it is another; its number if there is no header"] = None
+    target_column: Annotated[str | None, "that of the target"] = None
     tokenizer: Annotated[Literal["bpe", "unigram", "words", "characters"], "unit of the vocabularies"] = "bpe"
     vocabulary: Annotated[Literal["joint", "separate"], "one for both languages, or one each"] = "joint"
     vocabulary_size: shared.VocabularySize = 6_000
@@ -53,6 +57,7 @@ class TrainingFlags(FitFlags):
     buckets: shared.Buckets = 6
     label_smoothing: shared.LabelSmoothing = 0.1
     optimizer: Annotated[Literal["adam", "sgd"], "adam, or plain gradient descent"] = "adam"
+    embeddings: shared.Embeddings = None
     monitor: Annotated[Literal["bleu", "chrf", "loss", "perplexity"], "chooses the epoch to keep; ties by loss"] = "bleu"
     bleu_tokenize: Annotated[
         Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "flores200", "none"],

@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--source-lang", default="en", help="as in training")
     parser.add_argument("--target-lang", default="de", help="as in training")
+    parser.add_argument("--source-column", default=None, help="as in training")
+    parser.add_argument("--target-column", default=None, help="as in training")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument(
         "--bleu-tokenize", default="auto", choices=BLEU_TOKENIZERS, help="sacreBLEU's; auto: by the target language"
@@ -92,7 +94,8 @@ def main() -> None:
     if arguments.errors:
         check_output("--errors", arguments.errors, overwrite=True)
     tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
-    load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang)
+    columns = (arguments.source_column, arguments.target_column)
+    load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang, columns=columns)
     data, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export, "translation")
     warn_of_training_rows(arguments.export, data.rows(split), split)

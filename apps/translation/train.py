@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from apps.common import cli
+from apps.common.embeddings import check_embeddings, start_from_vectors
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
@@ -43,9 +44,12 @@ def train(config: Config) -> dict[str, float | str]:
     runs.prepare_device(config.seed, config.precision)
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
+    check_embeddings(config)
+
     # -- data
     initial = initial_run(APPLICATION, config)
-    data = load_translations(config.data, config.source_lang, config.target_lang)
+    columns = (config.source_column, config.target_column)
+    data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     pairs, held_out = data.splits["train"], data.splits["validation"]
     joint = config.vocabulary == "joint"
@@ -91,6 +95,8 @@ def train(config: Config) -> dict[str, float | str]:
     if encoded.skipped:
         facts["too long"] = f"{len(encoded.skipped):,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
+    if config.embeddings and restored is None and workers.is_chief:
+        start_from_vectors(config.embeddings, model.source_embedding, vocabularies.source)
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,

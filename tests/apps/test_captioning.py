@@ -141,7 +141,7 @@ def test_the_export_describes_without_this_project(trained, tmp_path):
         "    assert one['attention'].shape == (1, words.size, 8, 8)\n"
         "    assert np.allclose(one['attention'].sum((2, 3)), words, atol=1e-5)\n"
         "assert five['error'][1] == b\"image_bytes[1]: broken: its pixels can't be decoded\", five['error'][1]\n"
-        "assert five['error'][4] == b'image_bytes[4]: not a JPEG, PNG or GIF image'\n"
+        "assert five['error'][4] == b'image_bytes[4]: not a JPEG, PNG, GIF or still WebP image'\n"
         "assert five['alternatives'].shape == five['alternative_scores'].shape == (5, 3)\n"
         "assert run()['caption'].shape == (0,)\n"
     )

@@ -123,7 +123,7 @@ def test_what_is_skipped_is_named(tmp_path):
         ("train", "missing.jpg", "a caption without its image"),
         ("train", "b.jpg", "an empty caption"),
         ("train", "spare.jpg", "an image without caption"),
-        ("train", "d.jpg", "not a JPEG, PNG or GIF image"),
+        ("train", "d.jpg", "not a JPEG, PNG, GIF or still WebP image"),
     ]
     assert data.summary()["images"] == "2 train (2 captions), 1 validation (1 captions)"
     assert data.summary()["skipped"].startswith("4: missing.jpg in train: a caption without its image; b.jpg")
@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"no zip")
     with pytest.raises(DataError, match="not a readable zip file"):
         load_captions(str(tmp_path))
-    (tmp_path / "captions.tsv").write_text("picture\ttext\n")
+    (tmp_path / "captions.tsv").write_text("picture\twords\n")
     with pytest.raises(DataError, match="no column 'image' and 'caption' in the header"):
         load_captions(str(tmp_path))
     with pytest.raises(DataError, match="no such file"):

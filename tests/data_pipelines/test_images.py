@@ -10,8 +10,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from data_pipelines import images
+from data_pipelines.image_headers import read_header
 from data_pipelines.image_store import BATCH_SIZE, ImageFile, store_images, weights_key
-from data_pipelines.images import BROKEN, UNKNOWN_FORMAT, augment_images, decode_images, read_header
+from data_pipelines.images import BROKEN, UNKNOWN_FORMAT, augment_images, decode_images
 
 LIMIT = 10_000
 
@@ -79,6 +80,24 @@ def test_the_first_frame_of_a_gif():
     assert np.abs(decoded(data)[0][0] - squeezed(frames[0].convert("RGB"))).max() < 4
 
 
+def test_webp():
+    """Without loss, with loss, transparent, turned; an animation is never decoded."""
+    image, turned = picture(), Image.Exif()
+    turned[0x0112] = 6
+    clear = image.convert("RGBA")
+    clear.putalpha(Image.new("L", image.size, 100))
+    still = [encoded(i, "WEBP", lossless=lossless, quality=95) for i in (image, clear) for lossless in (False, True)]
+    still += [encoded(image, "WEBP", lossless=True, exif=start + turned.tobytes()[6:]) for start in (b"", b"Exif\0\0")]
+    assert {data[12:16] for data in still} == {b"VP8 ", b"VP8L", b"VP8X"}
+    moving = [encoded(image, "WEBP", save_all=True, append_images=[clear], lossless=lossless) for lossless in (False, True)]
+    pixels, problems = decoded(*still, *moving, b"RIFF\0\0\0\0WEBP", still[0][:60])
+    assert problems == [""] * 6 + [UNKNOWN_FORMAT] * 2 + [BROKEN] * 2
+    for got, data in zip(pixels, still):
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGBA")
+        wanted = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+        assert np.abs(got - squeezed(wanted)).max() < 4
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", [b"II*\0", b"MM\0*"])
 def test_the_orientation_is_obeyed(orientation, order):
@@ -102,7 +121,7 @@ def test_a_damaged_orientation_changes_nothing():
         np.testing.assert_array_equal(decoded(damaged)[0], decoded(encoded(picture(), "JPEG", quality=95))[0])
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_headers_tell_the_size(form, progressive):
     options = {"progressive": progressive} if form == "JPEG" else {}
@@ -273,8 +292,8 @@ def test_sizes_equal_pillows():
     generator = np.random.default_rng(0)
     header = tf.function(read_header, input_signature=[tf.TensorSpec((), tf.string)])
     compared = refused = 0
-    for i in range(150):
-        kind = ("JPEG", "PNG", "GIF")[i % 3]
+    for i in range(200):
+        kind = ("JPEG", "PNG", "GIF", "WEBP")[i % 4]
         size = tuple(int(x) for x in generator.integers(1, 60, 2))
         file = io.BytesIO()
         Image.new("RGB", size, "red").save(file, kind)

@@ -5,7 +5,8 @@ import gzip
 import pytest
 
 from data_pipelines.reviews import load_reviews
-from data_pipelines.sources import DataError, read_table
+from data_pipelines.sources import DataError
+from data_pipelines.tables import Column, read_table
 from tests.data_pipelines.helpers import prepare_tfds
 
 GOOD = "text\tlabel\n" + "".join(f"text {i}\t{'yes' if i % 2 else 'no'}\n" for i in range(40))
@@ -42,7 +43,10 @@ def test_one_file_is_split_the_same_way_in_every_run(tmp_path, name):
 def test_csv_with_quotes_line_ends_and_a_byte_order_mark(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes('\ufefflabel,id,text\r\n1,7,"a, ""b""\nc"\r\n0,8,d\r\n'.encode())
-    assert list(read_table(path, ("text", "label"))) == [(2, ['a, "b"\nc', "1"]), (3, ["d", "0"])]
+    assert list(read_table(path, [Column("--text-column", ("text",)), Column("--label-column", ("label",))])) == [
+        (2, ['a, "b"\nc', "1"]),
+        (3, ["d", "0"]),
+    ]
 
 
 def test_a_folder_with_splits_and_numbers_as_labels(tmp_path):
@@ -73,10 +77,10 @@ def test_empty_texts_are_kept_and_counted(tmp_path):
 
 def test_bad_files(tmp_path):
     fails(tmp_path / "none.tsv", "none.tsv: no such file", "--data")
-    fails(tmp_path, "no file train{.tsv,.csv}[.gz]")
+    fails(tmp_path, "no file train{.tsv,.csv,.jsonl,.json,.parquet}[.gz]")
     fails(write(tmp_path, "a.tsv", "text\tlabels\nx\ty\n"), "a.tsv: row 1: no column 'label'", "['text', 'labels']")
     fails(write(tmp_path, "b.tsv", b"text\tlabel\nok\t1\ncaf\xe9\t0\n"), "b.tsv: row 3: not UTF-8 (byte 0xe9)")
-    fails(write(tmp_path, "c.tsv", "text\tlabel\nx\ty\tz\n"), "c.tsv: row 2: 3 columns; the header has 2")
+    fails(write(tmp_path, "c.tsv", "text\tlabel\nx\ty\tz\n"), "c.tsv: row 2: 3 columns; row 1 has 2")
     fails(write(tmp_path, "d.tsv", "text\tlabel\n"), "d.tsv: the train split has no examples to use")
     fails(write(tmp_path, "e.tsv", "text\tlabel\nx\t\n"), "e.tsv: row 2: the label is empty")
     fails(write(tmp_path, "f.csv", 'text,label\n"x,1\n'), "f.csv: row", "Mend the quotes")

@@ -65,6 +65,43 @@ def test_files_that_can_not_be_used(tmp_path):
     fails(tmp_path, "the train split has no examples to use")
 
 
+@pytest.mark.parametrize("name", ["", "Books.en-fr", "Books.en-fr.en", "Books.en-fr.fr.gz"])
+def test_a_pair_of_files_of_any_name(tmp_path, name):
+    (tmp_path / "README").write_text("OPUS")
+    (tmp_path / "Books.en-fr.en").write_text("".join(f"s{i}\n" for i in range(20)))
+    (tmp_path / "Books.en-fr.fr.gz").write_bytes(gzip.compress("".join(f"t{i}\n" for i in range(20)).encode()))
+    splits = load_translations(str(tmp_path / name), "fr", "en").splits
+    assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 16, "validation": 2, "test": 2}
+    assert all(pair.source == pair.target.replace("s", "t") for pairs in splits.values() for pair in pairs)
+    assert len(load_translations(str(tmp_path / name), "en", "fr", whole=True).splits["all"]) == 20
+    (tmp_path / "Books.en-fr.en").write_text("one\n")
+    fails(tmp_path / name, "Books.en-fr.en has 1 lines and Books.en-fr.fr.gz 20", languages=("en", "fr"))
+
+
+def test_several_pairs_of_files_are_not_chosen_between(tmp_path):
+    for name in ("a.en", "a.de", "b.en", "b.de"):
+        (tmp_path / name).write_text("x\n")
+    fails(tmp_path, "several pairs of files: a, b. Pass one of them")
+    assert load_translations(f"{tmp_path}/b", "en", "de", whole=True).splits == {"all": [Pair("x", "x")]}
+
+
+def test_tatoebas_pairs_have_no_header(tmp_path):
+    (tmp_path / "deu.txt").write_text("".join(f"s{i}\tt{i}\tCC-BY 2.0 (France)\n" for i in range(20)))
+    splits = load_translations(str(tmp_path / "deu.txt"), "en", "de").splits
+    assert sorted(splits["train"] + splits["validation"] + splits["test"]) == sorted(Pair(f"s{i}", f"t{i}") for i in range(20))
+    back = load_translations(str(tmp_path / "deu.txt"), "de", "en", columns=("2", "1")).splits
+    assert back["test"] == [Pair(*pair[::-1]) for pair in splits["test"]]
+
+
+def test_columns_of_other_names(tmp_path):
+    (tmp_path / "p.csv").write_text("English words/sentences,French words/sentences\n" + "a,b\n" * 20)
+    fails(tmp_path / "p.csv", "no column 'en' and 'fr'", "--source-column and --target-column", languages=("en", "fr"))
+    columns = ("english words/sentences", "French words/sentences")
+    assert set(load_translations(str(tmp_path / "p.csv"), "en", "fr", columns=columns).splits["train"]) == {Pair("a", "b")}
+    (tmp_path / "q.jsonl").write_text('{"translation": {"en": "a", "fr": "b"}}\n' * 20)
+    assert set(load_translations(str(tmp_path / "q.jsonl"), "fr", "en").splits["train"]) == {Pair("b", "a")}
+
+
 def test_tfds_by_the_same_flag_offline(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 

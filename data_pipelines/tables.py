@@ -1,0 +1,224 @@
+"""Tables of the user: rows by named columns, from `.tsv`, `.csv` (any of , ; and tab between columns), `.txt`, `.jsonl`, `.json`
+(a list of objects, or one a line) and `.parquet`; the texts gzip too.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, read_text, visible
+
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+csv.field_size_limit(2**31 - 1)  # a novel is no broken quote; `read_text` bounds the file
+
+
+class Column(NamedTuple):
+    """A column that is looked for: by the name `given` to its flag, else by its usual names, ours first; in any letter case."""
+
+    flag: str
+    names: tuple[str, ...]
+    given: str | None = None
+
+    @property
+    def wanted(self) -> str:
+        return self.names[0] if self.given is None else self.given
+
+    def find(self, header: Sequence[str], path: Path) -> int | None:
+        """Its place in a header; None: it isn't there.
+
+        Raises:
+            DataError: several columns may be it.
+        """
+        usual = {name.lower() for name in ((self.given,) if self.given is not None else self.names)}
+        exact = [i for i, name in enumerate(header) if name == self.wanted]
+        found = exact or [i for i, name in enumerate(header) if name.strip().lower() in usual]
+        if len(found) > 1:
+            both = " and ".join(repr(header[i]) for i in found)
+            raise DataError(
+                f"{path}: row 1: {both} may each be the column {self.wanted}. Pass one as {self.flag}, or rename one."
+            )
+        return found[0] if found else None
+
+
+def read_table(path: Path, columns: Sequence[Column], may_lack_header: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table as `(row number, values of the columns)`. Columns that were guessed are printed.
+
+    Args:
+        path: what it holds follows from its suffix; row 1 of a `.tsv`, `.csv` or `.txt` is the header.
+        columns: which ones.
+        may_lack_header: a `.tsv` or `.txt` that has none of the columns in row 1 has no header: its first columns are taken, or
+            those whose numbers (1, 2, …) are given.
+
+    Raises:
+        DataError: no such file or column, a row that can't be read.
+    """
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix == ".parquet":
+        return _from_records(path, _parquet_rows(path), columns)
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return _from_records(path, _json_rows(path), columns)
+    return _from_lines(path, suffix, columns, may_lack_header)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _places(path: Path, header: Sequence[str], columns: Sequence[Column], kind: str = "header") -> list[int]:
+    places = [column.find(header, path) for column in columns]
+    missing = [column for column, place in zip(columns, places) if place is None]
+    if missing:
+        names, flags = " and ".join(repr(c.wanted) for c in missing), " and ".join(c.flag for c in missing)
+        raise DataError(
+            f"{path}: row 1: no column {names} in the {kind} {_shortened(header)}. Name the columns so, or pass {flags}."
+        )
+    found = [place for place in places if place is not None]
+    guesses = [f"{header[p]!r} is read as {c.names[0]}" for c, p in zip(columns, found) if header[p] != c.wanted]
+    if guesses:
+        flags = ", ".join(column.flag for column in columns)
+        _say(f"{path}: the column {', '.join(guesses)}. To take another: {flags}")
+    return found
+
+
+def _say(line: str) -> None:
+    print(visible(line).replace("\n", " "), file=sys.stderr)
+
+
+# -- lines
+
+
+def _from_lines(path: Path, suffix: str, columns: Sequence[Column], may_lack_header: bool) -> Iterator[tuple[int, list[str]]]:
+    text = read_text(path)
+    tabs = suffix == ".tsv" or (suffix != ".csv" and "\t" in text.partition("\n")[0])
+    kinds = [_split(text)] if tabs else [csv.reader(io.StringIO(text, newline=""), delimiter=d, strict=True) for d in ",;\t"]
+    number = 0
+    try:
+        headers = [next(rows, []) for rows in kinds]
+        complete = [all(column.find(header, path) is not None for column in columns) for header in headers]
+        best = complete.index(True) if any(complete) else max(range(len(kinds)), key=lambda i: len(headers[i]))
+        rows, header = kinds[best], headers[best]
+        numbers = all(column.given is None or column.given.isdecimal() for column in columns)
+        if tabs and may_lack_header and numbers and all(column.find(header, path) is None for column in columns):
+            places = _numbered(path, header, columns)
+            yield 1, [header[place] for place in places]
+        else:
+            places = _places(path, header, columns)
+        number = 1
+        for number, row in enumerate(rows, start=2):
+            if not row or row == [""]:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path}: row {number}: {len(row)} columns; row 1 has {len(header)}. "
+                    "Remove stray separators, or quote the value in a .csv."
+                )
+            yield number, [row[place] for place in places]
+    except csv.Error as error:
+        raise DataError(f"{path}: row {number + 1}: {error}. Mend the quotes.") from None
+
+
+def _split(text: str) -> Iterator[list[str]]:
+    return (line.rstrip("\r").split("\t") for line in text.split("\n"))
+
+
+def _numbered(path: Path, row: Sequence[str], columns: Sequence[Column]) -> list[int]:
+    """The columns of a table without header: those of the numbers that are given, else the first ones."""
+    places = [int(column.given) - 1 if column.given else i for i, column in enumerate(columns)]
+    for column, place in zip(columns, places):
+        if not 0 <= place < len(row):
+            raise DataError(
+                f"{path}: row 1: no column {place + 1} of {len(row)}, nor a header with {column.wanted!r}. Pass {column.flag}."
+            )
+        if column.given is None and row[place].strip().isdecimal():
+            raise DataError(
+                f"{path}: row 1: no header, and column {place + 1} holds numbers. Pass the number of the column of texts, as in "
+                + " ".join(f"{c.flag} {2 * i + 2}" for i, c in enumerate(columns))
+                + "."
+            )
+    read = ", ".join(f"column {p + 1} ({_shortened(row[p])}, …) is read as {c.names[0]}" for c, p in zip(columns, places))
+    flags = " ".join(f"{column.flag} {place + 1}" for column, place in zip(columns, places[::-1]))
+    _say(f"{path}: no header; {read}. For other columns pass, say, {flags}")
+    return places
+
+
+# -- records
+
+
+def _from_records(path: Path, rows: Iterable[tuple[int, Any]], columns: Sequence[Column]) -> Iterator[tuple[int, list[str]]]:
+    names: list[str] = []
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise DataError(f'{path}: row {number}: {_shortened(row)}; expected an object, {{"{columns[0].wanted}": …}}.')
+        inner = {key: value for group in row.values() if isinstance(group, dict) for key, value in group.items()}
+        row = {**inner, **row}  # {"translation": {"en": …, "fr": …}} has columns, too
+        names = names or [list(row)[place] for place in _places(path, list(row), columns, "keys")]
+        yield number, [_cell(f"{path}: row {number}: ", name, row) for name in names]
+
+
+def _cell(where: str, name: str, row: dict[str, Any]) -> str:
+    value = row.get(name, ...)
+    if value is None:
+        return ""
+    if value is ... or not isinstance(value, str | int | float):
+        what = "is missing" if value is ... else f"holds {_shortened(value)}"
+        raise DataError(f"{where}{name!r} {what}; expected a text or a number. Mend the row.")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}{name!r} has half of a surrogate pair. Write the character itself.") from None
+    return str(value)
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: it is no JSON.
+    """
+    return _parsed(read_text(path), f"{path}: ")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}not JSON ({error}). Write one object a line, or a list of objects.") from None
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    text = read_text(path)
+    if text.lstrip()[:1] == "[":
+        yield from enumerate(_parsed(text, f"{path}: "), start=1)
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        yield from ((number, _parsed(line, f"{path}: row {number}: ")) for number, line in lines if line.strip())
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: pyarrow, which reads parquet, is not installed. Run: pip install -e '.[parquet]'") from None
+    before, size = 0, 0
+    try:
+        limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                size += batch.nbytes
+                if size > limit:
+                    raise DataError(f"{path}: unpacks to more than {limit:,} bytes. Write it as .jsonl if you trust it.")
+                yield from enumerate(batch.to_pylist(), start=before + 1)
+                before += len(batch)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Check the path given to --data.") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"{path}: not a readable parquet file ({reason}). Write it anew.") from None
