@@ -1,4 +1,4 @@
-# make demo   train every application on its embedded data, export, predict, compare with the README: five and a half minutes
+# make demo   train every application on its embedded data, export, predict, compare with docs/results.md: five and a half minutes
 # make test   lint, types, doctests and the fast tests: seven minutes
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
