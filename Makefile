@@ -1,9 +1,10 @@
-# make demo   train every application on its embedded data, export, predict, compare with the README: five and a half minutes
+# make demo   train every application on its embedded data, export, predict, compare with docs/results.md: five and a half minutes
 # make test   lint, types, doctests and the fast tests: seven minutes
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
 # make constraints   pin the newest versions that requirements.txt and pyproject.toml allow, with hashes; then make test-all
+# make docs   READMEs, docstrings and notebooks as a site, build/site/index.html; a broken link is an error: a minute
 # make audit   known advisories of what is installed
 # make test-browser   the page of apps.demo in Chromium, over models trained for it
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: audit constraints demo test test-all test-keras test-browser test-notebooks lint types clean
+.PHONY: audit constraints demo docs test test-all test-keras test-browser test-notebooks lint types clean
 
 demo: .venv/installed
 	$(BIN)/python -m apps.sentiment_classification.train --quick
@@ -34,7 +35,7 @@ ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m py
 test: lint types
 	$(PYTEST) -m "not slow" tests/apps tests --ignore tests/browser layers data_pipelines apps
 
-test-all: lint types test-keras
+test-all: lint types test-keras docs
 	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps tests layers data_pipelines apps
 	$(ON_JAX) tests/layers
 
@@ -48,18 +49,25 @@ test-notebooks: .venv/installed
 test-browser: .venv/installed
 	$(BIN)/python -m pytest tests/browser
 
+docs: .venv/installed-docs
+	$(BIN)/sphinx-build -W --keep-going -q -c docs -d build/doctrees . build/site
+	@echo "build/site/index.html"
+
 # Needs the network: the advisories are asked for.
 audit: .venv/installed
 	$(BIN)/pip install --quiet 'pip-audit>=2.9,<3'
 	$(BIN)/pip-audit --progress-spinner off --skip-editable --strict || \
 		{ echo 'make audit: an advisory above, or what could not be asked for: is there a network?'; exit 1; }
 
+UV_COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --quiet --upgrade
+
 # Needs the network, too. On success the new file takes the place of the old one.
 constraints: .venv/installed
 	$(BIN)/pip install --quiet 'uv>=0.9,<1'
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
-		--upgrade --output-file constraints.txt --custom-compile-command \
+	$(UV_COMPILE) pyproject.toml --extra dev --output-file constraints.txt --custom-compile-command \
 		'make constraints (without torch, of the extra "benchmarks": its build depends on the machine)'
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" | \
+		$(UV_COMPILE) - --constraint constraints.txt --output-file constraints-docs.txt --custom-compile-command 'make constraints'
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -74,8 +82,12 @@ types: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv/installed-docs: constraints-docs.txt .venv/installed
+	$(BIN)/pip install --quiet --require-hashes -r constraints-docs.txt
+	touch $@
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv runs saved_models/*/
+	rm -rf .venv build runs docs/layers saved_models/*/

@@ -37,6 +37,7 @@ SLOW = {
     "test_service.py::test_two_workers_give_each_example_once_an_epoch_and_a_lost_one_loses_none_for_good": "the same",
     "test_service.py::test_a_server_needs_its_role": "",
     "test_many_clients_get_the_answers_of_one": "an answer doesn't depend on its batch",
+    "test_the_commands_run_one_after_the_other": "the real parsers",
     "test_networks_are_written_and_do_what_the_model_does[[]sentiment_classification-*": None,
     "test_networks_are_written_and_do_what_the_model_does*": "those of the classifier",
     "test_the_command_exports_again_and_refuses_what_is_no_run": "what training exports",

@@ -1,4 +1,4 @@
-"""Whether the newest run of each application is as good as the README says of `make demo`: its last command.
+"""Whether the newest run of each application is as good as docs/results.md says of `make demo`: its last command.
 
 python -m tests.demo [RUNS]
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# application, metric of the test split, the README's line up to the number, its scale, how much worse another machine may be
+# application, metric of the test split, docs/results.md up to the number, its scale, how much worse another machine may be
 CLAIMS = [
     ("sentiment_classification", "accuracy", r"embedded reviews, test \| GRU, `make demo` \| ", 100, 1.0),
     ("translation", "bleu", r"embedded pairs, test \| `make demo`[^|]*\| ", 1, 1.5),
@@ -21,18 +21,18 @@ CLAIMS = [
 
 
 def check(runs: Path) -> bool:
-    """Print a line for each number; whether all are as good as the README says."""
-    readme, fine = (ROOT / "README.md").read_text(), True
+    """Print a line for each number; whether all are as good as docs/results.md says."""
+    results, fine = (ROOT / "docs/results.md").read_text(), True
     for application, metric, before, scale, slack in CLAIMS:
-        claimed = float(re.search(before + r"([\d.]+)", readme)[1])
+        claimed = float(re.search(before + r"([\d.]+)", results)[1])
         run = max((path.parent for path in (runs / application).glob("*/metrics.json")), default=None)
         found = scale * json.loads((run / "metrics.json").read_text())["test"][metric] if run else float("nan")
         good = found > claimed - slack if slack > 0 else found < claimed - slack
-        print(f"{application:<26}{metric:<20}{found:8.2f}  README {claimed:<6}{'' if good else '  worse'}")
+        print(f"{application:<26}{metric:<20}{found:8.2f}  documented {claimed:<6}{'' if good else '  worse'}")
         fine = fine and good
     return fine
 
 
 if __name__ == "__main__":
     if not check(Path(sys.argv[1] if len(sys.argv) > 1 else "runs")):
-        sys.exit("error: a model is worse than the README says of it, or there is none. Mend the model, or the README.")
+        sys.exit("error: a model is worse than docs/results.md says of it, or there is none. Mend the model, or the page.")

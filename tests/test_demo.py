@@ -1,4 +1,4 @@
-"""The last command of `make demo` fails where a model is worse than the README says."""
+"""The last command of `make demo` fails where a model is worse than docs/results.md says."""
 
 import json
 
@@ -18,7 +18,7 @@ def written(runs, name, metrics, application):
     (folder / "metrics.json").write_text(json.dumps({"test": metrics}))
 
 
-def test_each_number_must_be_as_good_as_the_readme_says(tmp_path, capsys):
+def test_each_number_must_be_as_good_as_documented(tmp_path, capsys):
     assert not demo.check(tmp_path)
     for application, metrics in GOOD.items():
         written(tmp_path, "20260101-000000", metrics, application)

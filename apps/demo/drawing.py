@@ -6,6 +6,7 @@ Text of users and models is always escaped, and no picture comes from elsewhere:
 import base64
 import html
 import io
+import urllib.parse
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -85,6 +86,12 @@ def attention_maps(image: Any, words: Sequence[str], attention: np.ndarray) -> s
     return f'<div class="attention-maps">{"".join(figures)}</div>'
 
 
+def preview(path: str | None) -> str:
+    """An uploaded picture, as the browser shows it."""
+    source = f"gradio_api/file={urllib.parse.quote(path or '')}"
+    return f'<img class="preview" src="{html.escape(source)}" alt="the picture, if your browser can show it">' if path else ""
+
+
 def _figure(image: Any, word: str) -> str:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
@@ -98,7 +105,7 @@ def _data(content: bytes, kind: str) -> str:
 
 
 def audio_player(wav: bytes) -> str:
-    return f'<audio controls src="{_data(wav, "audio/wav")}" aria-label="the tune"></audio>'
+    return f'<audio controls autoplay src="{_data(wav, "audio/wav")}" aria-label="the tune"></audio>'
 
 
 def sheet_music(pages: Sequence[str]) -> str:

@@ -2,12 +2,21 @@
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from apps.applications import APPLICATIONS
-from apps.common.export.model_card import card_summary
-from apps.common.export.saved_model import load_export, newest_version
+from apps.common.export.model_card import card_facts, card_summary
+from apps.common.export.saved_model import load_export, newest_version, run_warm_up
 from data_pipelines.sources import DataError
+
+
+class About(NamedTuple):
+    """What the card of a model says."""
+
+    text: str = ""  # purpose and training data; version, date, size, languages, files
+    kind: str = ""  # the application, or piano_rolls
+    embedded: bool = True  # trained on embedded data, or there is no model yet
+    languages: tuple[str, ...] = ()  # of a translator: source and target
 
 
 class Models:
@@ -19,12 +28,12 @@ class Models:
         self._lock = threading.Lock()
 
     def preload(self) -> None:
-        """Load what is there in the background."""
+        """Load what is there in the background, and let it answer a first request, which takes longer."""
 
         def load() -> None:
             for application in APPLICATIONS:
-                if self.newest(application):
-                    self.get(application)
+                if folder := self.newest(application):
+                    run_warm_up(folder, self.get(application))
 
         threading.Thread(target=load, daemon=True).start()
 
@@ -42,10 +51,30 @@ class Models:
             f"by `python -m apps.{application}.train --quick`, and reload this page."
         )
 
-    def about(self, application: str) -> str:
-        """Purpose and training data from its card, or ""."""
-        card = (self.newest(application) or Path()) / "model_card.md"
-        return card_summary(card.read_text()) if card.exists() else ""
+    def about(self, application: str) -> About:
+        """What the newest version is."""
+        folder = self.newest(application)
+        if folder is None or not (folder / "model_card.md").exists():
+            return About()
+        card = (folder / "model_card.md").read_text()
+        facts, kind = card_facts(card), card.splitlines()[0].removeprefix("# ")
+        file = folder / "languages.txt"
+        languages = tuple(file.read_text().split()) if file.exists() else ()
+        source = facts.get("data source", "").partition(";")[0]
+        shown = {
+            "model": kind,
+            "version": folder.name,
+            "languages": " to ".join(languages),
+            "data": source,
+            "exported": facts.get("exported", ""),
+            "size": facts.get("size", ""),
+        }
+        line = " · ".join(f"{name} {value}" for name, value in shown.items() if value)
+        return About(f"{card_summary(card)}\n\n<small>{line}</small>", kind, source in ("", "`embedded`"), languages)
+
+    def is_loaded(self, application: str) -> bool:
+        """Whether the newest version can answer at once."""
+        return self._loaded.get(application, (None,))[0] == self.newest(application)
 
     def get(self, application: str) -> Any:
         """The newest version.

@@ -1,19 +1,27 @@
 """The page: a tab an application over the exported models."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from apps.applications import APPLICATIONS
-from apps.demo import answers
-from apps.demo.models import Models
+from apps.demo import answers, drawing
+from apps.demo.models import About, Models
 from apps.demo.uploads import LARGEST_TOTAL, UploadLimit
 from data_pipelines.sources import DataError
+
+# Examples for the embedded pairs, by the language of the source.
+TRANSLATIONS = {
+    "en": ["The town has 12,345 inhabitants.", "We met on Friday, July 3, 2026. The ticket costs $12.50."],
+    "de": ["Die Stadt hat 12.345 Einwohner.", "Die Fahrkarte kostet 12,50 €."],
+    "fr": ["La ville compte 12 345 habitants.", "Le billet coûte 12,50 €."],
+}
 
 SCENE = Path(__file__).parents[1] / "image_captioning" / "scene.png"
 
@@ -34,6 +42,7 @@ table.attention th { font-weight: normal; padding: 0 .4rem; text-align: right; w
 table.attention th[scope=col] { vertical-align: bottom; padding: .2rem 0; }
 table.attention th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg); }
 table.plain td, table.plain th { padding: .2rem .8rem .2rem 0; text-align: left; }
+.preview { max-width: 100%; max-height: 16rem; border-radius: .3rem; }
 .attention-maps { display: flex; flex-wrap: wrap; gap: .6rem; } .attention-maps figure { margin: 0; width: 8.5rem; }
 .attention-maps img { width: 100%; border-radius: .3rem; } .attention-maps figcaption { text-align: center; }
 .sheet { background: white; width: 100%; } .roll { background: white; width: 100%; margin-top: .8rem; border: 1px solid #ddd; }
@@ -51,14 +60,14 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 def make_page(models: Models) -> gr.Blocks:
     """The page over the models of a folder; `launch` it."""
     with gr.Blocks(title="Unfold", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown("# Unfold\nFour sequence models, each as TensorFlow Serving would load it.")
+        gr.Markdown("# Unfold\nSequence models, each as TensorFlow Serving would load it.")
         for application, entry in APPLICATIONS.items():
             with gr.Tab(entry.title):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
                 about = gr.Markdown(elem_id=f"about-{application}")
-                load = partial(_notice, models, application)
-                page.load(load, outputs=[notice, about], show_progress="hidden", api_visibility="private")
-                TABS[application](partial(models.get, application))
+                fitted = TABS[application].make(partial(_ready, models, application))
+                load = partial(_fit, models, application)
+                page.load(load, outputs=[notice, about, *fitted], show_progress="hidden", api_visibility="private")
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
 
@@ -107,54 +116,81 @@ def launch_options(host: str = "127.0.0.1") -> dict[str, Any]:
     }
 
 
-def _notice(models: Models, application: str) -> Any:
-    missing = models.how_to_train(application)
-    return gr.Markdown(missing, visible=bool(missing)), models.about(application)
+def _fit(models: Models, application: str) -> list[Any]:
+    """What is missing, what the model is, and what of its tab depends on that."""
+    missing, about = models.how_to_train(application), models.about(application)
+    return [gr.Markdown(missing, visible=bool(missing)), about.text, *TABS[application].fit(about)]
 
 
-def _show_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show the errors of wrong input to the user."""
-
-    def call(*inputs: Any) -> Any:
-        try:
-            return function(*inputs)
-        except DataError as error:
-            raise gr.Error(str(error), title="This can't be done", print_exception=False) from None
-
-    return call
+def _ready(models: Models, application: str) -> Any:
+    """The model; the user is told if that takes a while."""
+    if models.newest(application) and not models.is_loaded(application):
+        gr.Info("The model is being loaded. This first answer takes some seconds longer.", title="Warming up")
+    return models.get(application)
 
 
-def _sentiment(model: Callable[[], Any]) -> None:
+def _examples(component: Any, choose: Callable[[Any], Any] = lambda row: row[0]) -> gr.Dataset:
+    """Examples for one component; which ones is for `fit`."""
+    examples = gr.Dataset(components=[component], samples=[], label="Examples")
+    examples.click(choose, examples, component, show_progress="hidden", api_visibility="private")
+    return examples
+
+
+def _samples(rows: Sequence[str]) -> gr.Dataset:
+    return gr.Dataset(samples=[[row] for row in rows], visible=bool(rows))
+
+
+def _sentiment(model: Callable[[], Any]) -> list[Any]:
     text = gr.Textbox(label="Review", lines=3, placeholder="Type a review", elem_id="review")
     button = gr.Button("Classify", variant="primary")
-    label = gr.Label(label="Sentiment", elem_id="sentiment")
+    label = gr.Label(label="Class", num_top_classes=10, elem_id="sentiment")
     words = gr.HTML(elem_id="words")
-    gr.Examples(["the food was good , not bad at all .", "the food was bad , not good at all ."], text)
+    examples = _examples(text)
     _connect(lambda text: answers.sentiment(model(), text), [text], [label, words], button, text.submit)
+    return [examples]
 
 
-def _translation(model: Callable[[], Any]) -> None:
+def _fit_sentiment(about: About) -> list[Any]:
+    rows = ["the food was good , not bad at all .", "the food was bad , not good at all ."]
+    return [_samples(rows if about.embedded else [])]
+
+
+def _translation(model: Callable[[], Any]) -> list[Any]:
     text = gr.Textbox(label="Text", lines=2, placeholder="Type a sentence or more", elem_id="sentence")
     button = gr.Button("Translate", variant="primary")
     best = gr.Textbox(label="Translation", interactive=False, elem_id="translation")
     unknown = gr.HTML(elem_id="unknown")
     others = gr.HTML(elem_id="alternatives")
     attention = gr.HTML(elem_id="attention")
-    gr.Examples(["The town has 12,345 inhabitants.", "We met on Friday, July 3, 2026. The ticket costs $12.50."], text)
+    examples = _examples(text)
     _connect(lambda text: answers.translation(model(), text), [text], [best, unknown, others, attention], button, text.submit)
+    return [examples]
 
 
-def _captions(model: Callable[[], Any]) -> None:
+def _fit_translation(about: About) -> list[Any]:
+    source = about.languages[0] if about.languages else "en"
+    return [_samples(TRANSLATIONS.get(source, []) if about.embedded else [])]
+
+
+def _captions(model: Callable[[], Any]) -> list[Any]:
     limit = answers.LARGEST_IMAGE // 2**20
     file = gr.File(label=f"Picture: a JPEG or PNG of at most {limit} MB", file_types=[".jpg", ".jpeg", ".png"], elem_id="picture")
+    preview = gr.HTML(elem_id="preview")
     button = gr.Button("Describe", variant="primary")
     best = gr.Textbox(label="Caption", interactive=False, elem_id="caption")
     maps = gr.HTML(elem_id="attention-maps")
-    gr.Examples([str(SCENE)], file)
+    examples = _examples(file, lambda row: str(SCENE))
     _connect(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
+    shown = [preview, best, maps]  # another picture, another answer
+    file.change(lambda path: (drawing.preview(path), None, None), file, shown, show_progress="hidden", api_visibility="private")
+    return [examples]
 
 
-def _music(model: Callable[[], Any]) -> None:
+def _fit_captions(about: About) -> list[Any]:
+    return [_samples([str(SCENE)] if about.embedded else [])]
+
+
+def _music(model: Callable[[], Any]) -> list[Any]:
     prompt = gr.Textbox(label="Beginning in ABC notation, or nothing", lines=3, placeholder="M:6/8\nL:1/8\nK:D", elem_id="prompt")
     with gr.Row():
         temperature = gr.Slider(0.0, 1.5, 0.8, step=0.05, label="Temperature: higher is bolder")
@@ -162,24 +198,24 @@ def _music(model: Callable[[], Any]) -> None:
         length = gr.Slider(20, 800, 400, step=10, label="Length, at most")
     constrained = gr.Checkbox(True, label="Keep every bar as long as the metre says")
     with gr.Row():
-        button = gr.Button("Play", variant="primary")
+        button = gr.Button("Compose", variant="primary")
         stop = gr.Button("Stop")
     status = gr.Markdown(elem_id="status")
     sound = gr.HTML(elem_id="sound")
     pictures = gr.HTML(elem_id="pictures")
     notation = gr.Textbox(label="ABC notation", interactive=False, buttons=["copy"], elem_id="notation")
-    gr.Examples([["M:6/8\nL:1/8\nK:D\n"], ["M:4/4\nL:1/8\nK:G\nG2B2 d2"]], [prompt])
+    examples = _examples(prompt)
 
-    def play(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Iterator[tuple[str, str, str, str]]:  # noqa: B008
+    def compose(*inputs: Any, progress: gr.Progress = gr.Progress()) -> Iterator[tuple[str, ...]]:  # noqa: B008
         progress(0.0, "loading the model")
         served = model()
-        for done, (step, *outputs) in enumerate(_steps(answers.music, served, *inputs), start=1):
+        for done, (step, *outputs) in enumerate(answers.music(served, *inputs), start=1):
             if step:
                 progress(done / 4, step)
             yield step, *outputs
 
     running = button.click(
-        play,
+        _show_errors(compose, 4),
         [prompt, temperature, seed, length, constrained],
         [status, notation, pictures, sound],
         show_progress_on=status,
@@ -187,23 +223,52 @@ def _music(model: Callable[[], Any]) -> None:
     )
     stop.click(lambda: "Stopped.", outputs=status, cancels=[running], api_visibility="private")
 
+    return [prompt, constrained, notation, examples]
+
+
+def _fit_music(about: About) -> list[Any]:
+    tunes = about.kind != "piano_rolls"  # which have no notation
+    rows = ["M:6/8\nL:1/8\nK:D\n", "M:4/4\nL:1/8\nK:G\nG2B2 d2"] if tunes else []
+    return [*(kind(visible=tunes) for kind in (gr.Textbox, gr.Checkbox, gr.Textbox)), _samples(rows)]
+
+
+class Tab(NamedTuple):
+    """The tab of an application."""
+
+    make: Callable[[Callable[[], Any]], list[Any]]  # from what gets the model; gives the components that depend on which it is
+    fit: Callable[[About], list[Any]]  # the updates of these
+
 
 TABS = {
-    "sentiment_classification": _sentiment,
-    "translation": _translation,
-    "image_captioning": _captions,
-    "music_generation": _music,
+    "sentiment_classification": Tab(_sentiment, _fit_sentiment),
+    "translation": Tab(_translation, _fit_translation),
+    "image_captioning": Tab(_captions, _fit_captions),
+    "music_generation": Tab(_music, _fit_music),
 }
 
 
-def _steps(function: Callable[..., Iterator[Any]], *inputs: Any) -> Iterator[Any]:
-    """The steps of a generator, its errors made readable."""
-    steps = function(*inputs)
-    targets = _show_errors(lambda: next(steps, None))
-    while (step := targets()) is not None:
-        yield step
+def _show_errors(function: Callable[..., Iterator[Any]], outputs: int) -> Callable[..., Iterator[Any]]:
+    """Show the errors of wrong input to the user, and take away the answer that was there before.
+
+    Args:
+        function: yields what is shown.
+        outputs: how many components show it.
+    """
+
+    @functools.wraps(function)  # Gradio finds `progress` by the signature
+    def call(*inputs: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from function(*inputs, **kwargs)
+        except DataError as error:
+            yield (None,) * outputs
+            raise gr.Error(str(error), title="This can't be done", print_exception=False) from None
+
+    return call
 
 
 def _connect(function: Callable[..., Any], inputs: list, outputs: list, button: gr.Button, *triggers: Any) -> None:
+    def answer(*inputs: Any) -> Iterator[Any]:
+        yield function(*inputs)
+
     for trigger in (button.click, *triggers):
-        trigger(_show_errors(function), inputs, outputs, api_visibility="private")
+        trigger(_show_errors(answer, len(outputs)), inputs, outputs, api_visibility="private")

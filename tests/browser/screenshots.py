@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import Page
-from tests.browser.test_page import SCENE, classify, describe, play, translate
+from tests.browser.test_page import SCENE, classify, compose, describe, translate
 
 
 def main():
@@ -28,7 +28,7 @@ def main():
             ("sentiment", lambda: classify(page, "the food was good , not bad at all ."), "#words .word"),
             ("translation", lambda: translate(page, "The town has 12,345 inhabitants."), "#attention table"),
             ("captions", lambda: describe(page, SCENE), "#attention-maps figure"),
-            ("music", lambda: play(page), "#sound audio"),
+            ("music", lambda: compose(page), "#sound audio"),
         ):
             act()
             page.locator(done).first.wait_for()

@@ -35,9 +35,9 @@ def describe(page, path):
     page.locator("#picture input[type=file]").set_input_files(path)
 
 
-def play(page):
+def compose(page):
     page.get_by_role("tab", name="Music").click()
-    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Compose").click()
 
 
 def error(page):
@@ -64,6 +64,9 @@ def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, serve
     page = visit(server)
     translate(page, "The town has 12,345 inhabitants.")
     expect(page.locator("#about-translation")).to_contain_text("It was trained on 5,000 sentences from 16 patterns")
+    expect(page.locator("#about-translation")).to_contain_text(
+        re.compile(r"version \d+ · languages en to de · data embedded · exported 20")
+    )
     expect(page.locator("#translation textarea")).to_have_value("Die Stadt hat 12.345 Einwohner.")
     expect(page.locator("#alternatives tr")).to_have_count(4)
     rows = page.locator("#attention tr")
@@ -78,22 +81,24 @@ def test_a_picture_gets_its_caption_and_what_each_word_attended_to(visit, server
     caption = page.locator("#caption textarea")
     expect(caption).to_have_value(re.compile("."))
     assert is_true(caption.input_value(), scene), caption.input_value()
+    assert page.locator("#preview img").evaluate("image => image.complete && image.naturalWidth > 0")
     expect(page.locator("#attention-maps figure")).to_have_count(2 + caption.input_value().count(" ") + 1)
     assert page.locator("#attention-maps img").nth(1).evaluate("image => image.complete && image.naturalWidth > 0")
 
 
 def test_a_tune_gets_sheet_music_a_piano_roll_and_sound(visit, server):
     page = visit(server)
-    play(page)
+    compose(page)
     sound = page.locator("#sound audio")
     expect(sound).to_have_count(1)
     page.wait_for_function("document.querySelector('#sound audio').duration > 1")
+    page.wait_for_function("document.querySelector('#sound audio').currentTime > 0")  # it plays
     for picture in ("#pictures .sheet", "#pictures .roll"):
         assert page.locator(picture).first.evaluate("image => image.naturalWidth > 100")
     first = page.locator("#notation textarea").input_value()
     assert first.startswith("X:1\nM:") and "|" in first
     page.get_by_label("Seed").fill("2")
-    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Compose").click()
     page.wait_for_function("text => ![text, ''].includes(document.querySelector('#notation textarea').value)", arg=first)
     expect(sound).to_have_count(1)
     with page.expect_download() as download:
@@ -103,13 +108,13 @@ def test_a_tune_gets_sheet_music_a_piano_roll_and_sound(visit, server):
 
 def test_a_tune_shows_its_progress_and_can_be_stopped(visit, server):
     page = visit(server)
-    play(page)
+    compose(page)
     expect(page.locator("#status")).to_contain_text(r"of 3")
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status")).to_contain_text("Stopped.")
     page.wait_for_timeout(4_000)
     expect(page.locator("#sound audio")).to_have_count(0)
-    play(page)  # and goes on afterwards
+    compose(page)  # and goes on afterwards
     expect(page.locator("#sound audio")).to_have_count(1)
 
 
@@ -134,6 +139,16 @@ def test_a_bad_upload_gets_a_readable_message(visit, server, name, content, mess
     assert page.locator("#caption textarea").input_value() == ""
 
 
+def test_an_error_takes_away_the_answer_before_it(visit, server):
+    page = visit(server)
+    translate(page, "The town has 12,345 inhabitants.")
+    expect(page.locator("#alternatives tr")).to_have_count(4)
+    translate(page, "")
+    expect(error(page)).to_contain_text("There is no text yet")
+    expect(page.locator("#alternatives tr")).to_have_count(0)
+    expect(page.locator("#translation textarea")).to_have_value("")
+
+
 @pytest.mark.parametrize("text, message", [("", "There is no text yet"), ("word " * 2_000, "expected at most 5,000")])
 def test_too_little_and_too_much_text_get_a_readable_message(visit, server, text, message):
     page = visit(server)
@@ -146,7 +161,7 @@ def test_a_bad_beginning_of_a_tune_gets_a_tune_or_a_readable_message(visit, serv
     page.get_by_role("tab", name="Music").click()
     page.locator("#prompt textarea").fill("no music at all <b>")
     page.get_by_label("Keep every bar").uncheck()
-    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Compose").click()
     expect(page.locator("#sound audio, #pictures p").first).to_be_visible()
 
 
@@ -183,7 +198,7 @@ def test_it_fits_a_phone(visit, server):
     describe(page, SCENE)
     expect(page.locator("#attention-maps figure").first).to_be_visible()
     assert_fits(page)
-    play(page)
+    compose(page)
     expect(page.locator("#sound audio")).to_be_visible()
     assert_fits(page)
 
@@ -220,7 +235,7 @@ def test_the_keyboard_is_enough(visit, server):
     expect(page.locator("#translation textarea")).to_have_value("Die Stadt hat 12.345 Einwohner.")
     press_until("e.getAttribute('role') == 'tab' && e.innerText == 'Music'", "Shift+Tab")
     page.keyboard.press("Enter")
-    press_until("e.innerText == 'Play'")
+    press_until("e.innerText == 'Compose'")
     page.keyboard.press("Enter")
     expect(page.locator("#sound audio")).to_have_count(1)
 
@@ -245,7 +260,7 @@ def test_users_at_once_get_their_own_answers(visit, server):
         page.get_by_role("tab", name="Music").click()
         page.get_by_label("Seed").fill(str(seed % 2))
     for page in pages:
-        page.get_by_role("button", name="Play").click(no_wait_after=True)
+        page.get_by_role("button", name="Compose").click(no_wait_after=True)
     for page in pages:
         expect(page.locator("#sound audio")).to_have_count(1)
         tunes.append(page.locator("#notation textarea").input_value())

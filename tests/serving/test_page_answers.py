@@ -4,12 +4,14 @@ import re
 import socket
 import subprocess
 import sys
+from unittest import mock
 
+import gradio as gr
 import pytest
 
 from apps.demo import answers, drawing
-from apps.demo.models import Models
-from apps.demo.page import SCENE
+from apps.demo.models import About, Models
+from apps.demo.page import SCENE, TABS, _ready, _show_errors
 from data_pipelines.sources import DataError
 from tests.apps.helpers import ENVIRONMENT, ROOT
 
@@ -73,6 +75,49 @@ def test_no_text_and_too_much(model, text):
     if len(text) > 5_000:
         with pytest.raises(DataError, match="at most 5,000"):
             next(answers.music(model("music_generation"), text, 1.0, 1, 40, True))
+
+
+def test_the_page_says_what_a_model_is_and_fits_its_tab_to_it(exports, tmp_path):
+    for application, kind in (("translation", "translation"), ("music_generation", "piano_rolls")):
+        (tmp_path / application).mkdir()
+        (tmp_path / application / "7").symlink_to(exports[kind])
+    models = Models(tmp_path)
+    about = models.about("translation")
+    assert (about.kind, about.embedded, about.languages) == ("translation", True, ("en", "de"))
+    assert "model translation · version 7 · languages en to de · data `embedded` · exported 20" in about.text
+    assert models.about("music_generation").kind == "piano_rolls" and models.about("sentiment_classification") == About()
+
+    (examples,) = TABS["translation"].fit(about._replace(languages=("fr", "en")))
+    assert examples.raw_samples[0] == ["La ville compte 12 345 habitants."] and examples.visible
+    for application in ("sentiment_classification", "translation", "image_captioning"):  # of the user's own data
+        assert not TABS[application].fit(about._replace(embedded=False))[0].visible
+    assert [update.visible for update in TABS["music_generation"].fit(About())] == [True] * 4
+    assert [update.visible for update in TABS["music_generation"].fit(models.about("music_generation"))] == [False] * 4
+
+
+def test_a_first_answer_says_that_it_waits_for_the_model(exports, tmp_path):
+    (tmp_path / "sentiment_classification").mkdir()
+    (tmp_path / "sentiment_classification/1").symlink_to(exports["sentiment_classification"])
+    models = Models(tmp_path)
+    with mock.patch.object(gr, "Info") as info:
+        _ready(models, "sentiment_classification")
+        assert "is being loaded" in info.call_args.args[0]
+        _ready(models, "sentiment_classification")
+        assert info.call_count == 1
+        with pytest.raises(DataError, match="--quick"):
+            _ready(models, "translation")
+        assert info.call_count == 1
+
+
+def test_an_error_clears_the_answer_before_it_is_shown():
+    def fail(text):
+        yield "half an answer"
+        raise DataError(text)
+
+    steps = _show_errors(fail, 2)("no such thing")
+    assert [next(steps), next(steps)] == ["half an answer", (None, None)]
+    with pytest.raises(gr.Error, match="no such thing"):
+        next(steps)
 
 
 def test_a_missing_model_names_its_command(tmp_path):

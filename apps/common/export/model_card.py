@@ -53,6 +53,15 @@ def card_summary(card: str) -> str:
     return card.split("\n\n")[1] + (" It was trained on " + data[1].replace("\\|", "|") + "." if data else "")
 
 
+def card_facts(card: str) -> dict[str, str]:
+    """The first table of a card.
+
+    >>> card_facts("# name\\n\\nPurpose.\\n\\n| size | 4.9 MB |\\n\\n## Metrics\\n\\n| bleu | 97.7 |")
+    {'size': '4.9 MB'}
+    """
+    return dict(re.findall(r"^\| (\w.*?) \| (.*) \|$", card.partition("\n## ")[0], re.MULTILINE))
+
+
 def _training_facts(run: dict[str, Any], application: str) -> list[tuple[str, str]]:
     data = "; ".join(f"{name}: {_comma_separated(part)}" for name, part in run["data"].items())
     config, examples = run["config"], run["data"]["train"]
