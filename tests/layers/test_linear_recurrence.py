@@ -184,6 +184,20 @@ def test_a_window_of_two_sees_the_step_before_whatever_the_direction(reverse):
     close(layer(x), one(np.pad(order, ((0, 0), (1, 0), (0, 0)))[:, :-1]))
 
 
+def test_a_window_of_two_obeys_a_subclass_that_overrides_the_projection():
+    class Thrice(layers.QRNNCell):
+        def project(self, inputs, add_bias=True):
+            return [3.0 * x for x in super().project(inputs, add_bias)]
+
+    ours, theirs = layers.RNN(Thrice(4), return_sequences=True), layers.QRNN(4, return_sequences=True)
+    x = sequences(2, 6, 3)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    random_weights(theirs)
+    ours.set_weights([w / 3 for w in theirs.get_weights()])
+    close(ours(x), theirs(x))
+
+
 def test_zoneout_keeps_states_in_training_alone():
     layer = layers.QRNN(50, window=1, zoneout=0.5, return_sequences=True, seed=1)
     layer.build((4, 30, 3))
