@@ -10,11 +10,17 @@ rate of a large sgemm in the same run.
 
 `--cells linear`: the layers without a recurrent product against the LSTM and GRU of as many units; ours in inference as a plain
 graph alone, as an export holds it.
+
+`--memory`: MB and ms of a training step of these layers and of the LSTMs, each in a process of its own: the peak of its resident
+memory from the second step on over what it held before the first; and over ever more steps.
 """
 
 import argparse
 import functools
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +32,7 @@ import tensorflow as tf
 import torch
 
 import layers
+from benchmarks import memory
 from benchmarks.saving import save
 from benchmarks.timing import geometric_mean, milliseconds, sgemm_gflops
 
@@ -33,6 +40,7 @@ SHAPES = [(32, 100, 128, 128), (64, 50, 256, 256), (16, 400, 64, 64), (64, 200, 
 MASKED = (32, 100, 128, 128)  # once more with half of every second row masked
 ONE_ROW = (1, 50, 256, 256)  # inference only
 LINEAR = ("MinGRU", "SSRU", "QRNN", "SRU")
+MEMORY_SHAPES = [(64, 200, 256, 512), (32, 1000, 128, 128), *((8, time, 128, 128) for time in (1000, 2500, 5000, 10000))]
 GATES = {"SimpleRNN": 1, "GatedRNN": 2, "GRU": 3, "LSTM": 4, "Bidirectional GRU": 6, "Bidirectional LSTM": 8}
 
 
@@ -201,6 +209,33 @@ def report_linear(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def cost_here(name: str, shape: list[int]) -> tuple[float, float]:
+    """MB and ms of a training step, in this process."""
+    batch, time_steps, features, units = shape
+    x, d_y = tf.random.normal((batch, time_steps, features)), tf.random.normal((batch, time_steps, units))
+    layer = keras.layers.LSTM(units, return_sequences=True) if name == "Keras LSTM" else ours(name, units)
+    before = memory.reset_peak()
+    step = tensorflow_candidate(layer, x, d_y, None, True, False)
+    step()[0].numpy()
+    memory.reset_peak()
+    ms = milliseconds({name: step}, 2)[name]  # after three more
+    return memory.peak() - before, ms
+
+
+def cost_of(name: str, shape: tuple) -> list[float]:
+    line = [sys.executable, "-m", "benchmarks.layers", "--here", name, json.dumps(shape)]
+    return json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def report_memory(costs: dict[str, list[list[float]]]) -> str:
+    """A table in Markdown, a column a layer."""
+    lines = [f"| shape | {' | '.join(costs)} |", "|---|" + "--:|" * len(costs)]
+    for i, shape in enumerate(MEMORY_SHAPES):
+        cells = [f"{values[i][0]:.0f} MB, {values[i][1]:.0f} ms" for values in costs.values()]
+        lines.append(f"| {', '.join(map(str, shape))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def report(rows: list[dict[str, Any]], gflops: float) -> str:
     """Two tables in Markdown: every shape, and the geometric means."""
     lines = [
@@ -237,7 +272,16 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", default=list(GATES), choices=[*GATES, "linear"])
     parser.add_argument("--precision", default="float32", help="mixed_bfloat16, mixed_float16: without PyTorch")
     parser.add_argument("--save", default="benchmarks/results/layers", help="writes .json and .md")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(cost_here(arguments.here[0], json.loads(arguments.here[1]))))
+        return
+    if arguments.memory:
+        costs = {name: [cost_of(name, shape) for shape in MEMORY_SHAPES] for name in (*LINEAR, "LSTM", "Keras LSTM")}
+        save(arguments.save, report_memory(costs), costs)
+        return
     keras.mixed_precision.set_dtype_policy(arguments.precision)
     torch.set_num_threads(os.cpu_count() or 1)
     shapes = [*((shape, False) for shape in [*SHAPES, ONE_ROW]), (MASKED, True)]

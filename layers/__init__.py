@@ -18,10 +18,11 @@ from layers.base_cell import RecurrentCell
 from layers.bidirectional import Bidirectional
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.check import check_gradient
-from layers.linear_cells import LinearCell, MinGRUCell, QRNNCell, SSRUCell
+from layers.linear_cells import LinearCell, MinGRUCell, SSRUCell
 from layers.linear_recurrences import linear_recurrence
 from layers.multi_head_attention import MultiHeadAttention
 from layers.positional import PositionalEncoding
+from layers.qrnn import QRNNCell
 from layers.recurrent_layers import GRU, LSTM, QRNN, SRU, SSRU, GatedRNN, MinGRU, SimpleRNN
 from layers.rnn import RNN
 from layers.sru import SRUCell

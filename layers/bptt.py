@@ -213,7 +213,8 @@ def _forward(loop, save, differentiable, count, constants, states, sequences):
         return list(new), outputs
 
     widths = [loop.units] * (loop.cell.state_count + loop.cell.residuals if save else int(loop.sequences))
-    return scan(step, states, sequences, widths, loop.reverse, differentiable, count)
+    unroll = 1 if save or differentiable else loop.cell.product.unroll
+    return scan(step, states, sequences, widths, loop.reverse, differentiable, count, unroll)
 
 
 def _backward(loop, count, constants, d_final, sequences):

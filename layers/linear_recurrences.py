@@ -108,7 +108,7 @@ def run(
     dtype = inputs.dtype
     if mask is not None:
         mask = ops.cast(mask, "bool")
-        decay, inputs = ops.where(mask, decay, ops.ones_like(decay)), ops.where(mask, inputs, ops.zeros_like(inputs))
+        decay, inputs = ops.where(mask, decay, 1.0), ops.where(mask, inputs, 0.0)
     if keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16"):
         decay, inputs, state = (ops.cast(x, "float32") for x in (decay, inputs, state))
     else:

@@ -11,6 +11,8 @@ Tensor = Any
 class Dense:
     """r = s U + b, U (units, gates x units), for each gate (batch, units)."""
 
+    unroll = 1  # steps in an iteration of a plain loop
+
     @staticmethod
     def shape(units: int, gates: int) -> tuple[int, ...]:
         return (units, gates * units)
@@ -36,6 +38,8 @@ class Dense:
 
 class Elementwise:
     """r = s * v + b, v (gates x units,)."""
+
+    unroll = 8  # its steps cost less than an iteration does
 
     @staticmethod
     def shape(units: int, gates: int) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ import keras
 
 from layers.base_cell import RecurrentCell
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
-from layers.linear_cells import MinGRUCell, QRNNCell, SSRUCell
+from layers.linear_cells import MinGRUCell, SSRUCell
+from layers.qrnn import QRNNCell
 from layers.rnn import RNN
 from layers.sru import SRUCell
 

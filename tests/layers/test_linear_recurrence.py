@@ -184,6 +184,20 @@ def test_a_window_of_two_sees_the_step_before_whatever_the_direction(reverse):
     close(layer(x), one(np.pad(order, ((0, 0), (1, 0), (0, 0)))[:, :-1]))
 
 
+def test_a_window_of_two_obeys_a_subclass_that_overrides_the_projection():
+    class Thrice(layers.QRNNCell):
+        def project(self, inputs, add_bias=True):
+            return [3.0 * x for x in super().project(inputs, add_bias)]
+
+    ours, theirs = layers.RNN(Thrice(4), return_sequences=True), layers.QRNN(4, return_sequences=True)
+    x = sequences(2, 6, 3)
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    random_weights(theirs)
+    ours.set_weights([w / 3 for w in theirs.get_weights()])
+    close(ours(x), theirs(x))
+
+
 def test_zoneout_keeps_states_in_training_alone():
     layer = layers.QRNN(50, window=1, zoneout=0.5, return_sequences=True, seed=1)
     layer.build((4, 30, 3))
@@ -212,25 +226,30 @@ def test_sru_starts_as_published():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_sru_is_its_steps_under_recurrent_dropout_and_a_mask(reverse):
-    layer = layers.SRU(4)
+@pytest.mark.parametrize("name", ["SRU", "QRNN"])
+def test_all_at_once_is_step_by_step(name, reverse):
+    """From a given state and under a mask that begins with holes; with recurrent dropout where there is one."""
+    layer = getattr(layers, name)(4)
     layer.build((3, 11, 4))
     cell = random_weights(layer).cell
-    x, state = sequences(3, 11, 4), sequences(3, 1, 4, seed=3)[:, 0]
-    dropout = np.random.default_rng(3).integers(0, 2, (3, 4)).astype("float32") * 2
+    x, mask = sequences(3, 11, 4), MASK & (np.arange(11) % 10 > 0)
+    states = [sequences(3, 1, size, seed=3)[:, 0] for size in keras.tree.flatten(cell.state_size)]
+    dropout = np.random.default_rng(3).integers(0, 2, (3, 4)).astype("float32") * 2 if name == "SRU" else None
 
-    def all_at_once(x, state):
-        how = {"mask": MASK, "recurrent_dropout_mask": dropout, "reverse": reverse, "training": True}
-        return weighted_sum(bptt.unfold(cell, x, [state], **how)[1])
+    def all_at_once(x, *states):
+        how = {"mask": mask, "recurrent_dropout_mask": dropout, "reverse": reverse, "training": True}
+        _, outputs, final = bptt.unfold(cell, x, list(states), **how)
+        return weighted_sum([outputs, *final])
 
-    def step_by_step(x, state):
-        steps, time_mask = ops.transpose(x, (1, 0, 2)), MASK.T[..., None]
-        _, outputs, _ = bptt.unfold_by_autodiff(cell, steps, [state], time_mask, dropout, reverse, True)
-        return weighted_sum(ops.transpose(outputs, (1, 0, 2)))
+    def step_by_step(x, *states):
+        steps, time_mask = ops.transpose(x, (1, 0, 2)), mask.T[..., None]
+        _, outputs, final = bptt.unfold_by_autodiff(cell, steps, list(states), time_mask, dropout, reverse, True)
+        return weighted_sum([ops.transpose(outputs, (1, 0, 2)), *final])
 
+    assert cell.is_unfolded
     variables = layer.trainable_variables
-    close(all_at_once(x, state), step_by_step(x, state))
-    close(gradients(all_at_once, [x, state], variables), gradients(step_by_step, [x, state], variables))
+    close(all_at_once(x, *states), step_by_step(x, *states))
+    close(gradients(all_at_once, [x, *states], variables), gradients(step_by_step, [x, *states], variables), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["MinGRU", "SRU"])
