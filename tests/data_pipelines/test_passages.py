@@ -132,7 +132,7 @@ LINES = [f"passage {i} , with\ttabs and “quotes”" for i in range(20)]
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.tsv", "a.csv.gz"])
 def test_files_of_each_kind(name, tmp_path):
     lines = [line.replace("\t", " ") for line in LINES] if "tsv" in name else LINES
-    content = "\n".join(lines[:10] + ["", "  "] + lines[10:]) + "\n"
+    content = "\n".join([*lines[:10], "", "  ", *lines[10:]]) + "\n"
     if ".tsv" in name:
         content = "label\ttext\n" + "".join(f"x\t{line}\n" for line in lines)
     elif ".csv" in name:
@@ -141,7 +141,7 @@ def test_files_of_each_kind(name, tmp_path):
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     found = load_passages(str(path)).splits
     assert {split: len(part) for split, part in found.items()} == {"train": 16, "validation": 2, "test": 2}
-    assert sorted(sum(found.values(), [])) == sorted(lines)
+    assert sorted(text for part in found.values() for text in part) == sorted(lines)
     assert load_passages(str(path), whole=True).splits == {"all": lines}
     assert load_passages(str(path)).splits == found  # the same cut
 
