@@ -13,7 +13,7 @@ from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.sources import DataError, find_splits, load_tfds, read_table, read_text, split_off
-from data_pipelines.vocabulary import EOS, Vocabulary
+from data_pipelines.vocabulary import EOS, PADDING, Vocabulary
 
 TABLES, TEXTS = (".tsv", ".csv"), (".txt",)
 
@@ -83,7 +83,8 @@ class TokenStreams:
     """All passages, one after another, cut into parallel streams; each batch is the next chunk of all streams.
 
     A stream crosses the ends of passages, which are tokens like others. In each epoch the passages come in another order, if
-    they are shuffled, and the chunks have other lengths, so that they begin elsewhere.
+    they are shuffled, and the chunks have other lengths, so that they begin elsewhere. Each token is a target once an epoch; the
+    last chunk, and the last streams, are padded.
 
     Args:
         ids: of the passages, each with EOS.
@@ -102,26 +103,29 @@ class TokenStreams:
     @cached_property
     def chunks(self) -> np.ndarray:
         """The lengths of the chunks of an epoch: most are `steps`, one in ten three quarters of it, one in ten a half, as each
-        length is compiled (random lengths: Merity et al. 2018, https://arxiv.org/abs/1708.02182)."""
-        length = len(self.ids.flat_values) // self.batch_size
-        if length < 1:
+        length is compiled (random lengths: Merity et al. 2018, https://arxiv.org/abs/1708.02182). The last one holds the rest."""
+        tokens = len(self.ids.flat_values)
+        if tokens < self.batch_size:
             raise DataError(
-                f"--batch-size {self.batch_size}: the text has {len(self.ids.flat_values)} tokens; expected at least one for "
-                "each stream. Pass a smaller one, or more text."
+                f"--batch-size {self.batch_size}: the text has {tokens} tokens; expected at least one for each stream. "
+                "Pass a smaller one, or more text."
             )
+        length = -(-tokens // self.batch_size)
         steps = min(self.steps, length)
         kinds = np.array(sorted({steps, max(1, steps * 3 // 4), max(1, steps // 2)}, reverse=True))
         generator = np.random.default_rng(self.seed)
         shares = {1: [1.0], 2: [0.9, 0.1], 3: [0.8, 0.1, 0.1]}[len(kinds)]
         drawn = generator.choice(kinds, size=length // int(kinds[-1]) + 1, p=shares)
-        return drawn[: int(np.searchsorted(np.cumsum(drawn), length, side="right"))]
+        drawn = drawn[: int(np.searchsorted(np.cumsum(drawn), length))]
+        rest = length - drawn.sum()
+        return np.append(drawn, kinds[kinds >= rest][-1])
 
     @property
     def steps_per_epoch(self) -> int:
         return len(self.chunks)
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The streams (batch_size, tokens) of an epoch, and the lengths of its chunks."""
+        """The streams of an epoch (batch_size, 1 + tokens), and the lengths of its chunks."""
         generator = np.random.default_rng([self.seed, number])
         flat = self.ids.flat_values.numpy()
         if self.shuffle:
@@ -130,10 +134,8 @@ class TokenStreams:
             lengths = (splits[1:] - splits[:-1])[order]
             starts = np.cumsum(lengths) - lengths
             flat = flat[np.repeat(splits[:-1][order] - starts, lengths) + np.arange(len(flat))]
-        flat = np.concatenate([[EOS], flat]).astype(np.int32)
-        length = (len(flat) - 1) // self.batch_size
-        tokens = flat[np.arange(self.batch_size)[:, None] * length + np.arange(length + 1)]
-        return tokens, generator.permutation(self.chunks)
+        *others, last = self.chunks
+        return _rows(flat, self.batch_size, int(self.chunks.sum())), np.array([*generator.permutation(others), last], int)
 
 
 def token_streams(
@@ -148,7 +150,7 @@ def token_streams(
     start_step: int = 0,
 ) -> Batches:
     """`({"tokens": (n, steps), "is_continuation": (n,)}, targets (n, steps))`; with `reverse` also `reversed`, the same streams
-    read from their ends, and targets (n, 2 steps), the second half theirs.
+    read from their ends, and targets (n, 2 steps), the second half theirs. Padding is 0.
 
     Args:
         ids, batch_size, steps, seed, shuffle: see `TokenStreams`.
@@ -171,12 +173,10 @@ def token_streams(
 
 def whole_streams(ids: tf.RaggedTensor, *, rows: int = 32, steps: int = 128, reverse: bool = False) -> tf.data.Dataset:
     """All tokens once, in the order of the passages, in the form of `token_streams`; for validation. The last chunk is padded."""
-    flat = np.concatenate([[EOS], ids.flat_values.numpy()]).astype(np.int32)
-    rows = min(rows, len(flat) - 1)
-    length = -(-(len(flat) - 1) // rows)
-    places = np.arange(rows)[:, None] * length + np.arange(length + 1)
-    there = places < len(flat)
-    tokens = np.where(there, flat[np.where(there, places, 0)], 0)
+    flat = ids.flat_values.numpy()
+    rows = min(rows, len(flat))
+    length = -(-len(flat) // rows)
+    tokens = _rows(flat, rows, length)
 
     def batches() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         for begin in range(0, length, steps):
@@ -185,13 +185,24 @@ def whole_streams(ids: tf.RaggedTensor, *, rows: int = 32, steps: int = 128, rev
     return tf.data.Dataset.from_generator(batches, output_signature=_signature(reverse))
 
 
+def _rows(flat: np.ndarray, rows: int, width: int) -> np.ndarray:
+    """Tokens as parallel streams (rows, 1 + width): in front of each the token before it, EOS for the first; padded."""
+    length = -(-len(flat) // rows)
+    before = np.concatenate([[EOS], flat])
+    places = np.arange(rows)[:, None] * length + np.arange(length + 1)
+    there = places < len(before)
+    tokens = np.where(there, before[np.where(there, places, 0)], PADDING)
+    return np.pad(tokens, [(0, 0), (0, width - length)], constant_values=PADDING).astype(np.int32)
+
+
 def _chunk(tokens: np.ndarray, begin: int, end: int, reverse: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
     chunk = tokens[:, begin : end + 1]
     inputs = {"tokens": chunk[:, :-1], "is_continuation": np.full(len(chunk), begin > 0, np.float32)}
     if not reverse:
         return inputs, chunk[:, 1:]
     back = tokens[:, ::-1][:, begin : end + 1]
-    return {**inputs, "reversed": back[:, :-1]}, np.concatenate([chunk[:, 1:], back[:, 1:]], axis=1)
+    targets = np.where(back[:, :-1] == PADDING, PADDING, back[:, 1:])  # nothing is predicted from padding
+    return {**inputs, "reversed": back[:, :-1]}, np.concatenate([chunk[:, 1:], targets], axis=1)
 
 
 def _signature(reverse: bool) -> Any:

@@ -103,6 +103,10 @@ class WordVocabulary(tf.Module):
         write_whole(folder / f"{name}.json", json.dumps(saved, ensure_ascii=False))
 
 
+def split_at_spaces(texts: tf.Tensor) -> tf.RaggedTensor:
+    return tf.strings.split(tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8"))  # broken bytes become U+FFFD
+
+
 class SpaceVocabulary(WordVocabulary):
     """What stands between spaces, as it is: for text that is split into tokens already.
 
@@ -111,7 +115,7 @@ class SpaceVocabulary(WordVocabulary):
     """
 
     kind = "spaces"
-    split = staticmethod(tf.strings.split)
+    split = staticmethod(split_at_spaces)
 
     def continuation(self, ids: tf.RaggedTensor) -> tf.Tensor:
         words = tf.strings.reduce_join(tf.ragged.map_flat_values(self.ids_to_tokens, ids), axis=-1, separator=" ")

@@ -1,22 +1,21 @@
 """What every recurrent cell has: weights, the two matrix products, dropout, and the equations left to the subclass."""
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import activations, constraints, initializers, ops, regularizers
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
+from layers.dropout import CellDropout
 from layers.pointwise import DERIVATIVES, Activation, Pointwise
 from layers.products import Dense
 
 Tensor = Any
 
 
-class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
+class RecurrentCell(keras.layers.Layer, CellDropout):
     """What the cells share: the weights, the two matrix products and the arguments of Keras' own cells.
 
     A subclass sets `gates` and `state_count` and writes `equations`. With `gradient` (and `residuals`, `products`) its layer
@@ -110,7 +109,6 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.recurrent_weight_dropout = recurrent_weight_dropout
-        self._dropped_weights: Tensor | None = None
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.reset_dropout_mask()
@@ -184,22 +182,6 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
             return ops.split(product if bias is None else product + bias, blocks, axis=-1)
         projected = [ops.matmul(inputs, part) for part in ops.split(kernel, blocks, axis=-1)]
         return projected if bias is None else [x + b for x, b in zip(projected, ops.split(bias, blocks))]
-
-    @property
-    def recurrent_weights(self) -> Tensor:
-        """U, in a block of `weight_dropout` without what is dropped."""
-        return self.recurrent_kernel if self._dropped_weights is None else self._dropped_weights
-
-    @contextlib.contextmanager
-    def weight_dropout(self, training: bool) -> Iterator[None]:
-        """In this block some weights of U are 0, and the others are 1 / (1 - rate) times as large."""
-        if training and self.recurrent_weight_dropout:
-            weights = ops.convert_to_tensor(self.recurrent_kernel)
-            self._dropped_weights = keras.random.dropout(weights, self.recurrent_weight_dropout, seed=self.seed_generator)
-        try:
-            yield
-        finally:
-            self._dropped_weights = None
 
     def recur(self, hidden: Tensor) -> list[Tensor]:
         """`s U`, with the recurrent bias where a cell has one: (batch, units) -> for each gate (batch, units)."""
@@ -295,21 +277,6 @@ class RecurrentCell(keras.layers.Layer, DropoutRNNCell):
         dropped, dropout_mask = self.dropout_masks(inputs, states[0], training)
         with self.weight_dropout(training):
             return self.step(self.project(inputs if dropped is None else inputs * dropped), states, dropout_mask)
-
-    def dropout_masks(self, inputs: Tensor, hidden: Tensor, training: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Masks for inputs (batch, features) and state (batch, units): 0 or 1 / (1 - rate); None where nothing is dropped.
-
-        Drawn anew, unless an RNN has drawn them for the whole sequence.
-        """
-        if not training:
-            return None, None
-        masks = []
-        for like, rate, drawn in (
-            (inputs, self.dropout, self._dropout_mask),
-            (hidden, self.recurrent_dropout, self._recurrent_dropout_mask),
-        ):
-            masks.append(self._create_dropout_mask(like, rate) if rate and drawn is None else drawn)
-        return masks[0], masks[1]
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Tensor]:
         return [ops.zeros((batch_size, size), dtype=self.compute_dtype) for size in keras.tree.flatten(self.state_size)]

@@ -1,5 +1,6 @@
 """RNN: `keras.layers.RNN` on the engine of `layers.bptt`."""
 
+import contextlib
 import contextvars
 from typing import Any
 
@@ -151,7 +152,11 @@ class RNN(keras.layers.RNN):
         if not self._on_engine:
             if isinstance(self.cell, keras.layers.StackedRNNCells):  # else Keras' loop on JAX takes no notice of the mask
                 initial_state = [keras.tree.flatten(state) for state in initial_state]
-            last, outputs, states = keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)
+            with contextlib.ExitStack() as blocks:
+                for cell in self._cells:
+                    if isinstance(cell, RecurrentCell):
+                        blocks.enter_context(cell.weight_dropout(training))
+                last, outputs, states = keras.layers.RNN.inner_loop(self, sequences, initial_state, mask, training)
             return last, outputs, self._pack(keras.tree.flatten(states))
         in_order, starts_at_zero = _call.get()
         outputs, flat, final = sequences, keras.tree.flatten(initial_state), []

@@ -118,7 +118,7 @@ def test_units_must_be_a_positive_integer(units):
         layers.LSTMCell(units)
 
 
-@pytest.mark.parametrize("argument", ["dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("argument", ["dropout", "recurrent_dropout", "recurrent_weight_dropout"])
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 3])
 def test_rates_must_be_shares(argument, rate):
     with pytest.raises(ValueError, match=rf"GRUCell: {argument} is {rate!r}; expected a rate in \[0, 1\)"):

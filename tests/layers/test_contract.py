@@ -14,7 +14,18 @@ from keras import ops
 
 import layers
 from layers import Bidirectional
-from tests.layers.helpers import JIT, LAYERS, ON_TENSORFLOW, close, numpy, random_weights, sequences
+from tests.layers.helpers import (
+    JIT,
+    LAYERS,
+    LINEAR,
+    ON_TENSORFLOW,
+    close,
+    gradients,
+    numpy,
+    random_weights,
+    sequences,
+    weighted_sum,
+)
 
 ROOT = Path(__file__).parents[2]
 if not ON_TENSORFLOW:  # each shape is compiled anew there; `test_cells.py` has all of them
@@ -86,7 +97,11 @@ def test_fit_moves_every_weight_and_lowers_the_loss(name, jit_compile):
 
 def test_fit_in_mixed_precision_with_dropout_lowers_the_loss():
     model = keras.Sequential(
-        [keras.Input((6, 4)), layers.LSTM(8, dropout=0.2, recurrent_dropout=0.2, dtype="mixed_float16"), keras.layers.Dense(1)]
+        [
+            keras.Input((6, 4)),
+            layers.LSTM(8, dropout=0.2, recurrent_dropout=0.2, recurrent_weight_dropout=0.1, dtype="mixed_float16"),
+            keras.layers.Dense(1),
+        ]
     )
     model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=True)
     x, before = sequences(32, 6, 4), model.get_weights()
@@ -233,6 +248,114 @@ def test_dropout_is_drawn_once_a_sequence_and_only_in_training():
     np.testing.assert_allclose(dropped, np.repeat(dropped[:, :1], 5, axis=1), rtol=1e-6)  # the same at every step
     assert np.abs(dropped - numpy(layer(x))[0]).max() > 1e-3
     assert np.abs(dropped - numpy(layer(x, training=True))[0]).max() > 1e-3  # drawn anew at each call
+
+
+PRODUCTS = [name for name in LAYERS if name not in LINEAR]
+KERNEL = (np.random.default_rng(0).random((64, 64)) < 0.6) / 0.6  # of this seed is what is kept
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Each call of `keras.random.dropout` drops the same weights; the list of the rates tells how often it was called."""
+    rates = []
+
+    def dropout(weights, rate, seed):
+        rates.append(rate)
+        return weights * ops.cast(KERNEL.ravel()[: np.prod(weights.shape)].reshape(weights.shape), weights.dtype)
+
+    monkeypatch.setattr(keras.random, "dropout", dropout)
+    return rates
+
+
+def thinned(layer):
+    """A copy without dropout whose recurrent weights are those that `drawn` leaves."""
+    config = {name: value for name, value in layer.get_config().items() if name != "recurrent_weight_dropout"}
+    plain = type(layer).from_config(config)
+    plain.build((3, 6, 4))
+    plain.set_weights(layer.get_weights())
+    plain.cell.recurrent_kernel.assign(keras.random.dropout(layer.cell.recurrent_kernel, 0.4, None))
+    return plain
+
+
+def kept_weights(layer):
+    shape = layer.cell.recurrent_kernel.shape
+    return KERNEL.ravel()[: np.prod(shape)].reshape(shape)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("jit_compile", JIT)
+def test_the_same_recurrent_weights_are_dropped_at_every_step_and_get_no_gradient(name, jit_compile, drawn):
+    layer = LAYERS[name](5, return_sequences=True, recurrent_weight_dropout=0.4)
+    layer.build((3, 6, 4))
+    random_weights(layer)
+    x, plain = sequences(), thinned(layer)
+    names = ["kernel", "recurrent_kernel", "bias"]
+    weights = [[getattr(each.cell, name) for name in names] for each in (layer, plain)]
+    drawn.clear()
+    *found, d_bias = gradients(lambda x: weighted_sum(layer(x, training=True)), [x], weights[0], jit_compile)
+    assert set(drawn) == {0.4} and len(drawn) <= 2  # a call, and perhaps its trace
+    *wanted, wanted_bias = gradients(lambda x: weighted_sum(plain(x)), [x], weights[1], jit_compile)
+    wanted[2] = wanted[2] * kept_weights(layer)
+    close([*found, d_bias], [*wanted, wanted_bias], 1e-4)
+    assert (found[2][kept_weights(layer) == 0] == 0).all() and found[2].any()
+    drawn.clear()
+    close(layer(x, training=True), plain(x))
+    assert len(drawn) == 1  # not once a step
+    layer.cell.recurrent_weight_dropout = 0.0
+    close(layer(x, training=True), layer(x))
+    layer.cell.recurrent_weight_dropout = 0.4
+    before = len(drawn)
+    close(layer(x), layer(x, training=False))
+    assert len(drawn) == before  # nothing in inference
+
+
+def test_weights_are_dropped_once_in_every_kind_of_loop(drawn):
+    class Own(layers.LSTMCell):
+        def call(self, inputs, states, training=False):
+            return super().call(inputs, states, training=training)
+
+    for make in (lambda **rate: layers.RNN(Own(5, **rate)), lambda **rate: layers.LSTM(5, unroll=True, **rate)):
+        layer = make(recurrent_weight_dropout=0.4)
+        layer.build((3, 6, 4))
+        random_weights(layer)
+        plain = make()
+        plain.build((3, 6, 4))
+        plain.set_weights(layer.get_weights())
+        plain.cell.recurrent_kernel.assign(keras.random.dropout(layer.cell.recurrent_kernel, 0.4, None))
+        drawn.clear()
+        close(layer(sequences(), training=True), plain(sequences()))
+        assert len(drawn) == 1
+
+
+def test_both_directions_drop_weights(drawn):
+    layer = Bidirectional(layers.GRU(5, recurrent_weight_dropout=0.4))
+    layer.build((3, 6, 4))
+    random_weights(layer)
+    x = sequences()
+    again = Bidirectional.from_config(layer.get_config())
+    assert [each.cell.recurrent_weight_dropout for each in (again.forward_layer, again.backward_layer)] == [0.4, 0.4]
+    drawn.clear()
+    got = layer(x, training=True)
+    assert drawn == [0.4, 0.4]
+    close(got, ops.concatenate([thinned(part)(x) for part in (layer.forward_layer, layer.backward_layer)], axis=-1))
+
+
+def test_other_weights_are_dropped_at_each_call_at_the_given_rate():
+    cell = layers.LSTMCell(32, recurrent_weight_dropout=0.25, seed=3)
+    cell.build((None, 8))
+    kernel = numpy(cell.recurrent_kernel)[0]
+    with cell.weight_dropout(True):
+        first = numpy(cell.recurrent_weights)[0]
+    with cell.weight_dropout(True):
+        second = numpy(cell.recurrent_weights)[0]
+    np.testing.assert_allclose(first[first != 0], kernel[first != 0] / 0.75, rtol=1e-5)
+    assert abs((first == 0).mean() - 0.25) < 0.03 and (first != second).mean() > 0.2
+    with cell.weight_dropout(False):
+        close(cell.recurrent_weights, kernel)
+    assert cell.get_config()["recurrent_weight_dropout"] == 0.25
+    assert "recurrent_weight_dropout" not in layers.LSTMCell(4).get_config()  # Keras' own doesn't know it
+    with pytest.raises((TypeError, ValueError), match="recurrent_weight_dropout"):
+        layers.MinGRU(4, recurrent_weight_dropout=0.1)
 
 
 # -- Bidirectional
