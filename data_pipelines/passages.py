@@ -12,11 +12,10 @@ import tensorflow as tf
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
-from data_pipelines.sources import DataError, find_splits, load_tfds, read_table, read_text, split_off
+from data_pipelines.reviews import load_texts
+from data_pipelines.sources import DataError, find_splits, load_tfds, read_text, split_off
+from data_pipelines.tables import SUFFIXES
 from data_pipelines.vocabulary import EOS, PADDING, Vocabulary
-
-TABLES, TEXTS = (".tsv", ".csv"), (".txt",)
-
 
 class Passages(Corpus[str]):
     """Passages by split: a passage is a line of a text file, or a row of a table."""
@@ -28,15 +27,16 @@ class Passages(Corpus[str]):
         return (example,)
 
 
-def load_passages(source: str, whole: bool = False) -> Passages:
+def load_passages(source: str, whole: bool = False, text_column: str | None = None) -> Passages:
     """Passages from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
-        source: a path is a text file (`.txt`) with a passage a line, a `.tsv` or `.csv` file with a column `text`, gzip too, or a
+        source: a path is a text file (`.txt`) with a passage a line, a table with a column of texts (`load_texts`), gzip too, or a
             folder with `train.*` and, if they exist, `dev.*`/`val.*`/`valid.*` and `test.*`. Without a validation file 10% of
             the training passages are split off, the same ones in every run; a lone file also gives 10% for the test. Empty lines
             are left out.
         whole: for evaluation: nothing is split off, and there need be no training split.
+        text_column: name of the column; default: `text`, `review` or `sentence`.
 
     Raises:
         DataError: no file, no such column, no passages.
@@ -47,16 +47,16 @@ def load_passages(source: str, whole: bool = False) -> Passages:
         splits = load_tfds(source.removeprefix("tfds:"), _from_tfds, whole)
     else:
         path = Path(source)
-        files = find_splits(path, (*TEXTS, *TABLES), whole) if path.is_dir() else {"train": path}
-        splits = {name: _read(file) for name, file in files.items()}
+        files = find_splits(path, (".txt", *SUFFIXES), whole) if path.is_dir() else {"train": path}
+        splits = {name: _read(file, text_column) for name, file in files.items()}
     splits = {name: [text for text in texts if text.strip()] for name, texts in splits.items()}
     passages = Passages(split_off(splits, not Path(source).is_dir(), whole))
     return passages.check_not_empty(source, "Write a passage a line, or give a larger file.")
 
 
-def _read(path: Path) -> list[str]:
-    if Path(path.name.removesuffix(".gz")).suffix in TABLES:
-        return [text for _, (text,) in read_table(path, ("text",))]
+def _read(path: Path, text_column: str | None) -> list[str]:
+    if Path(path.name.removesuffix(".gz")).suffix in SUFFIXES:
+        return load_texts(str(path), text_column)
     return read_text(path).splitlines()
 
 

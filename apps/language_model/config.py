@@ -17,6 +17,7 @@ class DataFlags:
     data: Annotated[
         str, "embedded, tfds:NAME[/config], a .txt file with a passage a line, a table with a column text, or a folder"
     ] = "embedded"
+    text_column: Annotated[str | None, "name of the column; default: text, review or sentence"] = None
     tokenizer: Annotated[Tokenizer, "words: lower-cased; spaces: what stands between spaces, as it is"] = "words"
     vocabulary_size: shared.VocabularySize = 20_000
     min_count: shared.MinCount = 1
@@ -61,6 +62,7 @@ class ExportFlags:
 class Config(DataFlags, ModelFlags, TrainingFlags, ExportFlags, RunFlags):
     """the run"""
 
+    application: ClassVar = APPLICATION
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs tokenizer direction cell units num_layers export_dir".split()
     )

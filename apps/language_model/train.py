@@ -40,7 +40,7 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    passages = load_passages(config.data)
+    passages = load_passages(config.data, text_column=config.text_column)
     folder = runs.open_run(APPLICATION, config, {"data": passages.describe()}, workers)
     texts = passages.splits["train"]
     vocabulary = load_or_train(
