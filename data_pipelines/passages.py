@@ -17,6 +17,7 @@ from data_pipelines.sources import DataError, find_splits, load_tfds, read_text,
 from data_pipelines.tables import SUFFIXES
 from data_pipelines.vocabulary import EOS, PADDING, Vocabulary
 
+
 class Passages(Corpus[str]):
     """Passages by split: a passage is a line of a text file, or a row of a table."""
 
@@ -31,10 +32,10 @@ def load_passages(source: str, whole: bool = False, text_column: str | None = No
     """Passages from `embedded`, `tfds:NAME[/config]` or a path.
 
     Args:
-        source: a path is a text file (`.txt`) with a passage a line, a table with a column of texts (`load_texts`), gzip too, or a
-            folder with `train.*` and, if they exist, `dev.*`/`val.*`/`valid.*` and `test.*`. Without a validation file 10% of
-            the training passages are split off, the same ones in every run; a lone file also gives 10% for the test. Empty lines
-            are left out.
+        source: a path is a text file (`.txt`) with a passage a line, a table with a column of texts, gzip too, or a folder with
+            `train.*` and, if they exist, `dev.*`/`val.*`/`valid.*` and `test.*`. Without a validation file 10% of the training
+            passages are split off, the same ones in every run; a lone file also gives 10% for the test. Empty lines are left
+            out.
         whole: for evaluation: nothing is split off, and there need be no training split.
         text_column: name of the column; default: `text`, `review` or `sentence`.
 

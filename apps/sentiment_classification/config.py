@@ -53,17 +53,28 @@ class TrainingFlags(FitFlags):
     balance: Annotated[bool, "weigh the classes so that rare ones count as much as frequent ones, in the loss"] = False
     embeddings: shared.Embeddings = None
     baseline: Annotated[Literal["none", "bag-of-words"], "train the linear comparison instead"] = "none"
-    pretrain_on: Annotated[str | None, "a table with a column of texts: first learn to predict its words"] = None
-    pretrain_epochs: Annotated[int, "passes over these and the training texts", Size] = 1
 
 
 @dataclass(frozen=True)
-class Config(DataFlags, ModelFlags, TrainingFlags, RunFlags):
+class FineTuningFlags:
+    """starting from a language model"""
+
+    init_from: Annotated[str | None, "a run of apps.language_model: its vocabulary, word vectors and recurrent layers"] = None
+    adapt_epochs: Annotated[int, "first train it so long on the training texts, without their labels", "[0, inf)"] = 1
+    level_decay: Annotated[float, "of the learning rate from a layer to the one below", "[1, inf)"] = 2.6
+    unfreeze_epochs: Annotated[float, "from a layer's first step to that of the one below", "[0, inf)"] = 0.5
+    weight_dropout: Annotated[float, "of recurrent weights", Rate] = 0.0
+    virtual_adversary: Annotated[float, "norm of changes of the word vectors that must change nothing; 0: none", "[0, inf)"] = 0.0
+
+
+@dataclass(frozen=True)
+class Config(DataFlags, ModelFlags, TrainingFlags, FineTuningFlags, RunFlags):
     """the run"""
 
     application: ClassVar = APPLICATION
+    kept: ClassVar[tuple[str, ...]] = ()  # a language model has what it needs of its run
     first: ClassVar[tuple[str, ...]] = tuple(
-        "data run_dir resume quick epochs batch_size cell units pretrain_on export_dir".split()
+        "data run_dir resume quick epochs batch_size cell units init_from export_dir".split()
     )
     export_dir: shared.ExportDir = f"saved_models/{APPLICATION}"
 

@@ -16,6 +16,8 @@
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,24 +25,108 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from apps.common.training.checkpoint_files import newest_first
+from apps.common.training.losses import TokenLoss
+from apps.common.training.progress import verbosity
+from apps.common.training.runs import load_model, read_config, warm_up_and_decay
+from apps.language_model.model import LanguageModel
+from apps.sentiment_classification.config import Config
+from apps.sentiment_classification.model import fine_tuned_classifier
+from data_pipelines.passages import encode_passages, token_streams
+from data_pipelines.sources import DataError
+from data_pipelines.vocabulary import Vocabulary
+
 SMALL = 1.0  # the norm of d
 
 
-def by_level(kind: type[keras.Optimizer], top: int, decay: float, unfreeze: int) -> type[keras.Optimizer]:
-    """The optimizer class with a learning rate for each level: variables of a layer named `level_l`, the others at the top.
+GIVEN = ("tokenizer", "vocabulary_size", "min_count", "cell", "units", "num_layers", "embedding_size", "pooling", "embeddings")
+
+
+def check_flags(config: Config) -> None:
+    """Refuse flags that a classifier from a language model, or another one, does not have.
+
+    Raises:
+        DataError: there is one.
+    """
+    if not config.init_from:
+        if config.virtual_adversary:
+            raise DataError("--virtual-adversary: is for a classifier from a language model. Pass --init-from, too.")
+        return
+    for name in (*GIVEN, "baseline"):
+        if getattr(config, name) != getattr(Config, name):
+            raise DataError(f"--{name.replace('_', '-')}: comes from the run of --init-from. Leave one of the two out.")
+
+
+def start_from_language_model(
+    config: Config, folder: Path, texts: Sequence[str], vocabulary: Vocabulary, classes: int
+) -> keras.Model:
+    """A classifier with the vectors and levels of the run `config.init_from`, adapted to the texts first.
 
     Args:
-        top: how many levels there are below the top.
+        folder: of the run; one that is resumed was adapted already.
+
+    Raises:
+        DataError: that run is no language model.
+    """
+    language_model = load_model(Path(config.init_from or ""))
+    if not isinstance(language_model, LanguageModel):
+        raise DataError(f"--init-from {config.init_from}: is no language model. Pass a run of apps.language_model.")
+    if config.adapt_epochs and not newest_first(folder / "checkpoints"):
+        adapt(language_model, texts, vocabulary, config)
+    return fine_tuned_classifier(
+        language_model,
+        classes,
+        dropout=config.dropout,
+        level_dropout=config.embedding_dropout,
+        embedding_dropout=config.word_dropout,
+        weight_dropout=config.weight_dropout,
+    )
+
+
+def adapt(model: LanguageModel, texts: Sequence[str], vocabulary: Vocabulary, config: Config) -> None:
+    """Train a language model in place on the texts of a task, with a quarter of the learning rate of its run."""
+    its = read_config(Path(config.init_from or ""))
+    streams = token_streams(
+        encode_passages(texts, vocabulary),
+        batch_size=its.batch_size,
+        steps=its.bptt_steps,
+        epochs=config.adapt_epochs,
+        seed=config.seed,
+        reverse=len(model.stacks) == 2,
+    )
+    schedule = warm_up_and_decay(its.learning_rate / 4, config.adapt_epochs * streams.steps_per_epoch)
+    model.compile(keras.optimizers.Adam(schedule, global_clipnorm=its.clip_norm), TokenLoss())
+    print(f"adapting the language model to {len(texts):,} texts")
+    model.fit(
+        streams.dataset,
+        epochs=config.adapt_epochs,
+        steps_per_epoch=streams.steps_per_epoch,
+        shuffle=False,
+        verbose=verbosity(),
+    )
+
+
+def by_level(kind: type[keras.Optimizer], classifier: keras.Model, decay: float, unfreeze: int) -> type[keras.Optimizer]:
+    """The optimizer class with a learning rate for each level: layers named `level_l`, word vectors the lowest, and the rest on
+    top.
+
+    Args:
+        classifier: from `fine_tuned_classifier`.
         decay: by what the learning rate falls from a level to the one below.
         unfreeze: steps from a level's start to that of the one below.
     """
+    top = classifier.get_layer("encoder").settings["num_layers"] + 1
 
     class ByLevel(kind):  # type: ignore[misc,valid-type]
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            levels = [re.search(r"level_(\d+)", variable.path) for variable in variables]
+            self.below_top = [top - int(level[1]) if level else 0 for level in levels]
+
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            found = re.search(r"level_(\d+)", variable.path)
-            below = top - int(found[1]) if found else 0
-            thawed = ops.cast(self.iterations >= below * unfreeze, learning_rate.dtype)
-            super().update_step(gradient, variable, learning_rate * thawed / decay**below)
+            below = self.below_top[self._get_variable_index(variable)]
+            unfrozen = ops.cast(self.iterations >= below * unfreeze, learning_rate.dtype)
+            super().update_step(gradient, variable, learning_rate * unfrozen / decay**below)
 
     for name in ("__name__", "__qualname__", "__module__"):  # saved as what it is derived from
         setattr(ByLevel, name, getattr(kind, name))
@@ -52,16 +138,17 @@ class VirtualAdversary(keras.Model):
 
     Args:
         classifier: from `fine_tuned_classifier`.
-        frequencies: of each id in the training texts, (vocabulary,).
+        ids: of the training texts, ragged.
         epsilon: the norm of r over a whole text.
     """
 
-    def __init__(self, classifier: keras.Model, frequencies: np.ndarray, epsilon: float) -> None:
+    def __init__(self, classifier: keras.Model, ids: tf.RaggedTensor, epsilon: float) -> None:
         super().__init__(classifier.input, classifier.output["logits"])
         self.epsilon, self.seed_generator = epsilon, keras.random.SeedGenerator()
-        self.shares = tf.constant(frequencies / frequencies.sum(), tf.float32)[:, None]
-        names = [layer.name for layer in classifier.layers]
         self.encoder = classifier.get_layer("encoder")
+        counts = np.bincount(ids.flat_values.numpy(), minlength=self.encoder.settings["vocabulary_size"])
+        self.shares = tf.constant(counts / counts.sum(), tf.float32)[:, None]
+        names = [layer.name for layer in classifier.layers]
         self.head = [classifier.get_layer(name) for name in names[names.index("pooling") :]]
 
     def compute_loss(

@@ -137,7 +137,7 @@ class LanguageEncoder(keras.layers.Layer):
         vocabulary_size, embedding_size, cell, units, num_layers: of the language model.
         directions: 1, forward, or 2.
         dropout: of the units before and after each level, the same at every step.
-        embedding_dropout: of whole words of the vocabulary.
+        embedding_dropout: of whole words of the vocabulary, the same in all texts of a batch.
         weight_dropout: of recurrent weights.
     """
 
@@ -229,18 +229,21 @@ class ConcatPooling(keras.layers.Layer):
 
     def __init__(self, directions: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.directions = directions
+        self.directions, self.supports_masking = directions, True
 
-    def call(self, features: Any, mask: Any) -> Any:
-        kept = ops.cast(mask, features.dtype)[..., None]
+    def compute_mask(self, *inputs: Any, **masks: Any) -> None:
+        return None
+
+    def call(self, features: Any, is_text: Any) -> Any:
+        kept = ops.cast(is_text, features.dtype)[..., None]
         forward, *backward = ops.split(features, self.directions, axis=-1)
         last = [forward[:, -1], *(h[:, 0] for h in backward)]  # at masked steps a state is held
         mean = ops.sum(features * kept, axis=1) / ops.maximum(ops.sum(kept, axis=1), 1)
         lowest = ops.where(kept > 0, features, ops.cast(-1e4, features.dtype))
-        largest = ops.where(ops.any(mask, axis=1, keepdims=True), ops.max(lowest, axis=1), 0)
+        largest = ops.where(ops.any(is_text, axis=1, keepdims=True), ops.max(lowest, axis=1), 0)
         return ops.concatenate([*last, mean, largest], axis=-1)
 
-    def compute_output_shape(self, features_shape: tuple, mask_shape: tuple) -> tuple:
+    def compute_output_shape(self, features_shape: tuple, is_text_shape: tuple) -> tuple:
         return (features_shape[0], 3 * features_shape[-1])
 
     def get_config(self) -> dict[str, Any]:

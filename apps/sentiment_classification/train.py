@@ -24,11 +24,11 @@ from apps.common.training.workers import Workers
 from apps.sentiment_classification.config import APPLICATION, Config, ModelFlags, preset
 from apps.sentiment_classification.evaluate import report
 from apps.sentiment_classification.export import DESCRIPTION, write
+from apps.sentiment_classification.finetune import VirtualAdversary, by_level, check_flags, start_from_language_model
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
-from apps.sentiment_classification.pretrain import pretrain
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.reviews import Review, encode, load_reviews, load_texts, review_batches
+from data_pipelines.reviews import encode, load_reviews, review_batches
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
@@ -46,13 +46,21 @@ def train(config: Config) -> dict[str, float]:
     if config.embeddings and config.baseline != "none":
         raise DataError("--embeddings: the bag of words has no word vectors. Leave out --embeddings, or --baseline.")
 
+    check_flags(config)
+
     # -- data
     columns = (config.text_column, config.label_column)
     reviews = load_reviews(config.data, config.validation_rows, columns=columns)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits["train"]]
     vocabulary = load_or_train(
-        folder, load_vocabulary, lambda: train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
+        folder,
+        load_vocabulary,
+        lambda: (
+            load_vocabulary(Path(config.init_from))
+            if config.init_from
+            else train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
+        ),
     )
     lengths = encode(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
     options: dict[str, Any] = {
@@ -67,16 +75,22 @@ def train(config: Config) -> dict[str, float]:
     validation = review_batches(reviews.splits["validation"], **options)
 
     # -- model
-    classes = len(reviews.labels)
+    classes, kind = len(reviews.labels), keras.optimizers.Adam
+    steps_per_epoch = batches().steps_per_epoch
     if config.baseline == "bag-of-words":
         model = bag_of_words_classifier(vocabulary.size, classes)
+    elif config.init_from:
+        model = start_from_language_model(config, folder, texts, vocabulary, classes)
+        kind = by_level(kind, model, config.level_decay, round(config.unfreeze_epochs * steps_per_epoch))
     else:
         model = recurrent_classifier(vocabulary.size, classes, **cli.flags_of(config, ModelFlags))
     counts = [sum(review.label == label for review in reviews.splits["train"]) for label in reviews.labels]
-    trainer = keras.Model(model.input, model.output["logits"])
-    optimizer = runs.optimizer_options(config, config.epochs * batches().steps_per_epoch)
+    if config.virtual_adversary:
+        trainer = VirtualAdversary(model, encode(texts, vocabulary, config.max_length), config.virtual_adversary)
+    else:
+        trainer = keras.Model(model.input, model.output["logits"])
     trainer.compile(
-        optimizer=workers.optimizer(keras.optimizers.Adam)(**optimizer),
+        optimizer=workers.optimizer(kind)(**runs.optimizer_options(config, config.epochs * steps_per_epoch)),
         loss=BalancedCrossEntropy(counts) if config.balance else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=workers.jit_compile,
@@ -89,12 +103,6 @@ def train(config: Config) -> dict[str, float]:
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "texts"))
     if config.embeddings and restored is None and workers.is_chief:
         start_from_vectors(config.embeddings, model.get_layer("embedding"), vocabulary)
-    if config.pretrain_on and restored is None and workers.is_chief:
-        unlabelled = [Review(text, reviews.labels[0]) for text in [*load_texts(config.pretrain_on, config.text_column), *texts]]
-        language = review_batches(unlabelled, **options, shuffle_seed=config.seed)
-        print(f"pre-training on {len(unlabelled):,} texts")
-        pretrain(model, language.dataset, config.pretrain_epochs * language.steps_per_epoch, clip_norm=config.clip_norm)
-        checkpoint.save_before_training(trainer)
     start_step = workers.broadcast_state(trainer, checkpoint, restored)
     held_out = {"validation_data": validation.dataset, "validation_steps": validation.steps_per_epoch}
     runs.fit(
