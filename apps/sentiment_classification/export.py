@@ -1,12 +1,15 @@
 """Write a finished run as a SavedModel, or its network alone as LiteRT or ONNX.
 
 python -m apps.sentiment_classification.export runs/sentiment_classification/NAME [--format savedmodel|litert|onnx]
+python -m apps.sentiment_classification.export RUN RUN …        several as one: the mean of their probabilities
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from apps.common import cli
 from apps.common.export import command
@@ -14,6 +17,7 @@ from apps.common.export.saved_model import vocabulary_files, write_saved_model
 from apps.common.training.runs import read_config, read_run
 from apps.sentiment_classification import model as _model  # noqa: F401  registers the classes that a `.keras` file names
 from apps.sentiment_classification.serving import serving_signatures
+from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
@@ -35,10 +39,38 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
     )
 
 
+def average(runs: Sequence[Path], models: Sequence[keras.Model]) -> keras.Model:
+    """The models of several runs as one, whose probabilities are the mean of theirs; and so is its attention, if all have it.
+
+    Raises:
+        DataError: the runs have other classes, another vocabulary or another length.
+    """
+    for run in runs[1:]:
+        same = {
+            "vocabulary": vocabulary_files(run) == vocabulary_files(runs[0]),
+            "classes": read_run(run)["labels"] == read_run(runs[0])["labels"],
+            "max_length": read_config(run).max_length == read_config(runs[0]).max_length,
+        }
+        if not all(same.values()):
+            raise DataError(
+                f"{run}: its {', '.join(name for name in same if not same[name])} differ from those of {runs[0]}. Average runs "
+                "on the same data with other seeds, or from one language model."
+            )
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    for i, model in enumerate(models):
+        model.name = f"model_{i + 1}"
+    outputs = [model(ids) for model in models]
+    probabilities = [ops.softmax(output["logits"]) for output in outputs]
+    joint = {"logits": ops.log(ops.mean(ops.stack(probabilities), axis=0) + 1e-9)}
+    if all("attention" in output for output in outputs):
+        joint["attention"] = ops.mean(ops.stack([output["attention"] for output in outputs]), axis=0)
+    return keras.Model(ids, joint)
+
+
 def network(model: keras.Model) -> tf.TensorSpec:
     """Ids to logits, and attention if the model has it."""
     return tf.TensorSpec([None, None], tf.int32, "ids")
 
 
 if __name__ == "__main__":
-    cli.run(lambda: command.main("sentiment_classification", DESCRIPTION, write, network))
+    cli.run(lambda: command.main("sentiment_classification", DESCRIPTION, write, network, average))

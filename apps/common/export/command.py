@@ -1,7 +1,7 @@
 """The command that exports a finished run again, or its network alone in another format."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def main(
     description: str,
     write: Callable[[Path, Path, keras.Model], None],
     network: Callable[[keras.Model], Any],
+    average: Callable[[Sequence[Path], Sequence[keras.Model]], keras.Model] | None = None,
 ) -> None:
     """The command `python -m apps.<application>.export`.
 
@@ -27,21 +28,29 @@ def main(
         description: for the model card.
         write: (folder, run, model) writes the SavedModel.
         network: the inputs of a model, as in `write_network`.
+        average: the models of several runs as one; None: the application has no such model.
     """
     parser = argparse.ArgumentParser(f"python -m apps.{application}.export", allow_abbrev=False)
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="+" if average else 1,
+        help="folder of a finished run" + ("; several are averaged" if average else ""),
+    )
     parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
     parser.add_argument("--export-dir", type=Path, help="folder for <version>/, by default where the run exported to")
     arguments = parser.parse_args()
-    model = runs.load_model(arguments.run)
+    models = [runs.load_model(run) for run in arguments.run]
+    model = average(arguments.run, models) if average and len(models) > 1 else models[0]
+    run = arguments.run[0]
     if arguments.format != "savedmodel":
         if arguments.export_dir:
             raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
-        path = arguments.run / f"network{ENDINGS[arguments.format]}"
+        path = run / f"network{ENDINGS[arguments.format]}"
         difference = write_network(model, network(model), path, arguments.format)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
         return
-    with new_version(arguments.export_dir or Path(runs.read_config(arguments.run).export_dir)) as version:
-        write(version.folder, arguments.run, model)
-        size = write_card(version.folder, arguments.run, application, description)
+    with new_version(arguments.export_dir or Path(runs.read_config(run).export_dir)) as version:
+        write(version.folder, run, model)
+        size = write_card(version.folder, run, application, description)
     print(f"export  {version.folder}  {size}")
