@@ -43,7 +43,7 @@ GIVEN = ("tokenizer", "vocabulary_size", "min_count", "cell", "units", "num_laye
 
 
 def check_flags(config: Config) -> None:
-    """Refuse flags that a classifier from a language model, or another one, does not have.
+    """Refuse flags that a classifier from a language model, or another one, does not have; and a run that is none.
 
     Raises:
         DataError: there is one.
@@ -52,6 +52,9 @@ def check_flags(config: Config) -> None:
         if config.virtual_adversary:
             raise DataError("--virtual-adversary: is for a classifier from a language model. Pass --init-from, too.")
         return
+    run = Path(config.init_from)
+    if not all((run / name).is_file() for name in ("model.keras", "vocabulary.json", "config.json")):
+        raise DataError(f"--init-from {run}: holds no finished run. Pass one of apps.language_model.")
     for name in (*GIVEN, "baseline"):
         if getattr(config, name) != getattr(Config, name):
             raise DataError(f"--{name.replace('_', '-')}: comes from the run of --init-from. Leave one of the two out.")
