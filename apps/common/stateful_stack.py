@@ -26,7 +26,7 @@ class StatefulStack(keras.Model):
         batch_size: streams side by side in training.
         units, num_layers, cell: of the stack.
         dropout: of each layer's input and of the last layer's output.
-        locked: drop the same units at every step of a chunk (Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287).
+        locked_dropout: drop the same units at every step of a chunk (Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287).
         recurrent_dropout: of the states, one mask a chunk (the same).
         weight_dropout: of single recurrent weights, the same ones in a chunk (Merity et al. 2018, https://arxiv.org/abs/1708.02182).
         irnn: start the recurrent weights of `simple_rnn` as the identity, with ReLU (Le et al. 2015,
@@ -41,7 +41,7 @@ class StatefulStack(keras.Model):
         num_layers: int = 2,
         cell: str = "lstm",
         dropout: float = 0.0,
-        locked: bool = False,
+        locked_dropout: bool = False,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         irnn: bool = False,
@@ -60,7 +60,7 @@ class StatefulStack(keras.Model):
         self.settings |= {
             "recurrent_dropout": recurrent_dropout,
             "weight_dropout": weight_dropout,
-            "locked": locked,
+            "locked_dropout": locked_dropout,
             "irnn": irnn,
         }
         options: dict[str, Any] = {"return_sequences": True, "return_state": True, "recurrent_dropout": recurrent_dropout}
@@ -69,7 +69,7 @@ class StatefulStack(keras.Model):
         if irnn:
             options |= {"activation": "relu", "recurrent_initializer": "identity"}
         self.rnn_layers = [CELLS[cell](units, **options, name=f"rnn_{i + 1}") for i in range(num_layers)]
-        self.drop = (keras.layers.SpatialDropout1D if locked else keras.layers.Dropout)(dropout)
+        self.drop = (keras.layers.SpatialDropout1D if locked_dropout else keras.layers.Dropout)(dropout)
         self.own_rows = slice(None)
         self.gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows
 

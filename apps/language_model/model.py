@@ -63,7 +63,7 @@ class LanguageModel(keras.Model):
             vocabulary_size, embedding_size, embeddings_initializer=normal, reverse_dtype="float32", name="embedding"
         )
         names = ["forward", "backward"][: 1 + (direction == "both")]
-        self.stacks = [StatefulStack(**settings, locked=True, name=name) for name in names]
+        self.stacks = [StatefulStack(**settings, locked_dropout=True, name=name) for name in names]
         self.outputs_of = [keras.layers.Dense(embedding_size, name=f"output_{name}") for name in names]
         self.seed_generator = keras.random.SeedGenerator()
 

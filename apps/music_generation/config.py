@@ -24,7 +24,9 @@ class StackFlags:
     units: Units = 512
     num_layers: NumLayers = 2
     dropout: shared.Dropout = 0.5
+    locked_dropout: Annotated[bool, "drop the same units at all steps of a chunk"] = False
     recurrent_dropout: Annotated[float, "of the states", Rate] = 0.0
+    weight_dropout: Annotated[float, "of recurrent weights", Rate] = 0.0
     batch_size: BatchSize = 32
 
 

@@ -65,7 +65,7 @@ class Progress(keras.callbacks.Callback):
         if self._duration_printed or len(self._durations) < self.STEPS:
             return
         seconds = statistics.median(self._durations[self.STEPS // 2 :]) * epochs * self._steps
-        if self._epoch < self.checkpoint.epochs and seconds > 20:
+        if seconds > 20:
             _print_line(f"{'about':<12}{duration(seconds)} for {math.ceil(epochs)} epochs, validation apart")
         self._duration_printed = True
 
