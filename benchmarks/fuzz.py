@@ -48,6 +48,7 @@ from data_pipelines.reviews import load_reviews
 from data_pipelines.sources import DataError
 from data_pipelines.translations import load_translations
 from data_pipelines.tunes import load_tunes
+from data_pipelines.vectors import fill_vectors
 
 SECONDS, MEGABYTES = 10, 2048
 Check = Callable[[bytes], str]  # "taken" or "refused"
@@ -266,6 +267,30 @@ def midi(folder: Path) -> tuple[bytes, Check]:
     return midi_bytes(frames), check
 
 
+def musicxml(folder: Path) -> tuple[bytes, Check]:
+    note = "<note><pitch><step>{}</step><octave>4</octave></pitch><duration>1</duration></note>"
+    bar = "<measure><attributes><divisions>1</divisions></attributes>" + "".join(map(note.format, "CDEF")) + "</measure>"
+    parts = '<part-list><score-part id="P"><part-name/></score-part></part-list>'
+    content = f'<score-partwise>{parts}<part id="P">{bar}</part></score-partwise>'.encode()
+    for name in ("train/other.musicxml", "valid/other.musicxml"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(content)
+
+    def check(data: bytes) -> str:
+        (folder / "train" / "piece.musicxml").write_bytes(data)
+        rolls = load_rolls(str(folder))
+        assert len(rolls.splits["train"]) + len(rolls.skipped) == 2, "a piece was lost"
+        return "refused" if rolls.skipped else "taken"
+
+    return content, check
+
+
+def vectors(folder: Path) -> tuple[bytes, Check]:
+    words = [f"word{i}" for i in range(20)]
+    text = "".join(f"{word} 0.5 -1.25 1e-3\n" for word in words)
+    return text.encode(), loaded("vectors.txt", lambda path: fill_vectors(path, words, np.zeros((20, 3))), folder)
+
+
 def npz(folder: Path) -> tuple[bytes, Check]:
     content = io.BytesIO()
     np.savez_compressed(content, frames=np.ones((60, 88), np.uint8), lengths=np.full(20, 3))
@@ -287,7 +312,9 @@ FORMATS = {
     "checkpoint .npz": checkpoint,
     "tunes .abc": abc,
     "music .mid": midi,
+    "music .musicxml": musicxml,
     "rolls .npz": npz,
+    "vectors .txt": vectors,
 }
 
 

@@ -48,8 +48,9 @@ def fill_vectors(path: str, words: Sequence[str], embeddings: np.ndarray) -> tup
         Embeddings, and how many words were found.
 
     Raises:
-        DataError: the file or a line of it can't be read.
+        DataError: the file or a line of it can't be read; vectors of another size.
     """
+    check_vectors(path, embeddings.shape[1])
     places = {word: place for place, word in enumerate(words) if word}
     rank = np.zeros(len(words), int)  # 2: found as it is, 1: in another letter case
     embeddings = embeddings.copy()
