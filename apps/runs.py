@@ -7,6 +7,7 @@ python -m apps.runs runs/translation/ONE runs/translation/OTHER    # the flags t
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -62,7 +63,7 @@ def read(folder: Path) -> Run:
     run = read_run(folder)
     log = _lines(folder / "metrics.jsonl")
     metrics = {"validation": {name.removeprefix("val_"): v for name, v in (log or [{}])[-1].items() if name.startswith("val_")}}
-    state = f"epoch {len(log)} of {run['config'].get('epochs')}"
+    state = f"epoch {len(log)} of {run['config'].get('epochs', 0) + run['config'].get('fine_tune_epochs', 0)}"
     if (folder / "metrics.json").is_file():
         metrics, state = json.loads((folder / "metrics.json").read_text()), "finished"
     return Run(
@@ -131,7 +132,7 @@ def overview(runs: Sequence[Run], sort: str | None = None) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _rank(value: Any, name: str) -> float:

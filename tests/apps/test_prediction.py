@@ -109,6 +109,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
 
     assert peak(20_000) < 1.2 * peak(2_000)
     monkeypatch.setattr(prediction, "LONGEST_ROW", 1_000)
+    predict(tmp_path / "in.csv", tmp_path / "out.csv", "--overwrite")  # of a row, not of the file
     (tmp_path / "in.csv").write_text('text\n"' + "a\n" * 2_000)  # a quote that never closes
     with pytest.raises(DataError, match="more than 1,000 bytes in a row"):
         predict(tmp_path / "in.csv", tmp_path / "out.csv", "--overwrite")
