@@ -1,6 +1,6 @@
 # make demo   train every application on its embedded data, export, predict, compare with docs/results.md: five and a half minutes
 # make test   lint, types, doctests and the fast tests: seven minutes
-# make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
+# make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook, the site: what must pass to land
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
 # make constraints   pin the newest versions that requirements.txt and pyproject.toml allow, with hashes; then make test-all

@@ -25,7 +25,8 @@ PAIRS = "".join(f"A dog sees {n} cats.\\tEin Hund sieht {n} Katzen.\\n" for n in
 SMALL = {
     "sentiment_classification": "--epochs 1 --units 8 --embedding-size 8",
     "translation": "--epochs 1 --units 8 --embedding-size 8 --vocabulary-size 80 --max-length 40",
-    "image_captioning": "--epochs 1 --units 8 --embedding-size 8 --memory-size 8 --backbone small-cnn --image-size 32",
+    "image_captioning": "--epochs 4 --units 16 --embedding-size 16 --backbone small-cnn --image-size 32 --batch-size 4 "
+    "--learning-rate 0.02",  # until a caption isn't empty, so that its attention can be plotted
     "tunes": "--epochs 1 --units 8 --num-layers 1 --num-samples 0 --max-length 80 --bptt-steps 16",
     "rolls": "--epochs 1 --units 8 --num-layers 1 --bptt-steps 16",
 }

@@ -1,4 +1,4 @@
-"""Pictures of the page for the README.
+"""Pictures of the page for its README, and the first one of the main README.
 
 python -m tests.browser.screenshots saved_models apps/demo
 """
@@ -34,6 +34,8 @@ def main():
             page.locator(done).first.wait_for()
             page.wait_for_timeout(1_000)
             page.screenshot(path=arguments.out / f"{name}.png", full_page=True)
+            if name == "translation":
+                page.locator("#attention table").screenshot(path=arguments.out / "attention.png")
         browser.close()
     server.close()
 
