@@ -13,4 +13,5 @@ APPLICATIONS = {
     "translation": Application("Translation", 2),
     "image_captioning": Application("Captions", 6),
     "music_generation": Application("Music", 5),
+    "language_model": Application("Text", 1),
 }

@@ -51,7 +51,7 @@ THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 def make_page(models: Models) -> gr.Blocks:
     """The page over the models of a folder; `launch` it."""
     with gr.Blocks(title="Unfold", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.Markdown("# Unfold\nFour sequence models, each as TensorFlow Serving would load it.")
+        gr.Markdown("# Unfold\nSequence models, each as TensorFlow Serving would load it.")
         for application, (title, _) in APPLICATIONS.items():
             with gr.Tab(title):
                 notice = gr.Markdown(elem_classes="problem", visible=False)
@@ -188,11 +188,34 @@ def _music(model: Callable[[], Any]) -> None:
     stop.click(lambda: "Stopped.", outputs=status, cancels=[running], api_visibility="private")
 
 
+def _language(model: Callable[[], Any]) -> None:
+    text = gr.Textbox(label="Beginning of a text, or nothing", lines=3, placeholder="The food was", elem_id="beginning")
+    with gr.Row():
+        temperature = gr.Slider(0.0, 1.5, 0.8, step=0.05, label="Temperature: 0 is the most probable text")
+        seed = gr.Number(1, label="Variation: another number gives another text", precision=0, minimum=0, maximum=2**31 - 1)
+        length = gr.Slider(0, 200, 40, step=1, label="New tokens, at most")
+    with gr.Row():
+        button = gr.Button("Complete", variant="primary")
+        stop = gr.Button("Stop")
+    written = gr.Textbox(label="Text", lines=3, interactive=False, buttons=["copy"], elem_id="written")
+    surprise = gr.HTML(elem_id="surprise")
+    following = gr.HTML(elem_id="next-tokens")
+    gr.Examples(["the food was good , not", "i would not"], text)
+
+    def write(*inputs: Any) -> Iterator[tuple[str, str, str]]:
+        yield from _steps(answers.language, model, *inputs)
+
+    outputs = [written, surprise, following]
+    running = button.click(write, [text, temperature, seed, length], outputs, show_progress="minimal", api_visibility="private")
+    stop.click(None, cancels=[running], api_visibility="private")
+
+
 TABS = {
     "sentiment_classification": _sentiment,
     "translation": _translation,
     "image_captioning": _captions,
     "music_generation": _music,
+    "language_model": _language,
 }
 
 
