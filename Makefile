@@ -25,8 +25,10 @@ demo: .venv/installed
 	$(BIN)/python -m apps.music_generation.train --quick
 	$(BIN)/python -m apps.music_generation.predict saved_models/music_generation --constrained --out runs/tune \
 		"M:6/8\nL:1/8\nK:D\n"
+	$(BIN)/python -m apps.language_model.train --quick
+	$(BIN)/python -m apps.language_model.predict saved_models/language_model --seed 1 "the food was" "i would not"
 	$(BIN)/python -m tests.demo
-	@echo "All four are in saved_models/. See them in a browser: $(BIN)/python -m apps.demo"
+	@echo "All five are in saved_models/. See them in a browser: $(BIN)/python -m apps.demo"
 
 # What takes longest comes first, so that both processes end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

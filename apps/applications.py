@@ -14,4 +14,5 @@ APPLICATIONS = {
     "translation": Application("Translation", 2, ("bleu", "chrf")),
     "image_captioning": Application("Captions", 6, ("cider", "bleu_4")),
     "music_generation": Application("Music", 5, ("bits_per_character", "nll_per_frame")),
+    "language_model": Application("Text", 1, ("perplexity", "bits_per_byte")),
 }

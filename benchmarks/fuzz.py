@@ -321,7 +321,7 @@ FORMATS = {
 def string_input(served: Any) -> tuple[str, bytes, Check]:
     """The string input of an exported signature, a valid value of it, and a check; numbers are what the README's client sends."""
     function = served.signatures["serving_default"]
-    numbers = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 1}
+    numbers = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 1}
     specs = function.structured_input_signature[1]
     name = next(name for name, spec in specs.items() if spec.dtype == tf.string)
     seeds = {"text": b"the food was good , not bad at all .", "prompt": b"M:6/8\nL:1/8\nK:D\nd2e fdA|"}

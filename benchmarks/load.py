@@ -47,6 +47,9 @@ def model_requests(model: Callable[[str], Any]) -> dict[str, list[Callable[[], A
             {"prompt": "M:6/8\nL:1/8\nK:D\n", "max_new_tokens": 40, "temperature": 0.8, "top_p": 0.9, "seed": seed}
             for seed in range(5)
         ],
+        "language_model": [
+            {"prompt": text, "max_new_tokens": 20, "temperature": 0.8, "top_p": 0.9, "top_k": 0, "seed": 1} for text in TEXTS
+        ],
     }
 
     def request(application: str, values: dict[str, Any]) -> Callable[[], Any]:

@@ -27,6 +27,7 @@ FLAGS = {
     "translation": "--quick --units 8 --embedding-size 8 --epochs 6",
     "image_captioning": "--quick --units 8 --embedding-size 8 --memory-size 8 --epochs 2",
     "music_generation": "--quick --units 16 --embedding-size 8 --epochs 8 --patience 8 --num-samples 0",
+    "language_model": "--quick --units 8 --embedding-size 8 --epochs 2",
 }
 OFTEN = """
 import functools

@@ -36,6 +36,8 @@ from apps.common.decoding.sequences import LARGEST_TEXTS
 from apps.common.export.saved_model import load_export
 from apps.image_captioning import config as captioning_config
 from apps.image_captioning import serving as captioning
+from apps.language_model import serving as language
+from apps.language_model.config import Config as LanguageConfig
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.rolls import serving as rolls
 from apps.music_generation.tunes import serving as tunes
@@ -191,8 +193,34 @@ def roll_cases() -> Iterator[Case]:
     yield case("a short piece more", lambda: roll(most + 1, 1), False)
 
 
+def language_cases() -> Iterator[Case]:
+    limit, largest = LanguageConfig.max_length, language.LARGEST_REQUEST
+    numbers = {"max_new_tokens": 10**9, "temperature": 1.0, "top_p": 0.95, "top_k": 0, "seed": 1}
+    longest, rows = largest - limit - 1, largest // (limit + 2)  # a prompt begins with EOS
+    case = partial(Case, "language_model", ("serving_default", "serving_greedy"))
+    yield case("the longest prompt", lambda: {"prompt": ["a " * longest], **numbers})
+    yield case("most short prompts", lambda: {"prompt": ["a"] * rows, **numbers})
+    yield case("a longer prompt", lambda: {"prompt": ["a " * (longest + 1)], **numbers}, False)
+    yield case("a short prompt more", lambda: {"prompt": ["a"] * (rows + 1), **numbers}, False)
+    size = 2 * LanguageConfig.num_layers * LanguageConfig.units + LanguageConfig.embedding_size
+    most = largest // language.LEAST_ROW
+
+    def parts(rows: int, text: str = "a") -> Inputs:
+        return {"text": [text] * rows, "prompt": [text] * rows, "count": 10**9, "state": np.ones((rows, size)), **numbers}
+
+    case = partial(Case, "language_model", ("decode_step", "next_tokens"))
+    yield case("most short texts", lambda: parts(most))
+    yield case("a short text more", lambda: parts(most + 1), False)
+    case = partial(Case, "language_model", ("score", "score_step"))
+    yield case("the longest text", lambda: parts(1, "a " * largest))
+    yield case("most empty texts", lambda: parts(largest, ""))
+    yield case("a longer text", lambda: parts(1, "a " * (largest + 1)), False)
+    yield case("an empty text more", lambda: parts(largest + 1, ""), False)
+
+
 def cases() -> list[Case]:
-    return [*sentiment_cases(), *translation_cases(), *captioning_cases(), *tune_cases(), *roll_cases()]
+    applications = (sentiment_cases, translation_cases, captioning_cases, tune_cases, roll_cases, language_cases)
+    return [case for of_one in applications for case in of_one()]
 
 
 SMALL: dict[str, Inputs] = {
@@ -202,6 +230,8 @@ SMALL: dict[str, Inputs] = {
     "max_new_tokens": 2,
     "temperature": 1.0,
     "top_p": 1.0,
+    "top_k": 0,
+    "count": 2,
     "seed": 1,
     "frames": np.zeros((1, 1, rolls.KEYS)),
     "lengths": [1],

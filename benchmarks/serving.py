@@ -36,7 +36,7 @@ from data_pipelines.images import decode_images
 from data_pipelines.reviews import load_reviews
 from data_pipelines.translations import Vocabularies, load_translations
 from data_pipelines.tunes import TuneVocabulary
-from data_pipelines.vocabulary import BOS, load_vocabulary
+from data_pipelines.vocabulary import BOS, EOS, load_vocabulary
 
 Request = Callable[[int], Any]
 BATCHES, CLIENTS = (1, 8, 32), (1, 4)
@@ -149,11 +149,28 @@ def music(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], d
     return inputs, usual
 
 
+def language(served: Any, run: Path, model: keras.Model) -> tuple[Callable[[int], dict[str, Any]], Request]:
+    vocabulary, length, prompt = load_vocabulary(run), 32, "the food was"
+    opening = vocabulary.encode(tf.constant([prompt])).to_tensor().numpy()
+
+    def usual(rows: int) -> Any:
+        tokens = np.repeat(np.concatenate([[[EOS]], opening], axis=1).astype("int32"), rows, axis=0)
+        return write_with_predict(model, {}, "tokens", tokens, length)
+
+    def inputs(rows: int) -> dict[str, Any]:
+        sampling = {"temperature": tf.constant(1.0), "top_p": tf.constant(0.95), "top_k": tf.constant(0)}
+        sampling |= {"seed": tf.constant(range(rows))}
+        return {"prompt": tf.constant([prompt] * rows), "max_new_tokens": tf.constant(length), **sampling}
+
+    return inputs, usual
+
+
 APPLICATIONS = {
     "sentiment_classification": sentiment,
     "translation": translation,
     "image_captioning": captioning,
     "music_generation": music,
+    "language_model": language,
 }
 
 

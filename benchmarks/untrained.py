@@ -18,6 +18,9 @@ from apps.image_captioning import config as captioning_config
 from apps.image_captioning import export as captioning_export
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
+from apps.language_model import config as language_config
+from apps.language_model import export as language_export
+from apps.language_model.model import LanguageModel
 from apps.music_generation import export as music_export
 from apps.music_generation.config import RollConfig, StackFlags, TuneConfig
 from apps.music_generation.rolls.model import RollModel
@@ -97,12 +100,23 @@ def make_rolls(run: Path) -> tuple[keras.Model, Any, dict]:
     return model, config, {}
 
 
+def make_language(run: Path) -> tuple[keras.Model, Any, dict]:
+    config = language_config.Config()
+    vocabulary = WordVocabulary.train(lines(40_000), config.vocabulary_size, has_bos_eos=True)
+    vocabulary.save(run)
+    model = LanguageModel(vocabulary.size, batch_size=1, **cli.flags_of(config, language_config.ModelFlags))
+    model.build()
+    model.bias.assign(np.where(np.arange(vocabulary.size) == EOS, -1e9, 0.0))  # no text ends before its limit
+    return model, config, {}
+
+
 MAKERS: dict[str, tuple[Callable[[Path], tuple[keras.Model, Any, dict]], Any]] = {
     "sentiment_classification": (make_sentiment, sentiment_export),
     "translation": (make_translation, translation_export),
     "image_captioning": (make_captioning, captioning_export),
     "music_generation": (make_tunes, music_export),
     "piano_rolls": (make_rolls, music_export),
+    "language_model": (make_language, language_export),
 }
 
 

@@ -1,6 +1,6 @@
 """Where examples come from: `embedded`, `tfds:NAME[/config]`, or a path to the user's own files.
 
-All four applications find, open and check their files here. Whatever is wrong with the input raises `DataError`, whose
+All applications find, open and check their files here. Whatever is wrong with the input raises `DataError`, whose
 message is one line that names the file, the row and the remedy.
 """
 

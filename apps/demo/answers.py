@@ -1,7 +1,7 @@
 """From user inputs to the HTML of the page, through the exported models. No state is kept between requests."""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from apps.demo import drawing
 from apps.image_captioning.pictures import open_image
+from apps.language_model.predict import next_tokens, score
 from apps.music_generation.rolls.predict import continue_roll
 from apps.music_generation.shared import generates_tunes
 from apps.music_generation.sound import notes_of, synthesize, to_wav
@@ -122,3 +123,35 @@ def _sounding(abc: str, sheet: str, midi: bytes, step: str) -> Iterator[tuple[st
     files = drawing.download(midi, "audio/midi", "tune.mid")
     files += drawing.download(abc.encode(), "text/vnd.abc", "tune.abc") if abc else ""
     yield "", abc, pictures, drawing.audio_player(to_wav(synthesize(notes))) + files
+
+
+def language(load: Callable[[], Any], text: str, temperature: float, seed: int, length: int) -> Iterator[tuple[str, str, str]]:
+    """(the text, its words with their surprise, what may come next), each time with a token more."""
+    if len(text) > LONGEST_TEXT:
+        raise DataError(f"The text has {len(text):,} characters; expected at most {LONGEST_TEXT:,}. Send the end of it.")
+    served = load()
+    following = drawing.table(["most probable next", "probability"], [(_shown(t), p) for t, p in next_tokens(served, text, 8)])
+    surprise = drawing.surprising_words(_measured(served, text)[:-1])
+    yield text, surprise, following
+    signature = served.signatures["decode_step"]
+    state = np.zeros([1, signature.structured_input_signature[1]["state"].shape[1]], np.float32)
+    written, unread, finished = text, text, False
+    for step in range(length):
+        numbers = {"temperature": tf.constant(temperature), "top_p": tf.constant(0.95), "top_k": tf.constant(0)}
+        numbers |= {"seed": tf.constant((seed + 7919 * step) % 2**31)}
+        outputs = signature(text=tf.constant([unread]), state=tf.constant(state), **numbers)
+        state, unread, finished = outputs["state"].numpy(), "", bool(outputs["finished"][0])
+        if finished:
+            break
+        written += outputs["token"].numpy()[0].decode("utf-8", "replace")
+        yield written, surprise, following
+    pairs = _measured(served, written)
+    yield written, drawing.surprising_words(pairs if finished else pairs[:-1]), following
+
+
+def _measured(served: Any, text: str) -> list[tuple[str, float]]:
+    return [(_shown(token), bits) for token, bits in score(served, text)]
+
+
+def _shown(token: str) -> str:
+    return token.replace("▁", " ").strip() or ("␣" if token else "(end)")

@@ -37,6 +37,24 @@ def highlighted_words(pairs: Sequence[tuple[str, float]], unknown: Collection[st
     return f'{legend}<p class="words">{" ".join(words)}</p>{note}'
 
 
+MOST_BITS = 14.0  # that a colour tells apart
+
+
+def surprising_words(pairs: Sequence[tuple[str, float]]) -> str:
+    """The tokens of a text, each on a background as dark as its information in bits: how little it was expected."""
+    words = [
+        f'<span class="word" style="{cell_style(bits / MOST_BITS)}" title="{bits:.1f} bits">{html.escape(word)}</span>'
+        for word, bits in pairs
+    ]
+    if not words:
+        return ""
+    mean = sum(bits for _, bits in pairs) / len(pairs)
+    legend = (
+        f"The darker a word, the less it was expected; on average {mean:.1f} bits, as many as {2**mean:,.0f} equal choices take."
+    )
+    return f'<p>{legend}</p><p class="words">{" ".join(words)}</p>'
+
+
 def unknown_words(words: Sequence[str]) -> str:
     """A list of unknown words."""
     listed = ", ".join(f"<s>{html.escape(word)}</s>" for word in words)

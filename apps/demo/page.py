@@ -232,6 +232,30 @@ def _fit_music(about: About) -> list[Any]:
     return [*(kind(visible=tunes) for kind in (gr.Textbox, gr.Checkbox, gr.Textbox)), _samples(rows)]
 
 
+def _language(model: Callable[[], Any]) -> list[Any]:
+    text = gr.Textbox(label="Beginning of a text, or nothing", lines=3, placeholder="The food was", elem_id="beginning")
+    with gr.Row():
+        temperature = gr.Slider(0.0, 1.5, 0.8, step=0.05, label="Temperature: 0 is the most probable text")
+        seed = gr.Number(1, label="Variation: another number gives another text", precision=0, minimum=0, maximum=2**31 - 1)
+        length = gr.Slider(0, 200, 40, step=1, label="New tokens, at most")
+    with gr.Row():
+        button = gr.Button("Complete", variant="primary")
+        stop = gr.Button("Stop")
+    written = gr.Textbox(label="Text", lines=3, interactive=False, buttons=["copy"], elem_id="written")
+    surprise = gr.HTML(elem_id="surprise")
+    following = gr.HTML(elem_id="next-tokens")
+    examples = _examples(text)
+    write = _show_errors(partial(answers.language, model), 3)
+    outputs = [written, surprise, following]
+    running = button.click(write, [text, temperature, seed, length], outputs, show_progress="minimal", api_visibility="private")
+    stop.click(None, cancels=[running], api_visibility="private")
+    return [examples]
+
+
+def _fit_language(about: About) -> list[Any]:
+    return [_samples(["the food was good , not", "i would not"] if about.embedded else [])]
+
+
 class Tab(NamedTuple):
     """The tab of an application."""
 
@@ -244,6 +268,7 @@ TABS = {
     "translation": Tab(_translation, _fit_translation),
     "image_captioning": Tab(_captions, _fit_captions),
     "music_generation": Tab(_music, _fit_music),
+    "language_model": Tab(_language, _fit_language),
 }
 
 

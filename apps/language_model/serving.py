@@ -11,6 +11,7 @@ from apps.language_model.model import LanguageModel
 from data_pipelines.vocabulary import BOS, EOS, PADDING, UNKNOWN, Vocabulary
 
 LARGEST_REQUEST = 2**15  # tokens, padding and those to be generated counted
+LEAST_ROW = 64  # tokens that a row counts as where each gets a distribution over the vocabulary
 BLOCK = 512  # tokens that are scored at once: each takes a vector as long as the vocabulary
 
 
@@ -38,7 +39,7 @@ def language_signatures(generator: "TextGenerator") -> dict[str, tuple[Any, list
         "score": (generator.score, [text]),
         "score_step": (generator.score_step, [text, state]),
         "decode_step": (generator.decode_step, [text, state, *sampling]),
-        "next_tokens": (generator.next_tokens, [prompt, tf.TensorSpec([], tf.int32, "count")]),
+        "next_tokens": (generator.next_tokens, [prompt, tf.TensorSpec(None, tf.int32, "count")]),
     }
 
 
@@ -62,10 +63,11 @@ class TextGenerator(tf.Module):
         self, prompt: tf.Tensor, max_new_tokens: Any, temperature: Any, top_p: Any, top_k: Any, seed: Any
     ) -> dict[str, tf.Tensor]:
         """Continue each prompt until its passage ends; `text` is the prompt with the `completion`."""
+        prompt = _decoded(prompt, "prompt")
         limit = tf.clip_by_value(tf.cast(max_new_tokens, tf.int32), 0, self.max_length)
         limit = tf.broadcast_to(limit, tf.shape(prompt))
-        ids = self._with_start(self.vocabulary.encode(check_text_size(prompt, "prompt")))
-        ids = check_request_size(ids, LARGEST_REQUEST, "prompt", new=tf.reduce_max(tf.concat([[0], limit], axis=0)))
+        ids, new = self._with_start(self.vocabulary.encode(prompt)), tf.reduce_max(tf.concat([[0], limit], axis=0))
+        ids = check_request_size(ids, LARGEST_REQUEST, "prompt", new=new, least=LEAST_ROW)
         count = tf.cast(ids.nrows(), tf.int32)  # of what was checked: nothing is allocated before
         _, states = self._encode(ids[:, :-1], self.model.get_initial_state(count))
 
@@ -79,33 +81,39 @@ class TextGenerator(tf.Module):
         )  # fmt: skip
         lengths = found.lengths[:, 0]
         added = self.vocabulary.continuation(tf.RaggedTensor.from_tensor(found.tokens[:, 0], lengths=lengths))
-        no_space = tf.strings.regex_full_match(prompt, r"(?s)(?:.*\s)?")  # nothing before, or a space
-        added = tf.where(no_space, tf.strings.regex_replace(added, "^ ", ""), added)
+        added = _after(prompt, added)
         return {"text": tf.strings.join([prompt, added]), "completion": added, "finished": lengths < limit}
 
     def decode_step(
         self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, top_k: Any, seed: Any
     ) -> dict[str, tf.Tensor]:
-        """Read more of each text, if there is any, and sample one more token; `state` is that after it."""
-        ids = self.vocabulary.encode(check_text_size(text))
-        output, states = self._read(ids, state)
+        """Read more of each text, if there is any, and sample one more token, as it is written there; `state` is then."""
+        text = _decoded(text, "text")
+        output, states = self._read(self.vocabulary.encode(text), state)
         uniform = random_numbers(seed, tf.shape(output)[0], 1)[:, 0]
         token = sample_token(_allowed(self.model.logits(output)), uniform, temperature, top_k, top_p)
         added = self.vocabulary.continuation(tf.RaggedTensor.from_tensor(token[:, None]))
+        added = tf.where(tf.reduce_all(state == 0, axis=1) | (text != ""), _after(text, added), added)
         output, states = self._encode(tf.RaggedTensor.from_tensor(token[:, None]), states)
         finished = token == EOS
         return {
-            "added": tf.where(finished, "", added),
+            "token": tf.where(finished, "", added),
             "finished": finished,
             "state": self._pack(output[:, 0], states),
         }
 
     def next_tokens(self, prompt: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `count` most probable next tokens, and their probabilities; "" is the end of the text."""
-        ids = self.vocabulary.encode(check_text_size(prompt, "prompt"))
+        count = tf.broadcast_to(tf.clip_by_value(count, 1, self.vocabulary.size), tf.shape(prompt))
+        ids = self.vocabulary.encode(_decoded(prompt, "prompt"))
         output, _ = self._read(ids, tf.zeros([ids.nrows(), self.state_size]))
-        best = tf.math.top_k(tf.nn.softmax(self.model.logits(output)), tf.clip_by_value(count, 1, self.vocabulary.size))
-        return {"tokens": self.vocabulary.ids_to_tokens(best.indices), "probabilities": best.values}
+        most = tf.reduce_max(tf.concat([[1], count], axis=0))
+        best = tf.math.top_k(tf.nn.softmax(self.model.logits(output)), most)
+        there = tf.sequence_mask(count, most)
+        return {
+            "tokens": tf.where(there & (best.indices != EOS), self.vocabulary.ids_to_tokens(best.indices), ""),
+            "probabilities": tf.where(there, best.values, 0.0),
+        }
 
     def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The log-probability of each token of each text, in nats, and of its end, the token ""."""
@@ -161,7 +169,7 @@ class TextGenerator(tf.Module):
         begins = tf.reduce_all(state == 0, axis=1)
         marked = tf.ragged.boolean_mask(self._with_start(ids), tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1))
         before, states = self._unpack(state)
-        marked = check_request_size(marked, LARGEST_REQUEST)
+        marked = check_request_size(marked, LARGEST_REQUEST, least=LEAST_ROW)
         outputs, states = self._encode(marked, states)
         last = tf.cast(marked.row_lengths(), tf.int32) - 1
         after = tf.gather(outputs, tf.maximum(last, 0), batch_dims=1)
@@ -173,6 +181,17 @@ class TextGenerator(tf.Module):
     def _unpack(self, state: tf.Tensor) -> tuple[tf.Tensor, Any]:
         stack = self.model.stacks[0]
         return state[:, stack.state_size :], stack.unpack(state[:, : stack.state_size])
+
+
+def _decoded(text: tf.Tensor, name: str) -> tf.Tensor:
+    """Texts of a request: not too long together, and broken bytes as U+FFFD."""
+    return tf.strings.unicode_transcode(check_text_size(text, name), "UTF-8", "UTF-8")
+
+
+def _after(text: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
+    """What is added to a text: without a space at first where there is nothing, or a space, before."""
+    no_space = tf.strings.regex_full_match(text, r"(?s)(?:.*\s)?")
+    return tf.where(no_space, tf.strings.regex_replace(added, "^ ", ""), added)
 
 
 def _allowed(logits: tf.Tensor) -> tf.Tensor:

@@ -9,4 +9,5 @@ EMBEDDED = {
     "image_captioning": "drawings of one or two plain shapes on a plain ground, with one caption each; no photograph",
     "music_generation": "tunes of Ryan's Mammoth Collection (1883) and O'Neill's Music of Ireland (1903)",
     "piano_rolls": "chorales of Bach, as music21 has them",
+    "language_model": "the reviews of the classifier, without their labels: put together by rules, no text that somebody wrote",
 }

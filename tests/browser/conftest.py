@@ -26,6 +26,7 @@ TRAININGS = [  # two at a time; as short as a right answer allows
     [
         ["translation", "--epochs", "8"],
         ["sentiment_classification"],
+        ["language_model", "--epochs", "1"],
         ["music_generation", "--data", "tunes.abc", "--num-samples", "0", "--units", "192", "--epochs", "10"],
     ],
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from tests.browser.conftest import Page
-from tests.browser.test_page import SCENE, classify, compose, describe, translate
+from tests.browser.test_page import SCENE, classify, complete, compose, describe, translate
 
 
 def main():
@@ -29,6 +29,7 @@ def main():
             ("translation", lambda: translate(page, "The town has 12,345 inhabitants."), "#attention table"),
             ("captions", lambda: describe(page, SCENE), "#attention-maps figure"),
             ("music", lambda: compose(page), "#sound audio"),
+            ("language", lambda: complete(page, "the food was good , not"), "#surprise .word"),
         ):
             act()
             page.locator(done).first.wait_for()

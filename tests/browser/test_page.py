@@ -40,6 +40,12 @@ def compose(page):
     page.get_by_role("button", name="Compose").click()
 
 
+def complete(page, text):
+    page.get_by_role("tab", name="Text").click()
+    page.locator("#beginning textarea").fill(text)
+    page.get_by_role("button", name="Complete").click()
+
+
 def error(page):
     """The message a user sees."""
     return page.locator(".toast-body.error, .toast-wrap .error").first
@@ -84,6 +90,17 @@ def test_a_picture_gets_its_caption_and_what_each_word_attended_to(visit, server
     assert page.locator("#preview img").evaluate("image => image.complete && image.naturalWidth > 0")
     expect(page.locator("#attention-maps figure")).to_have_count(2 + caption.input_value().count(" ") + 1)
     assert page.locator("#attention-maps img").nth(1).evaluate("image => image.complete && image.naturalWidth > 0")
+
+
+def test_a_text_is_completed_and_each_word_shows_its_surprise(visit, server):
+    page, text = visit(server), "the food was good , not"
+    complete(page, text)
+    written, words = page.locator("#written textarea"), page.locator("#surprise .word")
+    expect(written).to_have_value(re.compile(f"^{text}.{{5,}}"))
+    expect(words.nth(8)).to_be_visible()  # those that were added, too
+    assert words.first.get_attribute("title").endswith(" bits") and words.first.inner_text() == "the"
+    assert len({words.nth(n).get_attribute("style") for n in range(9)}) > 1
+    expect(page.locator("#next-tokens tr")).to_have_count(9)
 
 
 def test_a_tune_gets_sheet_music_a_piano_roll_and_sound(visit, server):

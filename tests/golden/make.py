@@ -1,12 +1,13 @@
 """What this version writes, kept for the versions to come: a model, a checkpoint, an export of each application.
 
-    python -m tests.golden.make      only where a format has to change: see CONTRIBUTING.md
+    python -m tests.golden.make [APPLICATION…]      only for a new one, or where a format has to change: see CONTRIBUTING.md
 
 An archive holds `model.keras`, `checkpoints/`, `export/`, and in `expected.npz` what they gave when they were written:
 `model/…` and `restored/…`, the outputs for `batch`, and `answer/…`, the export's, for `REQUESTS`.
 """
 
 import shutil
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -29,6 +30,7 @@ REQUESTS = {
     "translation": ("serving_default", {"text": ["a small dog runs", "two men sit on a wall"]}),
     "image_captioning": ("serving_default", {"image_bytes": [tf.io.encode_png(PIXELS).numpy(), b"none"]}),
     "music_generation": ("serving_greedy", {"prompt": ["M:6/8\nL:1/8\nK:D\nd2e f", ""], "max_new_tokens": 12}),
+    "language_model": ("serving_greedy", {"prompt": ["a small", ""], "max_new_tokens": 12}),
     "piano_rolls": ("serving_greedy", {"frames": np.eye(3, 88, 40, dtype=np.uint8)[None], "new_frames": 6}),
 }
 
@@ -46,6 +48,7 @@ def batch(application):
         "translation": lambda: ({"source": ids, "target": ids}, ids),
         "image_captioning": lambda: ({"image": image, "caption": ids}, ids),
         "music_generation": lambda: ({"tokens": ids, "is_continuation": first}, ids),
+        "language_model": lambda: ({"tokens": ids, "is_continuation": first}, ids),
         "piano_rolls": lambda: (
             {"frames": frames[:, :-1], "targets": frames[:, 1:], "is_continuation": first}, frames[:, 1:]
         ),
@@ -94,7 +97,7 @@ def make(application, folder):
 
 
 def main():
-    for application in WRITERS:
+    for application in sys.argv[1:] or WRITERS:
         with tempfile.TemporaryDirectory() as folder:
             make(application, Path(folder))
             path = FOLDER / f"{application}.tar.xz"

@@ -26,7 +26,7 @@ EXAMPLE = re.compile(
 def examples():
     """application -> (shell command, response) of the README."""
     found = {match["application"]: (match["command"], match["response"]) for match in EXAMPLE.finditer(README.read_text())}
-    assert len(found) == 4, sorted(found)
+    assert len(found) == 5, sorted(found)
     return found
 
 

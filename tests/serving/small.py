@@ -11,6 +11,9 @@ from apps.image_captioning import export as captioning_export
 from apps.image_captioning.config import Config as CaptioningConfig
 from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
+from apps.language_model import export as language_export
+from apps.language_model.config import Config as LanguageConfig
+from apps.language_model.model import LanguageModel
 from apps.music_generation import export as music_export
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.rolls.model import RollModel
@@ -34,6 +37,7 @@ WRITERS = {
     "image_captioning": captioning_export,
     "music_generation": music_export,
     "piano_rolls": music_export,
+    "language_model": language_export,
 }
 SENTENCES = ["a small dog runs over the green grass", "two men sit on a wall , and eat", "the food wasn't good at all !"]
 
@@ -101,10 +105,19 @@ def _piano_rolls(run):
     return model, RollConfig(music="rolls", max_length=40), {}
 
 
+def _language_model(run):
+    vocabulary = WordVocabulary.train(SENTENCES, 40, has_bos_eos=True)
+    vocabulary.save(run)
+    model = LanguageModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=2)
+    model.build()
+    return model, LanguageConfig(max_length=40), {}
+
+
 MAKERS = {
     "sentiment_classification": _sentiment_classification,
     "translation": _translation,
     "image_captioning": _image_captioning,
     "music_generation": _music_generation,
     "piano_rolls": _piano_rolls,
+    "language_model": _language_model,
 }

@@ -1,5 +1,6 @@
 """What the page shows for what a user gives, without a browser: over exports with random weights."""
 
+import itertools
 import re
 import socket
 import subprocess
@@ -67,6 +68,23 @@ def test_a_piano_roll(model):
     assert "audio/wav" in sound and 'download="tune.mid"' in sound and "tune.abc" not in sound
 
 
+def test_a_text_is_written_a_token_at_a_time(model):
+    steps = list(answers.language(lambda: model("language_model"), "a small dog " + ATTACK, 1.0, 1, 6))
+    texts = [text for text, _, _ in steps]
+    assert 3 <= len(steps) <= 8 and all(after.startswith(before) for before, after in itertools.pairwise(texts))
+    surprise, following = steps[0][1:]
+    assert surprise.count('class="word"') >= 5 and surprise.count(' bits"') == surprise.count('class="word"')
+    assert "<img" not in surprise and following.count("<tr>") == 9  # the header and eight words
+    assert steps[-1][1].count('class="word"') > surprise.count('class="word"')
+    again = list(answers.language(lambda: model("language_model"), "a small dog " + ATTACK, 1.0, 1, 6))
+    other = list(answers.language(lambda: model("language_model"), "a small dog " + ATTACK, 1.0, 2, 6))
+    assert again == steps != other
+    ((text, surprise, _),) = {step for step in answers.language(lambda: model("language_model"), "", 1.0, 1, 0)}
+    assert (text, surprise) == ("", "")
+    with pytest.raises(DataError, match="at most 5,000"):
+        next(answers.language(lambda: model("language_model"), "x" * 5_001, 1.0, 1, 6))
+
+
 @pytest.mark.parametrize("text", ["", " \n", "x" * 5_001])
 def test_no_text_and_too_much(model, text):
     for answer, application in ((answers.sentiment, "sentiment_classification"), (answers.translation, "translation")):
@@ -127,7 +145,7 @@ def test_a_missing_model_names_its_command(tmp_path):
 
 def test_drawings_of_nothing():
     assert drawing.highlighted_words([]) == '<p class="words"></p>'
-    assert drawing.piano_roll([]) == ""
+    assert drawing.piano_roll([]) == drawing.surprising_words([]) == ""
     assert "<img" not in drawing.table(["a<img>"], [["<img src=x>", 0.5]])
     assert drawing.cell_style(-1) == drawing.cell_style(0) and drawing.cell_style(2) == drawing.cell_style(1)
 

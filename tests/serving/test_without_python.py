@@ -22,6 +22,7 @@ REQUESTS = {
     "translation": {"text": [b"two men eat on the grass", b"", "Zwölf Boxkämpfer".encode()]},
     "image_captioning": {"image_bytes": [example_image(), example_image(50), b"no picture"]},
     "music_generation": {"prompt": [b"", b"M:6/8\nL:1/8\nK:D\nd2e f"], **DRAWING},
+    "language_model": {"prompt": [b"", b"a small dog", b"two"], **DRAWING, "top_k": 9},
 }
 
 
@@ -93,7 +94,7 @@ def test_c_gets_the_answers_that_python_gets(application, client, exports, tmp_p
             np.testing.assert_array_equal(answers[name], value.numpy(), err_msg=name)
         else:
             np.testing.assert_allclose(answers[name], np.asarray(value, np.float32), rtol=1e-5, atol=1e-6, err_msg=name)
-    assert any(text for text in answers[next(n for n in ("label", "translation", "caption", "abc") if n in answers)])
+    assert any(text for text in answers[next(n for n in ("label", "translation", "caption", "abc", "text") if n in answers)])
 
 
 def test_c_gets_an_error_that_names_what_is_wrong(client, exports, tmp_path):
