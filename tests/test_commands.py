@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import io
 import re
 import runpy
 import shlex
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from apps.music_generation.shared import kind_of_data
+from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.piano_rolls import midi_bytes
 from tests.apps import helpers
 from tests.test_readmes import DOCUMENTS, text_of
@@ -25,8 +27,8 @@ PAIRS = "".join(f"A dog sees {n} cats.\\tEin Hund sieht {n} Katzen.\\n" for n in
 SMALL = {
     "sentiment_classification": "--epochs 1 --units 8 --embedding-size 8",
     "translation": "--epochs 1 --units 8 --embedding-size 8 --vocabulary-size 80 --max-length 40",
-    "image_captioning": "--epochs 4 --units 16 --embedding-size 16 --backbone small-cnn --image-size 32 --batch-size 4 "
-    "--learning-rate 0.02",  # until a caption isn't empty, so that its attention can be plotted
+    "image_captioning": "--quick --units 16 --embedding-size 16 --memory-size 16 --backbone small-cnn --image-size 32 "
+    "--batch-size 16 --learning-rate 0.01",  # until a caption isn't empty, so that its attention can be plotted
     "tunes": "--epochs 1 --units 8 --num-layers 1 --num-samples 0 --max-length 80 --bptt-steps 16",
     "rolls": "--epochs 1 --units 8 --num-layers 1 --bptt-steps 16",
 }
@@ -62,13 +64,14 @@ def data(tmp_path_factory):
                 (folder / place / f"{part}.{language}").write_text("\n".join(lines) + "\n")
     (folder / "sentences.txt").write_text("A dog.\nA cat.\n")
     rows = ["image\tcaption"]
-    for n in range(30):
-        Image.new("RGB", (32, 32), (8 * n, 0, 255 - 8 * n)).save(folder / f"photographs/images/{n}.png")
-        rows.append(f"{n}.png\ta {('red', 'blue')[n < 15]} square .")
+    scenes = embedded_scenes()["train"][:120]
+    for scene in scenes:
+        (folder / "photographs/images" / scene.name).write_bytes(scene.png())
+        rows += [f"{scene.name}\t{caption}" for caption in scene.captions]
     (folder / "photographs/captions.tsv").write_text("\n".join(rows) + "\n")
     (folder / "flickr8k").symlink_to("photographs")
     for picture in ("new.jpg", "holiday/beach.jpg"):
-        Image.new("RGB", (32, 32)).save(folder / picture)
+        Image.open(io.BytesIO(scenes[0].png())).convert("RGB").save(folder / picture)
     pieces = np.random.default_rng(0).integers(0, 2, (8, 24, 88)).astype("uint8")
     for n, piece in enumerate(pieces):
         (folder / f"midi/{n}.mid").write_bytes(midi_bytes(piece))

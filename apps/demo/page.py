@@ -180,9 +180,15 @@ def _captions(model: Callable[[], Any]) -> list[Any]:
     best = gr.Textbox(label="Caption", interactive=False, elem_id="caption")
     maps = gr.HTML(elem_id="attention-maps")
     examples = _examples(file, lambda row: str(SCENE))
-    _connect(lambda path: answers.caption(model(), path), [file], [best, maps], button, file.upload)
-    shown = [preview, best, maps]  # another picture, another answer
-    file.change(lambda path: (drawing.preview(path), None, None), file, shown, show_progress="hidden", api_visibility="private")
+    _connect(lambda path: answers.caption(model(), path), [file], [best, maps], button)
+
+    def show(path: str | None) -> Iterator[Any]:
+        """Another picture, another answer, in this order."""
+        yield drawing.preview(path), None, None
+        if path:
+            yield drawing.preview(path), *answers.caption(model(), path)
+
+    file.change(_show_errors(show, 3), [file], [preview, best, maps], api_visibility="private")
     return [examples]
 
 
