@@ -25,6 +25,7 @@ Buckets = Annotated[int, "lengths that batches may have; each is compiled once",
 Epochs = Annotated[int, "passes over the training split", Size]
 LearningRate = Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"]
 EmaMomentum = Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", Rate]
+InitFrom = Annotated[str | None, "folder of a finished run: begin with its weights and vocabulary, and its flags of the model"]
 Patience = Annotated[int, "epochs without a better one before stopping", Size]
 LengthPenalty = Annotated[float, "0: log probability decides, which favours short texts; 1: nearly its mean", "[0, inf)"]
 NoRepeatNgramSize = Annotated[int, "never repeat so many tokens in a row; 0: allow it", "[0, inf)"]

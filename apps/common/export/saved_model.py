@@ -173,16 +173,26 @@ def newest_version(root: Path) -> Path | None:
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
-def load_export(path: str | Path, application: str | None = None) -> Any:
-    """A SavedModel; `path` is a version folder, or the folder above it for the newest version.
+def find_version(path: str | Path) -> Path:
+    """The folder of a SavedModel; `path` is it, or the folder above it for the newest version.
 
     Raises:
-        DataError: there is no SavedModel, or its card names another application.
+        DataError: there is no SavedModel.
     """
     folder = Path(path)
     version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
     if version is None:
         raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
+    return version
+
+
+def load_export(path: str | Path, application: str | None = None) -> Any:
+    """A SavedModel; `path` is as in `find_version`.
+
+    Raises:
+        DataError: there is no SavedModel, or its card names another application.
+    """
+    version = find_version(path)
     card = version / "model_card.md"
     if application and card.exists():
         of = card.read_text().splitlines()[0].removeprefix("# ").strip()
