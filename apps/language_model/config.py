@@ -45,6 +45,7 @@ class TrainingFlags(FitFlags):
     """training"""
 
     epochs: shared.Epochs = 10
+    init_from: shared.InitFrom = None
     batch_size: Annotated[int, "streams side by side", Size] = 32
     bptt_steps: Annotated[int, "steps that a gradient flows back; the state is carried on", Size] = 70
     learning_rate: shared.LearningRate = 2e-3
@@ -66,6 +67,7 @@ class Config(DataFlags, ModelFlags, TrainingFlags, ExportFlags, RunFlags):
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs tokenizer direction cell units num_layers export_dir".split()
     )
+    kept: ClassVar[tuple[str, ...]] = tuple("tokenizer direction cell units num_layers embedding_size".split())
     export_dir: shared.ExportDir = f"saved_models/{APPLICATION}"
 
 

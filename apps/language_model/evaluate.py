@@ -10,17 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export.saved_model import load_export
+from apps.common.export.saved_model import find_version, load_export
+from apps.common.ngram import MOST_TOKENS, NgramModel, best_order
 from apps.language_model.serving import LARGEST_REQUEST
 from data_pipelines.files import write_whole
-from data_pipelines.passages import Passages, load_passages
+from data_pipelines.passages import Passages, encode_passages, load_passages
 from data_pipelines.sources import DataError
+from data_pipelines.vocabulary import Vocabulary, load_vocabulary
 
 STREAMS = 32
+LONGEST_ORDER = 5  # of the n-gram model to compare with
 
 
 def evaluate_export(served: Any, texts: Sequence[str]) -> dict[str, float]:
@@ -61,9 +65,36 @@ def evaluate_export(served: Any, texts: Sequence[str]) -> dict[str, float]:
     }
 
 
-def report(served: Any, passages: Passages, folder: Path) -> dict[str, dict[str, float]]:
+def compare_with_ngrams(
+    metrics: dict[str, dict[str, float]], passages: Passages, vocabulary: Vocabulary
+) -> dict[str, dict[str, float]]:
+    """The metrics of splits with those of an n-gram model of the same tokens, if there is a training split to count in.
+
+    `gain_over_ngram` is 1 - perplexity / ngram_perplexity.
+    """
+    if "train" not in passages.splits:
+        return metrics
+    train = _sequences(passages.splits["train"], vocabulary)
+    counted = NgramModel(train, LONGEST_ORDER, vocabulary.size)
+    if counted.tokens < sum(map(len, train)):
+        print(f"n-grams are counted in the first {counted.tokens:,} tokens; the limit is {MOST_TOKENS:,}")
+    joined = {}
+    for split, of_split in metrics.items():
+        order, bits = best_order(counted, _sequences(passages.splits[split], vocabulary))
+        joined[split] = of_split | {"ngram_perplexity": 2**bits, "ngram_order": order}
+        joined[split]["gain_over_ngram"] = 1 - of_split["perplexity"] / 2**bits
+    return joined
+
+
+def _sequences(texts: Sequence[str], vocabulary: Vocabulary) -> list[np.ndarray]:
+    ids = encode_passages(texts, vocabulary)
+    return np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
+
+
+def report(served: Any, passages: Passages, vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str, float]]:
     """Measure an export on all splits but the training split; print and write the metrics."""
     metrics = {split: evaluate_export(served, texts) for split, texts in passages.splits.items() if split != "train"}
+    metrics = compare_with_ngrams(metrics, passages, vocabulary)
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
     print("\n" + cli.table(rows, ["metric", *metrics]))
@@ -81,7 +112,8 @@ def main() -> None:
     passages, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export, "language_model")
     warn_of_training_rows(arguments.export, passages.rows(split), split)
-    metrics = evaluate_export(served, passages.splits[split])
+    measured = {split: evaluate_export(served, passages.splits[split])}
+    metrics = compare_with_ngrams(measured, passages, load_vocabulary(find_version(arguments.export)))[split]
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     print(cli.as_json({"split": split, **metrics}))
 

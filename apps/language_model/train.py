@@ -11,11 +11,13 @@ from pathlib import Path
 import keras
 
 from apps.common import cli
+from apps.common.cells import check_dropout
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
+from apps.common.training.init_from import begin_with, init_facts, initial_run
 from apps.common.training.losses import TokenLoss
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import constant_loss
@@ -31,7 +33,9 @@ from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_voca
 
 
 def main() -> None:
-    train(cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset))
+    config = cli.parse_config(Config, f"python -m apps.{APPLICATION}.train", preset)
+    check_dropout(config)
+    train(config)
 
 
 def train(config: Config) -> dict[str, float]:
@@ -41,17 +45,22 @@ def train(config: Config) -> dict[str, float]:
 
     # -- data
     passages = load_passages(config.data, text_column=config.text_column)
+    initial = initial_run(APPLICATION, config)
     folder = runs.open_run(APPLICATION, config, {"data": passages.describe()}, workers)
     texts = passages.splits["train"]
     vocabulary = load_or_train(
         folder,
         load_vocabulary,
-        lambda: train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True),
+        lambda: (
+            load_vocabulary(initial)
+            if initial
+            else train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True)
+        ),
     )
-    both = config.direction == "both"
+    both, ids = config.direction == "both", encode_passages(texts, vocabulary)
     streams = partial(
         token_streams,
-        encode_passages(texts, vocabulary),
+        ids,
         batch_size=config.batch_size,
         steps=config.bptt_steps,
         epochs=config.epochs,
@@ -64,6 +73,7 @@ def train(config: Config) -> dict[str, float]:
     # -- model
     model = LanguageModel(vocabulary.size, batch_size=config.batch_size, **cli.flags_of(config, ModelFlags))
     model.build()
+    begin_with(model, initial)
     optimizer = workers.optimizer(keras.optimizers.Adam)
     steps = config.epochs * streams().steps_per_epoch
     model.compile(optimizer(**runs.optimizer_options(config, steps)), TokenLoss(), jit_compile=workers.jit_compile)
@@ -72,7 +82,7 @@ def train(config: Config) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_perplexity", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
+    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, ids)}
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "streams"))
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
@@ -99,7 +109,7 @@ def train(config: Config) -> dict[str, float]:
         write(version.folder, folder, model)
         write_training_rows(version.folder, passages.rows("train"))
         served = load_export(version.folder)
-        metrics = report(served, passages, folder)
+        metrics = report(served, passages, vocabulary, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nCompletions:")
     print("\n".join(complete(served, ["", *(text[:30] for text in passages.splits["validation"][:2])])))

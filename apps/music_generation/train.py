@@ -11,24 +11,19 @@ import dataclasses
 from typing import Any
 
 from apps.common import cli
+from apps.common.cells import check_dropout
 from apps.music_generation.config import APPLICATION, CONFIGS, MusicConfig, RollConfig, TuneConfig, preset
 from apps.music_generation.rolls.train import train as train_rolls
 from apps.music_generation.shared import kind_of_data
 from apps.music_generation.tunes.train import train as train_tunes
 from data_pipelines.sources import DataError
 
-WITHOUT_RECURRENT_DROPOUT = ("qrnn", "min_gru", "ssru")
-
 
 def main() -> None:
     config = parse()
     if config.irnn and config.cell != "simple_rnn":
         raise DataError(f"--irnn is for --cell simple_rnn; the cell is {config.cell}. Pass that cell, or leave --irnn out.")
-    if config.recurrent_dropout and config.cell in WITHOUT_RECURRENT_DROPOUT:
-        raise DataError(
-            f"--recurrent-dropout {config.recurrent_dropout}: --cell {config.cell} has no recurrent product. Pass another cell, "
-            "or leave --recurrent-dropout out."
-        )
+    check_dropout(config)
     if isinstance(config, TuneConfig):
         train_tunes(config)
     elif isinstance(config, RollConfig):

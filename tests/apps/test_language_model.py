@@ -47,7 +47,8 @@ def trained(texts, tmp_path_factory):
     wrong = [
         (["--data", texts / "none"], "none: no such file"),
         (["--batch-size", "900000"], "--batch-size 900000: the text has"),
-        (["--cell", "min_gru"], "recurrent_weight_dropout"),
+        (["--cell", "min_gru"], "--weight-dropout 0.2: --cell min_gru has no recurrent product. Pass another cell, or"),
+        (["--init-from", texts], f"--init-from {texts}: holds no finished run"),
         (["--tokenizer", "letters"], "invalid choice: 'letters'"),
         (["--weight-dropout", "1"], "--weight-dropout 1.0: expected a number in [0, 1)"),
     ]

@@ -21,10 +21,10 @@ from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.rolls.serving import RollGenerator
 from apps.music_generation.tunes.engraver import engrave
+from apps.music_generation.tunes.evaluate import character_ids
 from apps.music_generation.tunes.grammar import TICKS, Grammar, make_table
 from apps.music_generation.tunes.judge import Copies, tune_metrics
 from apps.music_generation.tunes.model import TuneModel
-from apps.music_generation.tunes.ngram import NgramModel, best_order
 from apps.music_generation.tunes.scores import with_open_repeats, write_tune
 from apps.music_generation.tunes.serving import TuneGenerator, tune_headers
 from data_pipelines.abc import ABCError, bars, bars_fit, note_length, read_tune, read_tunes, transpose
@@ -331,14 +331,10 @@ def test_an_untrained_model_generates_full_bars(kind):
 # -- what is measured
 
 
-def test_the_order_n_model_is_a_distribution():
-    model = NgramModel(["abab", "abba"], 3)
-    characters = ["a", "b", "\x03", "never seen"]
-    for context in ("\x02\x02", "\x02a", "ab", "bb", "zz"):
-        for totals in zip(*(model.probabilities(context, c) for c in characters)):
-            assert abs(sum(totals) - 1) < 1e-9
-    order, bits = best_order(NgramModel(["abcabcabc"] * 3, 4), ["abcabc"])
-    assert order > 1 and bits == pytest.approx(NgramModel(["abcabcabc"] * 3, order).bits("abcabc") / 7)
+def test_characters_of_tunes_are_numbered_with_their_end():
+    (tune,), _ = read_tunes("X:1\nM:6/8\nL:1/8\nK:D\nABA|\n")
+    assert character_ids([tune], ["A", "B"])[0].tolist()[-5:-2] == [2, 3, 2] and character_ids([tune], ["A"])[0][-1] == 0
+    assert set(character_ids([tune], [])[0]) == {0, 1}
 
 
 def test_copies_and_broken_tunes_show():

@@ -173,7 +173,12 @@ def newest_version(root: Path) -> Path | None:
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
-def _version(path: str | Path) -> Path:
+def find_version(path: str | Path) -> Path:
+    """The folder of a SavedModel; `path` is it, or the folder above it for the newest version.
+
+    Raises:
+        DataError: there is no SavedModel.
+    """
     folder = Path(path)
     version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
     if version is None:
@@ -187,7 +192,7 @@ def application_of(path: str | Path) -> str:
     Raises:
         DataError: there is no export, or it has no card.
     """
-    card = _version(path) / "model_card.md"
+    card = find_version(path) / "model_card.md"
     if not card.is_file():
         raise DataError(f"{card}: is missing; it says what the export is of. Export the run again.")
     name = card.read_text().partition("\n")[0].removeprefix("# ").strip()
@@ -195,12 +200,12 @@ def application_of(path: str | Path) -> str:
 
 
 def load_export(path: str | Path, application: str | None = None) -> Any:
-    """A SavedModel; `path` is a version folder, or the folder above it for the newest version.
+    """A SavedModel; `path` is as in `find_version`.
 
     Raises:
         DataError: there is no SavedModel, or its card names another application.
     """
-    version = _version(path)
+    version = find_version(path)
     if application and (version / "model_card.md").exists():
         of = application_of(version)
         if of != application:

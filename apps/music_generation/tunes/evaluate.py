@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from apps.common.ngram import NgramModel, best_order
 from apps.music_generation.tunes.judge import Copies, tune_metrics
-from apps.music_generation.tunes.ngram import NgramModel, best_order
 from apps.music_generation.tunes.serving import LARGEST_REQUEST
 from data_pipelines.abc import Tune
 from data_pipelines.tunes import Tunes
@@ -29,12 +29,13 @@ def evaluate(
     """Metrics by split; and of sampled tunes, `unconstrained` and `constrained`."""
     metrics: dict[str, dict[str, float]] = {}
     counted: NgramModel | None = None
+    alphabet = sorted({character for tune in tunes.splits.get("train", []) for character in tune.text})
     for split in splits:
         bits = bits_per_character(served, tunes.splits[split])
         metrics[split] = {"bits_per_character": bits}
         if "train" in tunes.splits and split != "train":
-            counted = counted or NgramModel([tune.text for tune in tunes.splits["train"]], LONGEST_ORDER)
-            order, ngram = best_order(counted, [tune.text for tune in tunes.splits[split]])
+            counted = counted or NgramModel(character_ids(tunes.splits["train"], alphabet), LONGEST_ORDER, len(alphabet) + 2)
+            order, ngram = best_order(counted, character_ids(tunes.splits[split], alphabet))
             metrics[split] |= {"ngram_bits_per_character": ngram, "ngram_order": order, "gain_over_ngram": 1 - bits / ngram}
     if num_samples:
         copies = Copies(tunes.splits["train"]) if "train" in tunes.splits else None
@@ -43,6 +44,12 @@ def evaluate(
             texts = sample_tunes(served, num_samples, max_new_tokens, temperature, top_p, seed, constrained)
             metrics[name] = tune_metrics(texts, copies)
     return metrics
+
+
+def character_ids(tunes: Sequence[Tune], alphabet: Sequence[str]) -> list[np.ndarray]:
+    """The characters of each tune as numbers from 2: 0 is its end, 1 a character that is not in the alphabet."""
+    numbers = {character: number for number, character in enumerate(alphabet, start=2)}
+    return [np.array([*(numbers.get(character, 1) for character in tune.text), 0]) for tune in tunes]
 
 
 def bits_per_character(served: Any, tunes: Sequence[Tune]) -> float:
