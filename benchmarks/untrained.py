@@ -13,6 +13,7 @@ import numpy as np
 from apps.common import cli
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import new_version
+from apps.common.language_model import LanguageModel
 from apps.common.training.runs import load_model, versions
 from apps.image_captioning import config as captioning_config
 from apps.image_captioning import export as captioning_export
@@ -20,7 +21,6 @@ from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
 from apps.language_model import config as language_config
 from apps.language_model import export as language_export
-from apps.language_model.model import LanguageModel
 from apps.music_generation import export as music_export
 from apps.music_generation.config import RollConfig, StackFlags, TuneConfig
 from apps.music_generation.rolls.model import RollModel

@@ -11,8 +11,8 @@ import tensorflow as tf
 from apps.common import cli
 from apps.common.export import command
 from apps.common.export.saved_model import vocabulary_files, write_saved_model
+from apps.common.language_model import LanguageModel
 from apps.common.training.runs import read_config
-from apps.language_model.model import LanguageModel
 from apps.language_model.serving import TextGenerator, language_signatures
 from data_pipelines.vocabulary import load_vocabulary
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from apps.common.decoding.sampling import random_numbers, sample_token
 from apps.common.decoding.search import sample
 from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size
-from apps.language_model.model import LanguageModel
+from apps.common.language_model import LanguageModel
 from data_pipelines.vocabulary import BOS, EOS, PADDING, UNKNOWN, Vocabulary
 
 LARGEST_REQUEST = 2**15  # tokens, padding and those to be generated counted

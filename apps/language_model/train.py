@@ -15,6 +15,7 @@ from apps.common.cells import check_dropout
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
+from apps.common.language_model import LanguageModel
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.init_from import begin_with, init_facts, initial_run
@@ -25,7 +26,6 @@ from apps.common.training.workers import Workers
 from apps.language_model.config import APPLICATION, Config, ModelFlags, preset
 from apps.language_model.evaluate import report
 from apps.language_model.export import DESCRIPTION, write
-from apps.language_model.model import LanguageModel
 from apps.language_model.predict import complete
 from apps.language_model.validation import StreamValidation
 from data_pipelines.passages import encode_passages, load_passages, token_streams, whole_streams

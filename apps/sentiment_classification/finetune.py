@@ -25,11 +25,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from apps.common.language_model import LanguageModel
 from apps.common.training.checkpoint_files import newest_first
 from apps.common.training.losses import TokenLoss
 from apps.common.training.progress import verbosity
 from apps.common.training.runs import load_model, read_config, warm_up_and_decay
-from apps.language_model.model import LanguageModel
 from apps.sentiment_classification.config import Config
 from apps.sentiment_classification.model import fine_tuned_classifier
 from data_pipelines.passages import encode_passages, token_streams

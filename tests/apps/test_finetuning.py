@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.language_model.model import LanguageModel
+from apps.common.language_model import LanguageModel
 from apps.sentiment_classification.export import average
 from apps.sentiment_classification.finetune import VirtualAdversary, by_level
 from apps.sentiment_classification.model import ConcatPooling, fine_tuned_classifier

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common.language_model import LanguageModel
 from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.language_model.evaluate import evaluate_export
-from apps.language_model.model import LanguageModel
 from apps.language_model.serving import TextGenerator, language_signatures
 from apps.language_model.validation import StreamValidation
 from data_pipelines.embedded.reviews import embedded_reviews

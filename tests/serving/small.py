@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from apps.common.language_model import LanguageModel
 from apps.common.training.losses import TokenLoss
 from apps.image_captioning import export as captioning_export
 from apps.image_captioning.config import Config as CaptioningConfig
@@ -13,7 +14,6 @@ from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.model import Captioner
 from apps.language_model import export as language_export
 from apps.language_model.config import Config as LanguageConfig
-from apps.language_model.model import LanguageModel
 from apps.music_generation import export as music_export
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.rolls.model import RollModel
