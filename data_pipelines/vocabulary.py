@@ -18,17 +18,22 @@ from data_pipelines.sources import DataError
 PADDING, UNKNOWN, BOS, EOS = 0, 1, 2, 3
 
 _SPACE = r"<[^<>]{1,40}>|[\p{Z}\p{C}]"  # HTML tags, odd spaces and control characters
+_CONTRACTION = r" (n['’]t|['’](?:s|re|ve|ll|d|m))\b"  # of text that was split into tokens before: "do n't"
 _TOKEN = r"\p{L}[\p{L}\p{M}]*(?:['’]\p{L}+)*|\p{N}+|[^\s\p{L}\p{N}]"
 
 
 def split_words(texts: tf.Tensor) -> tf.RaggedTensor:
-    """Lower-case words (with their apostrophes), numbers and single punctuation marks; HTML tags are dropped.
+    """Lower-case words (with their apostrophes), numbers and single punctuation marks; HTML tags are dropped, and contractions
+    that stand apart are joined.
 
     >>> split_words(tf.constant(["It's good,<br />isn't it?"]))
     <tf.RaggedTensor [[b"it's", b'good', b',', b"isn't", b'it', b'?']]>
+    >>> split_words(tf.constant(["It is n't the dog 's"]))
+    <tf.RaggedTensor [[b'it', b"isn't", b'the', b"dog's"]]>
     """
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # broken bytes become U+FFFD
     texts = tf.strings.lower(tf.strings.regex_replace(texts, _SPACE, " "), encoding="utf-8")
+    texts = tf.strings.regex_replace(texts, _CONTRACTION, r"\1")
     return tf.strings.split(tf.strings.regex_replace(texts, f"({_TOKEN})", r"\1 "))
 
 
