@@ -44,8 +44,8 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config.seed, config.precision)
 
     # -- data
-    passages = load_passages(config.data)
     initial = initial_run(APPLICATION, config)
+    passages = load_passages(config.data)
     folder = runs.open_run(APPLICATION, config, {"data": passages.describe()}, workers)
     texts = passages.splits["train"]
     vocabulary = load_or_train(
