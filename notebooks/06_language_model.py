@@ -235,3 +235,7 @@ if not TEXT:
 # %% [markdown]
 # **Seen:** to guess the next word, the network learned which words are of a kind, and carries the number of the
 # subject past what stands between.
+#
+# The application does the same with your own text, measures it beside an n-gram model, and exports what completes and scores
+# texts: `python -m apps.language_model.train --data novels.txt`, in
+# [apps/language_model](../apps/language_model/README.md).

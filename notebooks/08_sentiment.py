@@ -146,3 +146,6 @@ for text, label, probability in zip(sentences, answers["label"].numpy(), answers
 # **Seen:** the word order decides, and the attention shows by which words. The application does the same with
 # checkpoints, resuming, metrics, plots and several signatures: `python -m apps.sentiment_classification.train --data
 # reviews.csv`.
+#
+# Where labels are few and texts are many, a language model of these texts,
+# [apps/language_model](../apps/language_model/README.md), learns its vectors and its layers without any label.

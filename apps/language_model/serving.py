@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from apps.common.decoding.sampling import random_numbers, sample_token
 from apps.common.decoding.search import sample
-from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size
+from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size, one_or_each
 from apps.common.language_model import LanguageModel
 from data_pipelines.vocabulary import BOS, EOS, PADDING, UNKNOWN, Vocabulary
 
@@ -63,11 +63,15 @@ class TextGenerator(tf.Module):
         self, prompt: tf.Tensor, max_new_tokens: Any, temperature: Any, top_p: Any, top_k: Any, seed: Any
     ) -> dict[str, tf.Tensor]:
         """Continue each prompt until its passage ends; `text` is the prompt with the `completion`."""
+        max_new_tokens, temperature, top_p, top_k, seed = one_or_each(
+            tf.size(prompt), max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed
+        )
         prompt = _decoded(prompt, "prompt")
         limit = tf.clip_by_value(tf.cast(max_new_tokens, tf.int32), 0, self.max_length)
         limit = tf.broadcast_to(limit, tf.shape(prompt))
         ids, new = self._with_start(self.vocabulary.encode(prompt)), tf.reduce_max(tf.concat([[0], limit], axis=0))
-        ids = check_request_size(ids, LARGEST_REQUEST, "prompt", new=new, least=LEAST_ROW)
+        largest = max(LARGEST_REQUEST, 2 * self.max_length)  # a row of this length always fits
+        ids = check_request_size(ids, largest, "prompt", new=new, least=LEAST_ROW)
         count = tf.cast(ids.nrows(), tf.int32)  # of what was checked: nothing is allocated before
         _, states = self._encode(ids[:, :-1], self.model.get_initial_state(count))
 
@@ -88,6 +92,7 @@ class TextGenerator(tf.Module):
         self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, top_k: Any, seed: Any
     ) -> dict[str, tf.Tensor]:
         """Read more of each text, if there is any, and sample one more token, as it is written there; `state` is then."""
+        temperature, top_p, top_k, seed = one_or_each(tf.size(text), temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         text = _decoded(text, "text")
         output, states = self._read(self.vocabulary.encode(text), state)
         uniform = random_numbers(seed, tf.shape(output)[0], 1)[:, 0]
@@ -104,6 +109,7 @@ class TextGenerator(tf.Module):
 
     def next_tokens(self, prompt: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `count` most probable next tokens, and their probabilities; "" is the end of the text."""
+        (count,) = one_or_each(tf.size(prompt), count=count)
         count = tf.broadcast_to(tf.clip_by_value(count, 1, self.vocabulary.size), tf.shape(prompt))
         ids = self.vocabulary.encode(_decoded(prompt, "prompt"))
         output, _ = self._read(ids, tf.zeros([ids.nrows(), self.state_size]))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 from apps.common.language_model import LanguageModel
 from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.language_model.evaluate import evaluate_export
-from apps.language_model.serving import TextGenerator, language_signatures
+from apps.language_model.serving import TextGenerator
 from apps.language_model.validation import StreamValidation
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.passages import whole_streams
@@ -237,9 +238,13 @@ def test_texts_scored_one_after_another_are_one_long_stream(generator):
 
 
 def test_evaluation_is_one_pass_over_each_stream(generator):
-    signatures = {name: tf.function(f, input_signature=specs) for name, (f, specs) in language_signatures(generator).items()}
-    step = signatures["score_step"].get_concrete_function()
-    served = type("Served", (), {"signatures": {"score_step": step}})
+    class Step:
+        structured_input_signature = ((), {"state": tf.TensorSpec([None, generator.state_size])})
+
+        def __call__(self, text, state):
+            return generator.score_step(text, state)
+
+    served = types.SimpleNamespace(signatures={"score_step": Step()})
     texts = [*TEXTS, "a wug", "the dog"] * 13  # 65: streams of three texts, the last ones shorter
     found = evaluate_export(served, texts)
     ids = [generator.vocabulary.encode(tf.constant([text])).to_list()[0] + [EOS] for text in texts]

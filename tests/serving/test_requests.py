@@ -119,6 +119,9 @@ EMPTY_ROLLS = np.zeros((10**6, 0, 88), "uint8")
         ("music_generation", "serving_greedy", {"prompt": ["a"] * 3_000, "max_new_tokens": 60}, "at most 131,072 tokens"),
         ("music_generation", "constrained", {"prompt": ["a" * 240] * 600, **DRAWING}, "at most 131,072 tokens"),
         ("music_generation", "score", {"text": [""] * 70_000}, "at most 131,072 tokens"),
+        ("language_model", "serving_greedy", {"prompt": ["a"] * 513, "max_new_tokens": 1}, "at most 32,768 tokens"),
+        ("language_model", "next_tokens", {"prompt": [""] * 513, "count": 3}, "at most 32,768 tokens"),
+        ("language_model", "score", {"text": [""] * 32_769}, "at most 32,768 tokens"),
         ("piano_rolls", "serving_greedy", {"frames": EMPTY_ROLLS, "new_frames": 9}, "at most 131,072 frames"),
         ("piano_rolls", "score", {"frames": np.zeros((131_073, 1, 88)), "lengths": [1] * 131_073}, "at most 131,072 frames"),
         *(
@@ -127,6 +130,7 @@ EMPTY_ROLLS = np.zeros((10**6, 0, 88), "uint8")
                 ("sentiment_classification", "text", {}),
                 ("translation", "text", {}),
                 ("music_generation", "prompt", {"max_new_tokens": 1}),
+                ("language_model", "prompt", {"max_new_tokens": 1}),
             )
         ),
     ],
@@ -226,6 +230,8 @@ def test_a_tune_is_as_long_as_the_limit_at_most(served):
         ("music_generation", "constrained", {"prompt": ["", ""], **DRAWING, "seed": []}, "seed"),
         ("music_generation", "serving_greedy", {"prompt": [""], "max_new_tokens": [1, 2]}, "max_new_tokens"),
         ("music_generation", "score", {"text": ["a" * 200_000]}, "text"),
+        ("language_model", "serving_default", {"prompt": [""], "top_k": 0, **DRAWING, "seed": [1, 2]}, "seed"),
+        ("language_model", "next_tokens", {"prompt": ["", ""], "count": [1, 2, 3]}, "count"),
         ("piano_rolls", "score", {"frames": np.zeros((1, 60_000, 88), "uint8"), "lengths": [60_000]}, "frames"),
     ],
 )

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from apps.common.decoding.sampling import random_numbers, sample_token
 from apps.common.decoding.search import sample
-from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size
+from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size, one_or_each
 from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
 from apps.music_generation.tunes.model import TuneModel
 from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
@@ -109,14 +109,8 @@ class TuneGenerator(tf.Module):
         A prompt that is far longer than a tune may become is returned unchanged.
         """
         count = tf.shape(prompt)[0]
-        max_new_tokens, temperature, top_p, seed = (
-            _one_or_each(value, name, count)
-            for value, name in (
-                (max_new_tokens, "max_new_tokens"),
-                (temperature, "temperature"),
-                (top_p, "top_p"),
-                (seed, "seed"),
-            )
+        max_new_tokens, temperature, top_p, seed = one_or_each(
+            count, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
         )
         whole = tf.strings.unicode_transcode(check_text_size(prompt, "prompt"), "UTF-8", "UTF-8")  # broken bytes become U+FFFD
         too_long = tf.strings.length(whole, "UTF8_CHAR") > PROMPT_LIMIT * self.max_length
@@ -162,9 +156,7 @@ class TuneGenerator(tf.Module):
     def decode_step(self, text: tf.Tensor, state: tf.Tensor, temperature: Any, top_p: Any, seed: Any) -> dict[str, tf.Tensor]:
         """Read more of each tune and sample the token that comes next; `state` of zeros is the beginning of a tune."""
         count = tf.shape(text)[0]
-        temperature, top_p, seed = (
-            _one_or_each(value, name, count) for value, name in ((temperature, "temperature"), (top_p, "top_p"), (seed, "seed"))
-        )
+        temperature, top_p, seed = one_or_each(count, temperature=temperature, top_p=top_p, seed=seed)
         _check_length(text, PROMPT_LIMIT * self.max_length, "Send it in parts.")
         ids = self.vocabulary.encode(text)
         begins = tf.reduce_all(state == 0, axis=1)
@@ -263,15 +255,6 @@ def _start_with(lines: tf.Tensor, prefixes: tf.Tensor) -> tf.Tensor:
     lines = tf.broadcast_to(lines, [tf.shape(prefixes)[0], lines.shape[0]])
     size = tf.minimum(tf.broadcast_to(tf.strings.length(prefixes)[:, None], tf.shape(lines)), tf.strings.length(lines))
     return tf.strings.substr(lines, tf.zeros_like(size), size) == prefixes[:, None]
-
-
-def _one_or_each(value: Any, name: str, count: tf.Tensor) -> tf.Tensor:
-    """A number for all rows, or one for each, as a vector."""
-    values = tf.reshape(value, [-1])
-    size = tf.size(values)
-    message = tf.strings.format(name + " has {} values for {} rows. Pass one value, or one for each row.", (size, count))
-    with tf.control_dependencies([tf.debugging.Assert((size == 1) | (size == count), [message])]):
-        return tf.identity(values)
 
 
 def _check_length(text: tf.Tensor, limit: int, remedy: str) -> None:
