@@ -147,8 +147,8 @@ class StatefulStack(keras.Model):
     def unpack(self, packed: Tensor) -> list[list[Tensor]]:
         """What `pack` packed."""
         sizes = [size for rnn in self.rnn_layers for size in rnn.state_sizes]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-        parts = iter(ops.split(ops.cast(packed, self.compute_dtype), ends, axis=1))
+        packed, ends = ops.cast(packed, self.compute_dtype), [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+        parts = iter(ops.split(packed, ends, axis=1) if ends else [packed])
         return [[next(parts) for _ in rnn.state_sizes] for rnn in self.rnn_layers]
 
     def get_config(self) -> dict[str, Any]:
