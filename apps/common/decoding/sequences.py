@@ -88,13 +88,13 @@ def check_text_size(text: tf.Tensor, name: str = "text") -> tf.Tensor:
         return tf.identity(text)
 
 
-def one_or_each(count: tf.Tensor, **numbers: Any) -> list[tf.Tensor]:
-    """Numbers of a request, by their names: each one for all rows, or one for each of `count` rows, as a vector."""
+def one_or_each(rows: tf.Tensor, /, **numbers: Any) -> list[tf.Tensor]:
+    """Numbers of a request, by their names: each one for all rows, or one for each of so many rows, as a vector."""
     found = []
     for name, value in numbers.items():
         values = tf.reshape(value, [-1])
         size = tf.size(values)
-        message = tf.strings.format(name + " has {} values for {} rows. Pass one value, or one for each row.", (size, count))
-        with tf.control_dependencies([tf.debugging.Assert((size == 1) | (size == count), [message])]):
+        message = tf.strings.format(name + " has {} values for {} rows. Pass one value, or one for each row.", (size, rows))
+        with tf.control_dependencies([tf.debugging.Assert((size == 1) | (size == rows), [message])]):
             found.append(tf.identity(values))
     return found
