@@ -28,6 +28,7 @@ SLOW = {
     "test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed": "a run that is killed",
     "test_the_other_parts_train_and_export_too": "what `fit` moves with each part",
     "test_subwords_and_last_state_export_too_and_show_no_attention": "a model without attention shows none; the first export",
+    "test_a_model_of_both_directions_and_pieces_trains_and_is_exported": "the backward model; pieces, token by token",
     "test_the_baseline_trains_and_is_exported_too": "a bag of words knows no order, and shows no attention",
     "test_the_sutskever_preset_builds_and_takes_a_step": "what `fit` moves with each part; the presets' own test",
     "test_ten_steps_of_two_workers_are_those_of_one_process": "how workers share rows and weigh them",

@@ -10,6 +10,7 @@ import sacrebleu
 import tensorflow_text
 
 import apps.image_captioning.train
+import apps.language_model.train
 import apps.music_generation.train
 import apps.sentiment_classification.train
 import apps.translation.train

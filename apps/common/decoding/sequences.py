@@ -89,7 +89,7 @@ def check_text_size(text: tf.Tensor, name: str = "text") -> tf.Tensor:
 
 
 def one_or_each(rows: tf.Tensor, /, **numbers: Any) -> list[tf.Tensor]:
-    """Numbers of a request, by their names: each one for all rows, or one for each of `rows` rows, as a vector."""
+    """Numbers of a request, by their names: each one for all rows, or one for each of so many rows, as a vector."""
     found = []
     for name, value in numbers.items():
         values = tf.reshape(value, [-1])
