@@ -1,6 +1,7 @@
 # make demo   train every application on its embedded data, export, predict, compare with docs/results.md: five and a half minutes
 # make test   lint, types, doctests and the fast tests: seven minutes
-# make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook, the site: what must pass to land
+# make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
+# make test-documents   the site, and the commands of the READMEs one after the other: before a change of them lands
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
 # make test-notebooks   run every notebook from top to bottom
 # make constraints   pin the newest versions that requirements.txt and pyproject.toml allow, with hashes; then make test-all
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: audit constraints demo docs test test-all test-keras test-browser test-notebooks lint types clean
+.PHONY: audit constraints demo docs test test-all test-keras test-browser test-documents test-notebooks lint types clean
 
 demo: .venv/installed
 	$(BIN)/python -m apps.sentiment_classification.train --quick
@@ -32,14 +33,19 @@ demo: .venv/installed
 
 # What takes longest comes first, so that both processes end together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+COMMANDS := tests/test_commands.py::test_the_commands_run_one_after_the_other
 ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2
 
 test: lint types
 	$(PYTEST) -m "not slow" tests/apps tests --ignore tests/browser layers data_pipelines apps
 
-test-all: lint types test-keras docs
-	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps tests layers data_pipelines apps
+test-all: lint types test-keras
+	$(PYTEST) --nbmake --nbmake-timeout=600 --deselect $(COMMANDS) \
+		tests/browser notebooks/*.ipynb tests/apps tests layers data_pipelines apps
 	$(ON_JAX) tests/layers
+
+test-documents: docs
+	$(BIN)/python -m pytest -n 2 $(COMMANDS)
 
 test-keras: .venv/installed
 	$(BIN)/python -m tests.keras_suite -n 2
