@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.files import lock_run
-from apps.common.training.averages import averaged_weights, moving_average
+from apps.common.training.averages import AveragedValidation, averaged_weights, moving_average
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.runs import open_run
 from apps.common.training.selection import Selection
@@ -342,6 +342,20 @@ def test_the_moving_average_of_a_short_run_is_not_its_start(jit_compile):
         np.testing.assert_allclose(model.get_weights()[0], expected, rtol=1e-6)
     assert expected > 3  # of 6; with the full momentum 1.01
     assert type(optimizer).from_config(optimizer.get_config()).ema_momentum == 0.999
+
+
+def test_what_is_validated_is_what_is_kept(tmp_path):
+    """The averaged weights, in the log and in the best weights; training continues from the last ones."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(moving_average(keras.optimizers.SGD)(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    checkpoint = Checkpoint(tmp_path, monitor="val_loss")
+    x, y = np.ones((6, 2), "float32"), np.ones((6, 1), "float32")
+    last = []
+    remember = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: last.append(model.evaluate(x, y, verbose=0)))
+    fit(model, checkpoint, callbacks=[AveragedValidation(), remember], validation_data=(x, y), epochs=1)
+    (row,) = checkpoint.selection.history
+    model.set_weights(checkpoint.best_weights)
+    assert row["val_loss"] == pytest.approx(model.evaluate(x, y, verbose=0)) and last[0] < row["val_loss"]
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "val_perplexity", "val_accuracy", "val_bleu"])

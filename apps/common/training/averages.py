@@ -1,7 +1,7 @@
 """The moving average of a model's weights."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -44,3 +44,17 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
     finally:
         for variable, value in zip(model.trainable_variables, kept):
             variable.assign(value)
+
+
+class AveragedValidation(keras.callbacks.Callback):
+    """Let `fit` validate the averaged weights, which are those that are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._block = ExitStack()
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._block.enter_context(averaged_weights(self.model))
+
+    def on_test_end(self, logs: dict | None = None) -> None:
+        self._block.close()

@@ -19,6 +19,7 @@ import tensorflow as tf
 from apps.common.cli import check_ranges
 from apps.common.config import FitFlags, RunFlags
 from apps.common.files import RUNS, lock_run, newest_run
+from apps.common.training.averages import AveragedValidation
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
 from apps.common.training.workers import Workers
@@ -200,6 +201,7 @@ def fit(
             shuffle=False,
             verbose=0,
             callbacks=workers.callbacks(
+                AveragedValidation(),
                 *callbacks,
                 checkpoint,
                 Progress(folder, checkpoint, plot),
