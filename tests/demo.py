@@ -17,6 +17,7 @@ CLAIMS = [
     ("translation", "exact_match", r"embedded pairs, test \| `make demo`, exact match ", 100, 3.0),
     ("image_captioning", "caption_accuracy", r"embedded scenes, test \| caption accuracy, `make demo` \| ", 100, 10.0),
     ("music_generation", "bits_per_character", r"embedded tunes, test \| [^|]*`make demo` \| ", 1, -0.05),  # less is better
+    ("language_model", "perplexity", r"embedded reviews, test \| perplexity[^|]*`make demo` \| ", 1, -0.5),
 ]
 
 

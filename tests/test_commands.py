@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import io
+import json
 import re
 import runpy
 import shlex
@@ -30,6 +31,7 @@ SMALL = {
     "image_captioning": "--quick --units 16 --embedding-size 16 --memory-size 16 --backbone small-cnn --image-size 32 "
     "--batch-size 16 --learning-rate 0.01",  # until a caption isn't empty, so that its attention can be plotted
     "tunes": "--epochs 1 --units 8 --num-layers 1 --num-samples 0 --max-length 80 --bptt-steps 16",
+    "language_model": "--epochs 1 --units 8 --embedding-size 8 --num-layers 1 --max-length 20",
     "rolls": "--epochs 1 --units 8 --num-layers 1 --bptt-steps 16",
 }
 
@@ -47,7 +49,8 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     reviews = [f"a {('good', 'bad')[n % 2]} film of {n} minutes\t{('positive', 'negative')[n % 2]}" for n in range(60)]
     table = "\n".join(["text\tlabel", *reviews]) + "\n"
-    for name in "sst2 imdb folder multi30k photographs/images holiday irish_abc midi rolls nottingham jsb_chorales".split():
+    places = "sst2 imdb folder multi30k photographs/images holiday irish_abc midi rolls nottingham jsb_chorales texts imdb_texts"
+    for name in places.split():
         (folder / name).mkdir(parents=True)
     (folder / "reviews.csv").write_text(table.replace("\t", ","))
     for name in ("train", "dev"):
@@ -56,7 +59,19 @@ def data(tmp_path_factory):
     (folder / "imdb/valid_rows.txt").write_text("\n".join(map(str, range(20))))
     (folder / "irish_abc/train.abc").write_text(helpers.some_tunes())
     (folder / "irish_abc/valid_tunes.txt").write_text("0\n1\n2\n3\n")
-    (folder / "tunes.abc").write_text(helpers.some_tunes())
+    for name in ("tunes", "more"):
+        (folder / f"{name}.abc").write_text(helpers.some_tunes())
+    rows = [row.split("\t") for row in reviews]
+    (folder / "IMDB Dataset.csv").write_text("\n".join(["review,sentiment", *map(",".join, rows)]) + "\n")
+    (folder / "tweets.jsonl").write_text("".join(json.dumps({"tweet": text, "mood": label}) + "\n" for text, label in rows))
+    for name in ("new", "english"):
+        (folder / f"{name}.csv").write_text("id,text\n1,A dog.\n2,A cat.\n")
+    passages = "".join(f"{text} . it was {label} , they say .\n" for text, label in rows) * 3
+    (folder / "novels.txt").write_text(passages)
+    for name in ("texts", "imdb_texts"):
+        for part in ("train", "valid"):
+            (folder / name / f"{part}.txt").write_text(passages)
+    (folder / "more.tsv").write_text("en\tde\n" + PAIRS.replace("\\t", "\t").replace("\\n", "\n"))
     sentences = [line.split("\\t") for line in PAIRS.split("\\n")[:-1]]
     for place in ("folder", "multi30k"):
         for part in ("train", "val", "test"):
@@ -69,7 +84,8 @@ def data(tmp_path_factory):
         (folder / "photographs/images" / scene.name).write_bytes(scene.png())
         rows += [f"{scene.name}\t{caption}" for caption in scene.captions]
     (folder / "photographs/captions.tsv").write_text("\n".join(rows) + "\n")
-    (folder / "flickr8k").symlink_to("photographs")
+    for name in ("flickr8k", "more"):
+        (folder / name).symlink_to("photographs")
     for picture in ("new.jpg", "holiday/beach.jpg"):
         Image.open(io.BytesIO(scenes[0].png())).convert("RGB").save(folder / picture)
     pieces = np.random.default_rng(0).integers(0, 2, (8, 24, 88)).astype("uint8")
@@ -112,6 +128,12 @@ def test_the_parsers_take_every_command(document, data, monkeypatch):
             raise AssertionError(f"{document}: python -m {module} {shlex.join(arguments)}") from error
 
 
+def newest(folder, application, argument):
+    """`runs/<application>/NAME`, or `RUN`, as the newest such run; other arguments as they are."""
+    place = folder / "runs" / application if argument == "RUN" else folder / argument[:-5] if argument.endswith("/NAME") else None
+    return argument if place is None else str(max(place.iterdir()))
+
+
 @pytest.mark.parametrize("document", RUN)
 def test_the_commands_run_one_after_the_other(document, data, tmp_path):
     for path in data.iterdir():
@@ -121,9 +143,11 @@ def test_the_commands_run_one_after_the_other(document, data, tmp_path):
             subprocess.run(["bash", "-ec", line.replace("…", PAIRS)], cwd=tmp_path, check=True)
         for module, arguments, source in commands(block):
             _, application, command = module.split(".")
-            if command == "train":
-                kind = kind_of_data(tmp_path / arguments[arguments.index("--data") + 1])
-                arguments += SMALL[kind if application == "music_generation" else application].split()
+            arguments = [newest(tmp_path, application, argument) for argument in arguments]
+            if command == "train" and "--resume" not in arguments:
+                kind = kind_of_data(tmp_path / arguments[arguments.index("--data") + 1]) if "--data" in arguments else ""
+                small = SMALL[kind if application == "music_generation" else application]
+                arguments += ["--epochs", "1"] if "--init-from" in arguments else small.split()
             text = (tmp_path / source).read_text() if source else ""
             result = helpers.command(application, command, *arguments, cwd=tmp_path, input=text)
             assert result.returncode == 0, f"{module} {shlex.join(arguments)}: {result.stderr[-2000:]}"
