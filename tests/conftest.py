@@ -22,7 +22,7 @@ settings.load_profile("unfold")
 SLOW = {
     "test_music.py::test_a_killed_run_ends_as_one_not_killed": None,
     "test_a_killed_run_ends_as_one_not_killed": "that of the music generator: the checkpoints are the same",
-    "test_a_run_begins_with_the_weights_of_another": "its flags, its weights and its vocabulary, in `test_common.py`",
+    "test_a_run_begins_with_the_weights_of_another*": "its flags, its weights and its vocabulary, in `test_common.py`",
     "test_a_run_in_bfloat16_learns_and_is_exported": "a step in bfloat16",
     "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",
     "test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed": "a run that is killed",
@@ -38,7 +38,7 @@ SLOW = {
     "test_service.py::test_two_workers_give_each_example_once_an_epoch_and_a_lost_one_loses_none_for_good": "the same",
     "test_service.py::test_a_server_needs_its_role": "",
     "test_many_clients_get_the_answers_of_one": "an answer doesn't depend on its batch",
-    "test_the_commands_run_one_after_the_other": "the real parsers",
+    "test_the_commands_run_one_after_the_other*": "the real parsers",
     "test_networks_are_written_and_do_what_the_model_does[[]sentiment_classification-*": None,
     "test_networks_are_written_and_do_what_the_model_does*": "those of the classifier",
     "test_the_command_exports_again_and_refuses_what_is_no_run": "what training exports",

@@ -19,14 +19,13 @@ class UploadLimit:
     Gradio limits the size of a file and removes uploads by age. By then a fast client would have filled the disk.
 
     Args:
-        app: the application behind. What lies in its folder of uploads by now, its examples, is not removed.
+        app: the application behind.
         limit: in bytes.
     """
 
     def __init__(self, app: Any, limit: int = LARGEST_TOTAL) -> None:
         self.app, self.limit = app, limit
         self.folder = Path(get_upload_folder())
-        self.kept = set(self.folder.rglob("*"))
         self.coming = 0  # bytes of the uploads under way
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -53,7 +52,7 @@ class UploadLimit:
             return False
         files, growing = [], time.time() - STALLED_SECONDS
         for path in self.folder.rglob("*"):
-            if path not in self.kept and path.is_file():
+            if path.is_file():
                 files.append((path.stat().st_mtime, path.stat().st_size + BLOCK, path))
         space = self.limit - self.coming - size - sum(length for _, length, _ in files)
         for changed, length, path in sorted(files):

@@ -333,7 +333,7 @@ def test_an_untrained_model_generates_full_bars(kind):
 
 def test_characters_of_tunes_are_numbered_with_their_end():
     (tune,), _ = read_tunes("X:1\nM:6/8\nL:1/8\nK:D\nABA|\n")
-    assert character_ids([tune], ["A", "B"])[0].tolist()[-5:-2] == [2, 3, 2] and character_ids([tune], ["A"])[0][-1] == 0
+    assert character_ids([tune], ["A", "B"])[0].tolist()[-6:-3] == [2, 3, 2] and character_ids([tune], ["A"])[0][-1] == 0
     assert set(character_ids([tune], [])[0]) == {0, 1}
 
 

@@ -208,7 +208,7 @@ def load_export(path: str | Path, application: str | None = None) -> Any:
     version = find_version(path)
     if application and (version / "model_card.md").exists():
         of = application_of(version)
-        if of != application:
+        if of != application and (of, application) != ("music_generation", "piano_rolls"):
             raise DataError(f"{path}: an export of {of}, not of {application}. Use apps.{of}, or pass another export.")
     _load_text_ops()
     verbosity = absl.logging.get_verbosity()
