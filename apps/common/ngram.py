@@ -18,7 +18,7 @@ class NgramModel:
     """Tokens given up to `order - 1` before them in their sequence.
 
     Contexts and what follows them are sorted arrays of int64: a context of n tokens is the number of that of n - 1 tokens, times
-    the vocabulary, plus the token before. A million tokens of order 5 take a second and 80 MB.
+    the vocabulary, plus the token before.
 
     Args:
         sequences: of ids in [0, size), each with its end, in which to count: the first of them, up to `MOST_TOKENS` tokens.

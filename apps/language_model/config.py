@@ -50,6 +50,7 @@ class TrainingFlags(FitFlags):
     bptt_steps: Annotated[int, "steps that a gradient flows back; the state is carried on", Size] = 70
     learning_rate: shared.LearningRate = 2e-3
     ema_momentum: shared.EmaMomentum = 0.998
+    embeddings: shared.Embeddings = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import keras
 
 from apps.common import cli
 from apps.common.cells import check_dropout
+from apps.common.embeddings import check_embeddings, start_from_vectors
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
@@ -42,6 +43,7 @@ def train(config: Config) -> dict[str, float]:
     """Train, evaluate and export; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers)
     runs.prepare_device(config.seed, config.precision)
+    check_embeddings(config)
 
     # -- data
     passages = load_passages(config.data, text_column=config.text_column)
@@ -84,6 +86,8 @@ def train(config: Config) -> dict[str, float]:
     model.set_workers(workers)
     facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, ids)}
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "streams"))
+    if config.embeddings and restored is None and workers.is_chief:
+        start_from_vectors(config.embeddings, model.embedding, vocabulary)
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(
         model,

@@ -21,6 +21,7 @@ from tests.apps import helpers
 from tests.apps.contract import (  # noqa: F401
     Trained,
     test_a_killed_run_ends_as_one_not_killed,
+    test_a_run_begins_with_the_weights_of_another,
     test_a_run_in_bfloat16_learns_and_is_exported,
     test_an_export_of_another_application_is_refused,
     test_evaluate_prints_json_that_equals_training,
