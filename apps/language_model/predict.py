@@ -17,7 +17,7 @@ from apps.common import cli
 from apps.common.export.saved_model import load_export
 
 
-def complete(
+def predictions(
     served: Any,
     prompts: Sequence[str],
     max_new_tokens: int = 40,
@@ -25,17 +25,26 @@ def complete(
     top_p: float = 0.95,
     top_k: int = 0,
     seed: int = 0,
-) -> list[str]:
-    """The prompts with their completions."""
+) -> list[dict[str, Any]]:
+    """For each prompt its `text` with the `completion`, and whether that is `finished` or was cut off."""
     outputs = served.signatures["serving_default"](
-        prompt=tf.constant(list(prompts)),
+        prompt=tf.constant(list(prompts), tf.string),
         max_new_tokens=tf.constant(max_new_tokens),
         temperature=tf.constant(temperature),
         top_p=tf.constant(top_p),
         top_k=tf.constant(top_k),
-        seed=tf.constant(range(seed, seed + len(prompts))),
+        seed=tf.constant(range(seed, seed + len(prompts)), tf.int32),
     )
-    return [text.decode("utf-8", "replace") for text in outputs["text"].numpy()]
+    columns = (outputs[name].numpy() for name in ("text", "completion", "finished"))
+    return [
+        {
+            "prompt": prompt,
+            "text": text.decode("utf-8", "replace"),
+            "completion": completion.decode("utf-8", "replace"),
+            "finished": bool(finished),
+        }
+        for prompt, text, completion, finished in zip(prompts, *columns)
+    ]
 
 
 def score(served: Any, text: str) -> list[tuple[str, float]]:
@@ -79,8 +88,8 @@ def main() -> None:
                 print("\n".join(f"{value:8.3f}  {token or '(end)'}" for token, value in pairs))
         return
     options = (arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.top_k, arguments.seed)
-    for prompt, text in zip(texts, complete(served, texts, *options)):
-        print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) if arguments.json else text)
+    for prediction in predictions(served, texts, *options):
+        print(json.dumps(prediction, ensure_ascii=False) if arguments.json else prediction["text"])
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from apps.common.training.workers import Workers
 from apps.language_model.config import APPLICATION, Config, ModelFlags, preset
 from apps.language_model.evaluate import report
 from apps.language_model.export import DESCRIPTION, write
-from apps.language_model.predict import complete
+from apps.language_model.predict import predictions
 from apps.language_model.validation import StreamValidation
 from data_pipelines.passages import encode_passages, load_passages, token_streams, whole_streams
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
@@ -116,7 +116,8 @@ def train(config: Config) -> dict[str, float]:
         metrics = report(served, passages, vocabulary, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nCompletions:")
-    print("\n".join(complete(served, ["", *(text[:30] for text in passages.splits["validation"][:2])])))
+    prompts = ["", *(text[:30] for text in passages.splits["validation"][:2])]
+    print("\n".join(prediction["text"] for prediction in predictions(served, prompts)))
     print(f"\nrun     {folder}\nexport  {version}  {size}")
     return metrics["validation"]
 
