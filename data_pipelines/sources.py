@@ -104,6 +104,15 @@ _NO_TEXT = {
 }
 
 
+def encoding_of(data: bytes) -> str:
+    """The encoding of a text by its byte order mark; without one UTF-8.
+
+    >>> encoding_of("a".encode("utf-16")), encoding_of(b"a")
+    ('utf-16', 'utf-8-sig')
+    """
+    return next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark; gzip too."""
     try:
@@ -117,7 +126,7 @@ def read_text(path: Path) -> str:
     for start, remedy in _NO_TEXT.items():
         if data.startswith(start):
             raise DataError(f"{path}: {remedy}")
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    encoding = encoding_of(data)
     if encoding == "utf-8-sig" and data[:400].count(0) > len(data[:400]) // 3:
         order = "be" if data[:1] == b"\0" else "le"
         raise DataError(f"{path}: UTF-16 without a byte order mark. Convert it: iconv -f utf-16{order} -t utf-8 FILE > NEW.")

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import gzip
+import io
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 from apps.common import cli
 from data_pipelines.files import replacing
-from data_pipelines.sources import DataError
+from data_pipelines.sources import DataError, encoding_of
 
 Row = dict[str, Any]
 
@@ -157,7 +158,7 @@ def read_rows(path: Path, column: str) -> Iterator[tuple[int, Row]]:
     if suffix not in INPUTS:
         raise DataError(f"--data {path}: the format {suffix!r} is unknown; expected {', '.join(INPUTS)}. Convert it.")
     lines = _Lines(path)
-    rows = _objects(lines) if suffix == ".jsonl" else _cells(lines, suffix == ".csv")
+    rows = _objects(lines) if suffix == ".jsonl" else _cells(lines, suffix == ".csv", column)
     for row in rows:
         if column not in row:
             lines.refuse(f"no column {column!r} among {sorted(map(str, row))[:20]}. Pass --column NAME")
@@ -168,7 +169,7 @@ def read_rows(path: Path, column: str) -> Iterator[tuple[int, Row]]:
 
 
 class _Lines:
-    """The lines of a UTF-8 file, one at a time, as `csv.reader` takes them."""
+    """The lines of a file in UTF-8, or in UTF-16 with a byte order mark, one at a time, as `csv.reader` takes them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.number, self.taken = path, 0, 0
@@ -180,11 +181,15 @@ class _Lines:
     def _read(self) -> Iterator[str]:
         try:
             with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
-                while line := file.readline(LONGEST_ROW + 1):
+                encoding = encoding_of(file.read(4))
+                wide = encoding != "utf-8-sig"
+                file.seek(0)
+                source: Any = io.TextIOWrapper(file, encoding, newline="") if wide else file
+                while line := source.readline(LONGEST_ROW + 1):
                     self.number, self.taken = self.number + 1, self.taken + len(line)
                     if self.taken > LONGEST_ROW:
                         self.refuse(f"more than {LONGEST_ROW:,} bytes in a row. Shorten it, or close its quotes")
-                    yield line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                    yield line if wide else line.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             self.refuse(f"not UTF-8 (byte 0x{error.object[error.start]:02x}). Convert it: iconv -f latin1 -t utf-8")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -196,8 +201,11 @@ class _Lines:
         raise DataError(f"{self.path}: row {self.number}: {problem}.") from None
 
 
-def _cells(lines: _Lines, is_csv: bool) -> Iterator[Row]:
-    rows = csv.reader(lines, strict=True) if is_csv else (line.rstrip("\r\n").split("\t") for line in lines)
+def _cells(lines: _Lines, is_csv: bool, column: str) -> Iterator[Row]:
+    first = next(iter(lines), "")
+    both = chain([first], lines)
+    delimiter = _delimiter(first, column)
+    rows = csv.reader(both, delimiter=delimiter, strict=True) if is_csv else (line.rstrip("\r\n").split("\t") for line in both)
     header: list[str] = []
     try:
         for cells in rows:
@@ -213,6 +221,16 @@ def _cells(lines: _Lines, is_csv: bool) -> Iterator[Row]:
                 yield dict(zip(header, cells))
     except csv.Error as error:
         lines.refuse(f"{error}. Mend the quotes")
+
+
+def _delimiter(header: str, column: str) -> str:
+    """What separates the columns of a .csv: what finds the column, else what finds most.
+
+    >>> _delimiter("id;text", "text"), _delimiter("text", "text"), _delimiter("a;b, c", "x")
+    (';', ',', ',')
+    """
+    found = {delimiter: header.rstrip("\r\n").replace('"', "").split(delimiter) for delimiter in ",;\t"}
+    return next((d for d, names in found.items() if column in names), max(found, key=lambda d: len(found[d])))
 
 
 def _objects(lines: _Lines) -> Iterator[Row]:

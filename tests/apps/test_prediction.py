@@ -80,6 +80,13 @@ def test_what_cannot_be_read_is_told_and_leaves_no_output(name, content, message
     assert [p for p in tmp_path.iterdir() if p != path] == []
 
 
+def test_a_table_that_training_reads_is_read(tmp_path):
+    """As spreadsheets write it: UTF-16, semicolons, a line break in quotes."""
+    (tmp_path / "in.csv").write_bytes('Id;Text\r\n1;"gut, schön\r\noder"\r\n2;b\r\n'.encode("utf-16"))
+    rows = [row for _, row in prediction.read_rows(tmp_path / "in.csv", "Text")]
+    assert rows == [{"Id": "1", "Text": "gut, schön\r\noder"}, {"Id": "2", "Text": "b"}]
+
+
 def test_an_output_is_not_replaced_unless_that_is_asked_for(tmp_path):
     (tmp_path / "in.csv").write_text("text\na\n")
     (tmp_path / "out.csv").write_text("mine")
