@@ -110,7 +110,7 @@ class TextGenerator(tf.Module):
     def next_tokens(self, prompt: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The `count` most probable next tokens, and their probabilities; "" is the end of the text."""
         (count,) = one_or_each(tf.size(prompt), count=count)
-        count = tf.broadcast_to(tf.clip_by_value(count, 1, self.vocabulary.size), tf.shape(prompt))
+        count = tf.broadcast_to(tf.clip_by_value(count, 1, self.model.settings["vocabulary_size"]), tf.shape(prompt))
         ids = self.vocabulary.encode(_decoded(prompt, "prompt"))
         output, _ = self._read(ids, tf.zeros([ids.nrows(), self.state_size]))
         most = tf.reduce_max(tf.concat([[1], count], axis=0))
