@@ -58,7 +58,7 @@ def read_table(path: Path, columns: Sequence[Column], may_lack_header: bool = Fa
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix == ".parquet":
-        return _from_records(path, _parquet_rows(path), columns)
+        return _from_records(path, parquet_rows(path), columns)
     if suffix in (".jsonl", ".ndjson", ".json"):
         return _from_records(path, _json_rows(path), columns)
     return _from_lines(path, suffix, columns, may_lack_header)
@@ -199,7 +199,12 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
         yield from ((number, _parsed(line, f"{path}: row {number}: ")) for number, line in lines if line.strip())
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a parquet file with their numbers from 1, some at a time.
+
+    Raises:
+        DataError: it can't be read, or pyarrow is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

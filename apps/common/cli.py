@@ -79,10 +79,10 @@ def parse_config(
     path = typed.pop("config", None)
     resumed = run_flags(config_class.application, typed) if typed.get("resume") else {}  # type: ignore[attr-defined]
     resumed = {name: value for name, value in resumed.items() if name in hints}  # `open_run` refuses those of another version
-    if typed.get("init_from") and not resumed:
-        resumed = _flags_to_begin_with(config_class, typed["init_from"])
-    given = resumed | ({} if path is None else _known(path, read_flags(path), hints))
+    begun = _flags_to_begin_with(config_class, typed["init_from"]) if typed.get("init_from") and not resumed else {}
+    given = resumed | begun | ({} if path is None else _known(path, read_flags(path), hints))
     presets, of_file = preset(config_class(**{**given, **typed})), preset(config_class(**given))
+    presets = {name: value for name, value in presets.items() if name not in begun}
     asked = {name: value for name, value in presets.items() if of_file.get(name, ...) != value}  # by a typed --quick, say
     config = config_class(**{**presets, **given, **asked, **typed})
     check_ranges(config)

@@ -20,6 +20,13 @@ from apps.common.training.workers import Workers
 Tensor = Any
 
 
+def drop_words(vectors: Tensor, tokens: Tensor, vocabulary_size: int, rate: float, seed: keras.random.SeedGenerator) -> Tensor:
+    """The vectors (batch, steps, size) of tokens, those of some words of the vocabulary 0 wherever they stand (Gal and Ghahramani
+    2016, https://arxiv.org/abs/1512.05287), the others 1 / (1 - rate) times as large."""
+    kept = keras.random.dropout(ops.ones((vocabulary_size, 1), vectors.dtype), rate, seed=seed)
+    return vectors * ops.take(kept, tokens, axis=0)
+
+
 @keras.saving.register_keras_serializable(package="unfold")
 class LanguageModel(keras.Model):
     """`{"tokens": ids (batch, steps), "is_continuation": (batch,)}` -> logits of the next tokens (batch, steps, vocabulary).
@@ -32,8 +39,8 @@ class LanguageModel(keras.Model):
         vocabulary_size: with padding and markers.
         embedding_size: of a token's vector.
         direction: `forward` or `both`.
-        embedding_dropout: rate of tokens of the vocabulary whose vectors are 0 in a batch (Gal and Ghahramani 2016).
-        activity_penalty: a: adds a mean(h_t^2) + a mean((h_t - h_{t-1})^2) to the loss (Merity et al. 2017,
+        embedding_dropout: rate of words; see `drop_words`.
+        activity_penalty: a: adds a mean(h_t^2) + a mean((h_t - h_{t-1})^2) to the loss, h after dropout (Merity et al. 2017,
             https://arxiv.org/abs/1708.01009).
         sampled_softmax: in training, compare each target with so many sampled tokens instead of with the whole vocabulary; 0:
             exact. See `sampled_cross_entropy`.
@@ -83,10 +90,9 @@ class LanguageModel(keras.Model):
 
     def embed(self, tokens: Tensor, training: bool = False) -> Tensor:
         x, rate = self.embedding(tokens), self.settings["embedding_dropout"]
-        if training and rate:
-            ones = ops.ones((self.settings["vocabulary_size"], 1), x.dtype)
-            x = x * ops.take(keras.random.dropout(ones, rate, seed=self.seed_generator), tokens, axis=0)
-        return x
+        if not (training and rate):
+            return x
+        return drop_words(x, tokens, self.settings["vocabulary_size"], rate, self.seed_generator)
 
     def logits(self, outputs: Tensor) -> Tensor:
         """(…, embedding_size) -> (…, vocabulary)."""

@@ -17,13 +17,13 @@ from typing import Any, NoReturn
 from apps.common import cli
 from data_pipelines.files import replacing
 from data_pipelines.sources import DataError, encoding_of
+from data_pipelines.tables import parquet_rows
 
 Row = dict[str, Any]
 
-INPUTS, OUTPUTS = (".csv", ".tsv", ".jsonl"), (".csv", ".jsonl")
+INPUTS, OUTPUTS = (".csv", ".tsv", ".jsonl", ".parquet"), (".csv", ".jsonl")
 ROWS = 1_024  # in memory at once
 LONGEST_ROW = 2**24  # bytes, which is what an export takes
-csv.field_size_limit(2**31 - 1)  # rows are limited here
 
 
 def batches_by_length(texts: Sequence[str], rows: int, size: int) -> Iterator[list[int]]:
@@ -149,7 +149,7 @@ def predict_file(arguments: argparse.Namespace, predict: Callable[[list[str]], S
 
 
 def read_rows(path: Path, column: str) -> Iterator[tuple[int, Row]]:
-    """Row by row what a `.csv`, `.tsv` (no quoting) or `.jsonl` file holds, with the number of its (last) line.
+    """Row by row what a `.csv`, `.tsv` (no quoting), `.jsonl` or `.parquet` file holds, with the number of its (last) line.
 
     Raises:
         DataError: no such file, format or column, or a row that can't be read.
@@ -158,7 +158,10 @@ def read_rows(path: Path, column: str) -> Iterator[tuple[int, Row]]:
     if suffix not in INPUTS:
         raise DataError(f"--data {path}: the format {suffix!r} is unknown; expected {', '.join(INPUTS)}. Convert it.")
     lines = _Lines(path)
-    rows = _objects(lines) if suffix == ".jsonl" else _cells(lines, suffix == ".csv", column)
+    if suffix == ".parquet":
+        rows = lines.count(parquet_rows(path))
+    else:
+        rows = _objects(lines) if suffix == ".jsonl" else _cells(lines, suffix == ".csv", column)
     for row in rows:
         if column not in row:
             lines.refuse(f"no column {column!r} among {sorted(map(str, row))[:20]}. Pass --column NAME")
@@ -196,6 +199,11 @@ class _Lines:
             raise DataError(f"{self.path}: not a readable gzip file ({error}). Compress it anew.") from None
         except OSError as error:
             raise DataError(f"{self.path}: can't be read ({error.strerror}). Check the path given to --data.") from None
+
+    def count(self, rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:
+        """Rows of a file without lines, which have numbers."""
+        for self.number, row in rows:
+            yield row
 
     def refuse(self, problem: str) -> NoReturn:
         raise DataError(f"{self.path}: row {self.number}: {problem}.") from None

@@ -72,7 +72,7 @@ class Config(DataFlags, ModelFlags, TrainingFlags, FineTuningFlags, RunFlags):
     """the run"""
 
     application: ClassVar = APPLICATION
-    kept: ClassVar[tuple[str, ...]] = ()  # a language model has what it needs of its run
+    kept: ClassVar[tuple[str, ...]] = tuple("cell units num_layers embedding_size".split())  # of a language model
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs batch_size cell units init_from export_dir".split()
     )
@@ -93,4 +93,5 @@ QUICK = {
 
 def preset(config: Config) -> dict[str, Any]:
     """The values of flags that were not given."""
-    return QUICK if config.quick else {}
+    quick = QUICK if config.quick else {}
+    return {name: value for name, value in quick.items() if not (config.init_from and name == "min_count")}

@@ -26,7 +26,9 @@ import tensorflow as tf
 from keras import ops
 
 from apps.common.language_model import LanguageModel
+from apps.common.training.averages import named_as
 from apps.common.training.checkpoint_files import newest_first
+from apps.common.training.init_from import initial_run
 from apps.common.training.losses import TokenLoss
 from apps.common.training.progress import verbosity
 from apps.common.training.runs import load_model, read_config, warm_up_and_decay
@@ -37,9 +39,7 @@ from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import Vocabulary
 
 SMALL = 1.0  # the norm of d
-
-
-GIVEN = ("tokenizer", "vocabulary_size", "min_count", "cell", "units", "num_layers", "embedding_size", "pooling", "embeddings")
+UNUSED = ("tokenizer", "vocabulary_size", "min_count", "pooling", "embeddings", "baseline")  # flags of other classifiers
 
 
 def check_flags(config: Config) -> None:
@@ -52,12 +52,10 @@ def check_flags(config: Config) -> None:
         if config.virtual_adversary:
             raise DataError("--virtual-adversary: is for a classifier from a language model. Pass --init-from, too.")
         return
-    run = Path(config.init_from)
-    if not all((run / name).is_file() for name in ("model.keras", "vocabulary.json", "config.json")):
-        raise DataError(f"--init-from {run}: holds no finished run. Pass one of apps.language_model.")
-    for name in (*GIVEN, "baseline"):
+    initial_run("language_model", config)
+    for name in UNUSED:
         if getattr(config, name) != getattr(Config, name):
-            raise DataError(f"--{name.replace('_', '-')}: comes from the run of --init-from. Leave one of the two out.")
+            raise DataError(f"--{name.replace('_', '-')}: has no meaning with --init-from. Leave one of the two out.")
 
 
 def start_from_language_model(
@@ -131,9 +129,7 @@ def by_level(kind: type[keras.Optimizer], classifier: keras.Model, decay: float,
             unfrozen = ops.cast(self.iterations >= below * unfreeze, learning_rate.dtype)
             super().update_step(gradient, variable, learning_rate * unfrozen / decay**below)
 
-    for name in ("__name__", "__qualname__", "__module__"):  # saved as what it is derived from
-        setattr(ByLevel, name, getattr(kind, name))
-    return ByLevel
+    return named_as(ByLevel, kind)
 
 
 class VirtualAdversary(keras.Model):
@@ -164,7 +160,7 @@ class VirtualAdversary(keras.Model):
         mean = tf.reduce_sum(self.shares * table, axis=0)
         deviation = tf.sqrt(tf.reduce_sum(self.shares * (table - mean) ** 2, axis=0))
         marked, lengths = self.encoder.mark(x)
-        vectors = self.encoder.embed(marked, training=True)
+        vectors = tf.cast(self.encoder.embed(marked, training=True), tf.float32)
         target = tf.stop_gradient(y_pred)
         there = tf.cast(tf.range(tf.shape(marked)[1])[None] <= lengths, vectors.dtype)[..., None]
 

@@ -14,6 +14,7 @@ from keras import ops
 
 import layers
 from apps.common.cells import CELLS
+from apps.common.language_model import drop_words
 from data_pipelines.vocabulary import EOS, PADDING, UNKNOWN
 
 
@@ -191,10 +192,9 @@ class LanguageEncoder(keras.layers.Layer):
 
     def embed(self, marked: Any, training: bool = False) -> Any:
         x, rate = self.embedding(marked), self.settings["embedding_dropout"]
-        if training and rate:
-            ones = ops.ones((self.settings["vocabulary_size"], 1), x.dtype)
-            x = x * ops.take(keras.random.dropout(ones, rate, seed=self.seed_generator), marked, axis=0)
-        return x
+        if not (training and rate):
+            return x
+        return drop_words(x, marked, self.settings["vocabulary_size"], rate, self.seed_generator)
 
     def encode(self, x: Any, lengths: Any, training: bool = False) -> tuple[Any, Any]:
         """Vectors (batch, time + 2, embedding_size) -> features and mask."""

@@ -45,7 +45,6 @@ def train(config: Config) -> dict[str, float]:
     check_embeddings(config)
     if config.embeddings and config.baseline != "none":
         raise DataError("--embeddings: the bag of words has no word vectors. Leave out --embeddings, or --baseline.")
-
     check_flags(config)
 
     # -- data
@@ -99,7 +98,7 @@ def train(config: Config) -> dict[str, float]:
     # -- training
     checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
     restored = checkpoint.restore(trainer, validation.dataset) if config.resume else None
-    facts = {**reviews.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
+    facts = {**reviews.summary(), "vocabulary": f"{vocabulary.size:,} {vocabulary.kind}"}
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "texts"))
     if config.embeddings and restored is None and workers.is_chief:
         start_from_vectors(config.embeddings, model.get_layer("embedding"), vocabulary)

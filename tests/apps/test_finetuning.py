@@ -34,7 +34,8 @@ def run(language_model, tmp_path_factory):
     language_model.save(folder / "model.keras")
     WordVocabulary(WORDS, has_bos_eos=True).save(folder)
     flags = {"batch_size": 4, "bptt_steps": 5, "learning_rate": 1e-2, "clip_norm": 1.0}
-    (folder / "config.json").write_text(json.dumps({"config": flags}))
+    flags |= {"cell": "gru", "units": 6, "num_layers": 2, "embedding_size": 5}
+    (folder / "config.json").write_text(json.dumps({"application": "language_model", "config": flags}))
     return folder
 
 
@@ -125,27 +126,59 @@ def test_the_adversary_finds_a_change_that_matters_more_than_another(classifier)
     assert found.min() > np.mean(others) * 2 and found.max() > max(others)
 
 
-def test_fine_tuning_from_its_command_line(run, reviews, tmp_path):
+def flags(run, reviews, folder):
     line = ["--data", reviews, "--init-from", run, "--epochs", "2", "--batch-size", "8", "--virtual-adversary", "1"]
-    line += ["--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--learning-rate", "0.02"]
+    return [*line, "--learning-rate", "0.02", "--run-dir", folder / "run", "--export-dir", folder / "export"]
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(run, reviews, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fine_tuned")
+    result = helpers.command("sentiment_classification", "train", *flags(run, reviews, folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result.stdout
+
+
+def test_fine_tuning_from_its_command_line(fine_tuned):
+    folder, printed = fine_tuned
+    assert "adapting the language model to 48 texts" in printed and "14 words" in printed
+    config = json.loads((folder / "run" / "config.json").read_text())["config"]
+    assert (config["cell"], config["units"], config["num_layers"], config["embedding_size"]) == ("gru", 6, 2, 5)
+    first, last = helpers.log(folder / "run")
+    assert last["loss"] < first["loss"]
+    result = helpers.command("sentiment_classification", "predict", folder / "export", "--json", "it was bad")
+    assert json.loads(result.stdout)["label"] in ("positive", "negative")
+
+
+def test_a_killed_run_ends_as_one_not_killed(fine_tuned, run, reviews, tmp_path):
+    line = flags(run, reviews, tmp_path)
+    helpers.kill_twice("sentiment_classification", tmp_path / "run", *line)
+    result = helpers.command("sentiment_classification", "train", "--resume", "--run-dir", tmp_path / "run")
+    assert result.returncode == 0 and "adapting" not in result.stdout, result.stderr[-3000:]
+    helpers.assert_same_end(tmp_path / "run", fine_tuned[0] / "run")
+
+
+def test_a_run_in_bfloat16_learns_and_is_exported(fine_tuned, run, reviews, tmp_path):
+    line = [*flags(run, reviews, tmp_path), "--precision", "mixed_bfloat16", "--quick"]  # which has no say in the model
     result = helpers.command("sentiment_classification", "train", *line)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "adapting the language model to 48 texts" in result.stdout and "14 words" in result.stdout
-    first, last = helpers.log(tmp_path / "run")
-    assert last["loss"] < first["loss"]
-    result = helpers.command("sentiment_classification", "predict", tmp_path / "export", "--json", "it was bad")
-    assert json.loads(result.stdout)["label"] in ("positive", "negative")
+    (found, _), (wanted, _) = helpers.log(tmp_path / "run"), helpers.log(fine_tuned[0] / "run")
+    assert found["val_loss"] == pytest.approx(wanted["val_loss"], rel=0.2)
 
 
 def test_wrong_starts_are_one_line(run, reviews, tmp_path):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text("{}")
+    (tmp_path / "other" / "model.keras").touch()
+    (tmp_path / "other" / "config.json").write_text('{"application": "translation", "config": {}}')
     for arguments, message in (
-        (["--init-from", run, "--cell", "sru"], "--cell: comes from the run of --init-from"),
-        (["--init-from", run, "--baseline", "bag-of-words"], "--baseline: comes from the run of --init-from"),
+        (["--init-from", run, "--cell", "sru"], "--cell sru: the weights of --init-from"),
+        (["--init-from", run, "--baseline", "bag-of-words"], "--baseline: has no meaning with --init-from"),
         (["--virtual-adversary", "1"], "--virtual-adversary: is for a classifier from a language model"),
         (["--init-from", tmp_path / "none"], f"--init-from {tmp_path / 'none'}: holds no finished run"),
-        (["--init-from", tmp_path / "other"], f"--init-from {tmp_path / 'other'}: holds no finished run"),
+        (
+            ["--init-from", tmp_path / "other"],
+            f"--init-from {tmp_path / 'other'}: is a run of translation, not of language_model",
+        ),
     ):
         line = ["--data", reviews, *arguments, "--run-dir", tmp_path / "run"]
         result = helpers.command("sentiment_classification", "train", *line, alone=False)

@@ -7,6 +7,8 @@ import io
 import json
 import tracemalloc
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from apps.common import prediction
@@ -85,6 +87,12 @@ def test_a_table_that_training_reads_is_read(tmp_path):
     (tmp_path / "in.csv").write_bytes('Id;Text\r\n1;"gut, schön\r\noder"\r\n2;b\r\n'.encode("utf-16"))
     rows = [row for _, row in prediction.read_rows(tmp_path / "in.csv", "Text")]
     assert rows == [{"Id": "1", "Text": "gut, schön\r\noder"}, {"Id": "2", "Text": "b"}]
+    table = pyarrow.table({"id": [1, 2], "text": ["a", None]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    found = prediction.read_rows(tmp_path / "in.parquet", "text")
+    assert next(found) == (1, {"id": 1, "text": "a"})
+    with pytest.raises(DataError, match=r"in\.parquet: row 2: 'text' is None; expected a text"):
+        next(found)
 
 
 def test_an_output_is_not_replaced_unless_that_is_asked_for(tmp_path):

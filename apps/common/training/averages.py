@@ -25,9 +25,14 @@ def moving_average(kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
                 if average is not None:
                     average.assign(variable + keras.ops.cast(momentum, variable.dtype) * (average - variable))
 
-    for name in ("__name__", "__qualname__", "__module__"):  # saved as what it is derived from
-        setattr(MovingAverage, name, getattr(kind, name))
-    return MovingAverage
+    return named_as(MovingAverage, kind)
+
+
+def named_as(derived: type, kind: type) -> type:
+    """The derived class under the name of its parent, as which a `.keras` file shall know it."""
+    for name in ("__name__", "__qualname__", "__module__"):
+        setattr(derived, name, getattr(kind, name))
+    return derived
 
 
 @contextmanager

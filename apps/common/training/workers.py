@@ -24,7 +24,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from apps.common.training.averages import moving_average
+from apps.common.training.averages import moving_average, named_as
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.cluster import STARTED, LocalWorkers, exit_when_unreachable, read_tf_config, started_worker, use_one_gpu
 from apps.common.training.collectives import Collectives
@@ -129,9 +129,7 @@ class Workers(Collectives):
                 dense = [tf.convert_to_tensor(gradient) / workers.count for gradient in grads]
                 super().apply(workers.sum(dense), trainable_variables)
 
-        for name in ("__name__", "__qualname__", "__module__"):  # saved as what it is derived from
-            setattr(Averaging, name, getattr(kind, name))
-        return Averaging
+        return named_as(Averaging, kind)
 
     def broadcast_state(self, model: keras.Model, checkpoint: Checkpoint, restored: int | None) -> int:
         """Before training: every worker gets the chief's variables, and dropout of its own.
