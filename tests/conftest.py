@@ -24,6 +24,7 @@ SLOW = {
     "test_a_killed_run_ends_as_one_not_killed": "that of the music generator: the checkpoints are the same",
     "test_a_run_begins_with_the_weights_of_another*": "its flags, its weights and its vocabulary, in `test_common.py`",
     "test_a_run_in_bfloat16_learns_and_is_exported": "a step in bfloat16",
+    "test_a_step_that_xla_compiles_gives_the_same_loss*": "what `fit` moves, with XLA",
     "test_a_step_has_only_operations_that_a_gpu_has_and_repeats[[]sampled_language_model[]]": None,
     "test_a_step_has_only_operations_that_a_gpu_has_and_repeats*": "that of the language model",
     "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",

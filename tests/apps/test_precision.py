@@ -70,7 +70,24 @@ def sampled_language_model(generator):
     return model, TokenLoss(), [(inputs, ids(generator))], None
 
 
-@pytest.mark.parametrize("application", [*APPLICATIONS, fine_tuned_captioner, sampled_language_model], ids=lambda a: a.__name__)
+ALL = [*APPLICATIONS, fine_tuned_captioner, sampled_language_model]
+
+
+@pytest.mark.parametrize("application", ALL, ids=lambda application: application.__name__)
+def test_a_step_that_xla_compiles_gives_the_same_loss(application):
+    found = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model, loss, batches, _ = application(np.random.default_rng(1))
+        model.compile(
+            moving_average(keras.optimizers.Adam)(0.01, use_ema=True, global_clipnorm=1.0), loss, jit_compile=jit_compile
+        )
+        found.append([float(np.ravel(model.train_on_batch(*batches[0]))[0]) for _ in range(2)])
+    drawn = application is sampled_language_model  # XLA draws other random numbers
+    np.testing.assert_allclose(found[1], found[0], rtol=0.5 if drawn else 1e-4)
+
+
+@pytest.mark.parametrize("application", ALL, ids=lambda application: application.__name__)
 def test_a_step_has_only_operations_that_a_gpu_has_and_repeats(application, monkeypatch):
     monkeypatch.setattr(losses, "has_gpu", lambda: True)
     tf.config.experimental.enable_op_determinism()
