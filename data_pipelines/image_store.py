@@ -102,9 +102,12 @@ def store_images(
     folder = folder / f"{key}-{size}"
     paths: dict[ImageFile, str] = {}
     problems: dict[ImageFile, str] = {}
-    decoder = tf.function(
-        lambda data: decode_images(data, size, max_pixels), input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
-    )
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decoder(data: tf.Tensor) -> Any:
+        with tf.device("CPU"):  # the same pixels on every machine
+            return decode_images(data, size, max_pixels)
+
     computer = tf.function(compute, input_signature=[tf.TensorSpec([BATCH_SIZE, size, size, 3], tf.uint8)], autograph=False)
     kind = computer.get_concrete_function().structured_outputs
     bar = keras.utils.Progbar(len(images), unit_name="image") if progress else None

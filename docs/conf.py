@@ -47,6 +47,7 @@ CONTENTS = {
         "layers/README",
         "notebooks/README",
         "saved_models/README",
+        "docs/gpu",
         "docs/several_machines",
         "docs/guarantees",
         "SECURITY",

@@ -35,6 +35,7 @@ def test_the_versions_are_those_that_the_requirements_allow():
     extras = project["project"]["optional-dependencies"]
     lines = [line.split("#")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
     docs = extras.pop("docs")
+    assert extras["gpu"][0].replace("[and-cuda]", "") in lines
     lines += [line for name, extra in extras.items() if name != "benchmarks" for line in extra if not line.startswith("unfold[")]
     lines += project["build-system"]["requires"]  # it is built without a network
     for file, requirements in (("constraints.txt", lines), ("constraints-docs.txt", docs)):

@@ -17,7 +17,7 @@ DOCUMENTS = sorted(
 )
 FOREIGN = set(  # of pip, docker, TensorFlow Serving, Slurm
     "--require-hashes --no-deps --no-build-isolation --rm --model_config_file "
-    "--nodes --ntasks-per-node --gpus-per-task --exclusive".split()
+    "--nodes --ntasks-per-node --gpus-per-task --exclusive --gpus".split()
 )
 PATHS = re.compile(r"`((?:[\w.]+/)+[\w.]+\.(?:py|md|sh|tsv|txt)|[\w.]+\.py)`")
 COMMANDS = re.compile(r"python -m ([\w.]+)([^`#;|)\n]*)")

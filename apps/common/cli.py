@@ -67,7 +67,7 @@ def parse_config(
         options = [t for t in typing.get_args(kind) if t is not type(None)]
         default = getattr(config_class, name)
         kwargs: dict[str, Any] = {"help": description if default is None else f"{description} (default: {default})"}
-        if kind is bool:
+        if bool in (kind, *options):
             kwargs["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is typing.Literal:
             kwargs |= {"choices": options, "type": type(options[0])}

@@ -43,6 +43,9 @@ class RunFlags:
     force_export: Annotated[bool, "export a model that is worse than a constant guess, too"] = False
     quick: Annotated[bool, "a small model and few epochs, to see that all works"] = False
     seed: Annotated[int, "decides initial weights, dropout and the order of the data", "[0, 4294967296)"] = 0
+    deterministic: Annotated[bool | None, "the same seed gives the same weights, bit for bit; default: where there is no GPU"] = (
+        None
+    )
     precision: Annotated[Literal["float32", "mixed_bfloat16", "mixed_float16"], "of the computation"] = "float32"
     strategy: Annotated[Literal["none", "mirrored", "multiworker"], "workers: this one; a GPU each; those of TF_CONFIG"] = "none"
     workers: Annotated[int | None, "of mirrored; default: one for each GPU", Size] = None

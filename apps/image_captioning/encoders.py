@@ -74,7 +74,7 @@ def image_encoder(
     frozen_backbone = _with_scaling(keras.Model(base.input, cut), name)
     frozen_backbone.trainable = False
     trainable_top = keras.Model(cut, whole.output, name="trainable_top") if trainable_blocks else None
-    key = f"{name}-{ends[-1 - trainable_blocks]}-{weights_key(frozen_backbone)}"
+    key = f"{name}-{ends[-1 - trainable_blocks]}-{weights_key(frozen_backbone)}-{cut.dtype}"
     return ImageEncoder(frozen_backbone, trainable_top, key, True)
 
 

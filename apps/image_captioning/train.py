@@ -48,7 +48,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config)
 
     check_embeddings(config)
 

@@ -42,7 +42,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float]:
     """Train, evaluate and export; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers)
-    runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config)
     check_embeddings(config)
 
     # -- data

@@ -40,7 +40,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float]:
     """Train, evaluate and export; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config)
 
     check_embeddings(config)
     if config.embeddings and config.baseline != "none":

@@ -41,7 +41,7 @@ def main() -> None:
 def train(config: Config) -> dict[str, float | str]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers, config.data_service)
-    runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config)
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     check_embeddings(config)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common.decoding.attention_decoder import AttentionDecoder
+from apps.common.training import losses
 from apps.common.training.losses import TokenLoss, sampled_cross_entropy, token_cross_entropy
 from apps.translation.model import Translator
 from tests.layers.helpers import close, gradients, numpy, random_weights, sequences, weighted_sum
@@ -104,6 +105,16 @@ def test_the_smoothed_loss_equals_keras_without_its_padding():
     close(TokenLoss(0.1)(targets, changed), TokenLoss(0.1)(targets, logits))
 
 
+def test_the_gradient_of_the_loss_is_the_same_on_a_gpu(monkeypatch):
+    logits, targets = sequences(2, 5, 7), np.array([[3, 1, 6, 0, 0], [2, 2, 2, 2, 1]])
+    found = []
+    for on_gpu in (False, True):
+        monkeypatch.setattr(losses, "has_gpu", lambda on_gpu=on_gpu: on_gpu)
+        found += gradients(lambda z: TokenLoss(0.1)(targets, z), [logits])
+    assert found[0].any()
+    close(found[1], found[0])
+
+
 def test_many_drawn_tokens_give_the_loss_of_all():
     vocabulary = 40
     outputs, targets = sequences(2, 5, 7), np.array([[3, 1, 36, 0, 0], [2, 12, 2, 2, 1]])
@@ -114,6 +125,9 @@ def test_many_drawn_tokens_give_the_loss_of_all():
     drawn, drawn_count = sampled_cross_entropy(targets, *tensors, uniform)
     assert count == drawn_count == 8
     assert abs(drawn - exact) < 2e-3 * exact
+    half = tf.cast(tensors[0], tf.bfloat16)  # what a model in mixed precision gives
+    compiled, _ = tf.function(sampled_cross_entropy, jit_compile=True, autograph=False)(targets, half, *tensors[1:], uniform)
+    assert compiled.dtype == "float32" and abs(compiled - drawn) < 1e-2 * drawn
 
 
 def test_training_on_drawn_tokens_lowers_the_exact_loss():

@@ -312,6 +312,11 @@ def test_the_parts_of_an_encoder_make_the_whole(backbone_weights):
     assert nothing.frozen_backbone is None and nothing.trainable_top.trainable_variables and not nothing.is_pretrained
     with pytest.raises(DataError, match="doesn't fit"):
         image_encoder("mobilenet", 64, weights, alpha=0.5)
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:  # its features are others, and are kept apart
+        assert image_encoder("mobilenet", 64, weights, alpha=0.25).key != whole.key
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
 
 
 def test_missing_weights_say_where_to_put_them(monkeypatch):

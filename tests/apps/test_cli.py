@@ -35,12 +35,15 @@ class Config:
     cell: Annotated[Literal["gru", "lstm"], "a choice"] = "gru"
     quiet: Annotated[bool, "a switch"] = False
     run: Annotated[str | None, "a folder"] = None
+    exact: Annotated[bool | None, "a switch that has three places"] = None
 
 
 def test_flags_fill_the_config():
     assert cli.parse_config(Config, "x", arguments=[]) == Config()
     got = cli.parse_config(Config, "x", arguments=["--rate-limit", "2", "--cell", "lstm", "--quiet", "--run", "r"])
     assert got == Config(2.0, "lstm", True, "r")
+    assert cli.parse_config(Config, "x", arguments=["--exact"]).exact is True
+    assert cli.parse_config(Config, "x", arguments=["--no-exact"]).exact is False
 
 
 @pytest.mark.parametrize("arguments", [["--unknown", "1"], ["--cell", "rnn"], ["--rate", "1"], ["--rate-limit", "x"]])

@@ -142,6 +142,23 @@ def test_the_flags_that_weights_depend_on_come_from_their_run(tmp_path):
     assert initial_run("translation", resumed) is None and initial_run("translation", TranslationConfig()) is None
 
 
+def test_a_run_is_deterministic_on_a_processor_and_stays_what_it_was(tmp_path, monkeypatch):
+    gpu, enabled, grown = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU"), [], []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: enabled.append(1))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: grown.append(given))
+    for i, (typed, gpus, wanted) in enumerate([(None, [], True), (False, [], False), (True, [gpu], True), (None, [gpu], False)]):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
+        config = SentimentConfig(run_dir=str(tmp_path / str(i)), deterministic=typed)
+        runs.prepare_device(config)
+        assert len(enabled) == wanted and grown == [(device, True) for device in gpus]
+        runs.open_run("sentiment_classification", config, {}, Workers())
+        enabled.clear(), grown.clear()
+    resumed = cli.parse_config(SentimentConfig, "x", arguments=["--resume", "--run-dir", str(tmp_path / "0")])
+    assert resumed.deterministic is True  # also where there is a GPU by now
+    with pytest.raises(DataError, match="was started with deterministic = True, now False"):
+        runs.open_run("sentiment_classification", dataclasses.replace(resumed, deterministic=False), {}, Workers())
+
+
 def test_weights_are_copied_if_their_shapes_are_equal(tmp_path):
     run = Path(make_run(tmp_path / "run"))
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])

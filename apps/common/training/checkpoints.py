@@ -47,6 +47,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.signals = StopSignals()
         self.writes = True  # of several workers only one
         self.epochs = 0  # of the run; set by `parts`
+        self.step = 0  # batches so far; mixed_float16 leaves out updates, which the optimizer doesn't count
         self.resume_command = "the same command, with --resume"  # what `runs.fit` knows better
         self.seconds = 0.0  # of training and validation, up to what was saved
         self.best_weights: list[np.ndarray] = []
@@ -67,6 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._restored_metrics = None
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.step += 1
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             raise self._not_finite(f"the loss is {loss}", batch)
@@ -96,15 +98,11 @@ class Checkpoint(keras.callbacks.Callback):
             variable.assign(value)
 
     def _stop(self) -> None:
-        step = self._step()
         if not self.writes:
             what = "the first worker may not have saved"
         else:
-            what = "is saved" if checkpoint_path(self.folder, step).exists() else "could not be saved, the one before it is"
-        raise Stopped(self.signals.number, step, what, self.resume_command)
-
-    def _step(self) -> int:
-        return int(self.model.optimizer.iterations)
+            what = "is saved" if checkpoint_path(self.folder, self.step).exists() else "could not be saved, the one before it is"
+        raise Stopped(self.signals.number, self.step, what, self.resume_command)
 
     def _not_finite(self, what: str, batch: int | None = None) -> DataError:
         self.signals.restore()
@@ -112,7 +110,7 @@ class Checkpoint(keras.callbacks.Callback):
         files = newest_first(self.folder)
         last = f"the last good weights are in {files[0]}" if files else "no weights were saved yet"
         return DataError(
-            f"training: {what} at step {self._step():,}{where}; {last}. "
+            f"training: {what} at step {self.step:,}{where}; {last}. "
             "Lower --learning-rate or --clip-norm, or take --precision float32."
         )
 
@@ -128,7 +126,7 @@ class Checkpoint(keras.callbacks.Callback):
         (25, {'initial_epoch': 2, 'epochs': 3, 'steps_per_epoch': 5})
         (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})
         """
-        self.epochs = epochs
+        self.epochs, self.step = epochs, start_step
         epoch, done = divmod(start_step, steps_per_epoch)
         if not done:  # what was saved are the metrics of the epoch before
             self._restored_metrics = None
@@ -176,7 +174,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         now = time.monotonic()
         self.seconds, self._counted_at = self.seconds + now - self._counted_at, now
-        state = {"step": self._step(), "seconds": round(self.seconds, 1), **self.selection.state_dict()}
+        state = {"step": self.step, "seconds": round(self.seconds, 1), **self.selection.state_dict()}
         try:
             write_checkpoint(self.folder, {**arrays, "best": self.best_weights}, state, self.keep)
         except OSError as error:  # the disk is full

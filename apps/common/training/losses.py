@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from layers.compiled import has_gpu
+
 Tensor = Any
 
 
@@ -47,6 +49,9 @@ def token_cross_entropy(targets: Tensor, logits: Tensor, smoothing: float = 0.0)
             weight = (upstream * mask)[..., None]  # (batch, time, 1)
             even = smoothing / tf.cast(tf.shape(logits)[-1], logits.dtype)
             spread = exponentials * (weight / total) - weight * even
+            if has_gpu():  # there one pass more costs less than a scatter, which a deterministic one computes on the processor
+                of_target = tf.range(tf.shape(logits)[-1]) == targets[..., None]
+                return tf.where(of_target, spread - (1 - smoothing) * weight, spread)
             places = tf.concat([tf.cast(tf.where(tf.ones_like(targets, tf.bool)), tf.int32), tf.reshape(targets, [-1, 1])], 1)
             return tf.tensor_scatter_nd_sub(spread, places, tf.reshape((1 - smoothing) * weight, [-1]))
 
@@ -74,21 +79,17 @@ def sampled_cross_entropy(
         uniform: n random numbers from 0 to 1.
     """
     size = embeddings.shape[0]
-    labels = tf.reshape(tf.cast(targets, tf.int64), [-1, 1])
-    sampled = tf.cast(tf.exp(uniform * tf.math.log(size + 1.0)) - 1.0, tf.int64)
+    labels = tf.reshape(tf.cast(targets, tf.int32), [-1])
+    outputs = tf.cast(tf.reshape(outputs, [-1, outputs.shape[-1]]), embeddings.dtype)
+    sampled = tf.cast(tf.exp(uniform * tf.math.log(size + 1.0)) - 1.0, tf.int32)
     sampled = tf.clip_by_value(sampled, 0, size - 1)
     place = tf.cast(sampled, tf.float32)
     times = tf.size(sampled, tf.float32) * tf.math.log((place + 2.0) / (place + 1.0)) / tf.math.log(size + 1.0)  # n q_k
-    losses = tf.nn.sampled_softmax_loss(
-        embeddings,
-        bias,
-        labels,
-        tf.reshape(outputs, [-1, outputs.shape[-1]]),
-        uniform.shape[0],
-        size,
-        sampled_values=(sampled, tf.ones_like(labels, tf.float32), times),
-    )
-    mask = tf.cast(labels[:, 0] != 0, losses.dtype)
+    of_target = tf.reduce_sum(outputs * tf.gather(embeddings, labels), axis=-1) + tf.gather(bias, labels)
+    others = tf.matmul(outputs, tf.gather(embeddings, sampled), transpose_b=True) + tf.gather(bias, sampled) - tf.math.log(times)
+    others = tf.where(sampled == labels[:, None], others.dtype.min, others)
+    losses = tf.reduce_logsumexp(tf.concat([of_target[:, None], others], axis=1), axis=1) - of_target
+    mask = tf.cast(labels != 0, losses.dtype)
     return tf.reduce_sum(losses * mask), tf.reduce_sum(mask)
 
 

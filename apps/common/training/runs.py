@@ -28,14 +28,21 @@ from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
 
-def prepare_device(seed: int, precision: str) -> None:
+def prepare_device(config: RunFlags) -> None:
     """Fix seed, determinism and precision; let a GPU's memory grow."""
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-    keras.mixed_precision.set_dtype_policy(precision)
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # the device is in use already
             tf.config.experimental.set_memory_growth(gpu, True)
+    keras.utils.set_random_seed(config.seed)
+    if is_deterministic(config):
+        tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_dtype_policy(config.precision)
+
+
+def is_deterministic(config: RunFlags) -> bool:
+    """What `--deterministic` says; without it, whether there is no GPU: there determinism makes a step slower, and keeps it out
+    of XLA."""
+    return not tf.config.list_physical_devices("GPU") if config.deterministic is None else config.deterministic
 
 
 def log_summary(config: RunFlags, model: keras.Model, folder: Path, facts: dict[str, str]) -> None:
@@ -43,7 +50,10 @@ def log_summary(config: RunFlags, model: keras.Model, folder: Path, facts: dict[
     gpus = tf.config.list_physical_devices("GPU")
     device = f"CPU ({os.cpu_count()} cores)"
     if gpus:
-        device = f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
+        device = (
+            f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'unknown')})"
+            + is_deterministic(config) * ", deterministic"
+        )
     facts = {"device": f"{device}, {config.precision}", **facts, "parameters": f"{model.count_params():,}"}
     for name, fact in {**facts, "run": folder, "started": time.strftime("%H:%M:%S")}.items():
         print(f"{name:<12}{visible(str(fact))}", flush=True)
@@ -67,7 +77,8 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
     folder = Path(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
     path = folder / "config.json"
     command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
-    new = {"application": application, "command": command, "config": dataclasses.asdict(config), **facts, "versions": versions()}
+    flags = {**dataclasses.asdict(config), "deterministic": is_deterministic(config)}  # --resume may be on another machine
+    new = {"application": application, "command": command, "config": flags, **facts, "versions": versions()}
     new = json.loads(json.dumps(new))
     if config.resume:
         if not path.is_file():
@@ -194,6 +205,8 @@ def fit(
         arguments: more of `fit`.
     """
     first = batches(start_step=start_step)
+    if tf.config.list_physical_devices("GPU"):
+        print(f"{'step':<12}{'compiled by XLA' if model.jit_compile else 'not compiled by XLA'}")
     checkpoint.resume_command = resume_command(folder)
     for step, part in checkpoint.parts(start_step, first.steps_per_epoch, epochs):
         model.fit(

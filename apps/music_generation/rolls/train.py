@@ -27,7 +27,7 @@ from data_pipelines.piano_rolls import load_rolls, roll_streams, whole_rolls
 def train(config: RollConfig) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers)
-    runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config)
 
     # -- data
     initial = initial_run(APPLICATION, config)

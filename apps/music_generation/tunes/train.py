@@ -34,7 +34,7 @@ from data_pipelines.tunes import TuneVocabulary, load_tunes, train_tune_vocabula
 def train(config: TuneConfig) -> dict[str, float]:
     """Train, export and evaluate; return the validation metrics of the export."""
     workers = Workers(config.strategy, config.workers)
-    runs.prepare_device(config.seed, config.precision)
+    runs.prepare_device(config)
 
     # -- data
     initial = initial_run(APPLICATION, config)
