@@ -174,29 +174,8 @@ class RNN(keras.layers.RNN):
         outputs, flat, final = sequences, keras.tree.flatten(initial_state), []
         for i, cell in enumerate(self._cells):
             states = [flat.pop(0) for _ in range(cell.state_count)]
-            outputs = ops.cast(outputs, cell.compute_dtype)
-            dropped, recurrent_dropout_mask = cell.dropout_masks(outputs[:, 0], states[0], training)
-            outputs = outputs if dropped is None else outputs * ops.expand_dims(dropped, 1)
-            states = [ops.cast(state, cell.compute_dtype) for state in states]
             all_steps = self.return_sequences or i + 1 < len(self._cells)
-            engine = functools.partial(
-                bptt.unfold,
-                cell,
-                outputs,
-                states,
-                mask=mask,
-                recurrent_dropout_mask=recurrent_dropout_mask,
-                reverse=self.go_backwards,
-                sequences=all_steps,
-                training=training,
-                jit_compile=self.jit_compile,
-                concurrency=self.concurrency,
-            )
-            with cell.weight_dropout(training):
-                if on_cudnn:
-                    last, outputs, states = cudnn.unfold(cell, outputs, states, mask, self.go_backwards, all_steps, engine)
-                else:
-                    last, outputs, states = engine()
+            last, outputs, states = self._unfold(cell, outputs, states, mask, all_steps, training, on_cudnn)
             final += states
         if mask is not None and (self.zero_output_for_mask or not starts_at_zero):
             has_output = self._has_output(mask)
@@ -208,6 +187,30 @@ class RNN(keras.layers.RNN):
         elif self.go_backwards and not in_order:
             outputs = ops.flip(outputs, axis=1)
         return last, outputs, self._pack(final)
+
+    def _unfold(self, cell, inputs, states, mask, all_steps, training, on_cudnn):
+        """One cell over the steps: `(last output, outputs, final states)`, outputs in the order of the inputs."""
+        inputs = ops.cast(inputs, cell.compute_dtype)
+        dropped, recurrent_dropout_mask = cell.dropout_masks(inputs[:, 0], states[0], training)
+        inputs = inputs if dropped is None else inputs * ops.expand_dims(dropped, 1)
+        states = [ops.cast(state, cell.compute_dtype) for state in states]
+        engine = functools.partial(
+            bptt.unfold,
+            cell,
+            inputs,
+            states,
+            mask=mask,
+            recurrent_dropout_mask=recurrent_dropout_mask,
+            reverse=self.go_backwards,
+            sequences=all_steps,
+            training=training,
+            jit_compile=self.jit_compile,
+            concurrency=self.concurrency,
+        )
+        if on_cudnn:
+            return cudnn.unfold(cell, inputs, states, mask, self.go_backwards, all_steps, engine)
+        with cell.weight_dropout(training):
+            return engine()
 
     @property
     def _has_zero_start(self):
