@@ -139,12 +139,12 @@ def test_an_export_that_needs_a_gpu_or_xla_is_refused(found, tmp_path, monkeypat
             return {"y": self.layer(x, training=True)}
 
     model, spec = Model(), tf.TensorSpec([None, None, 2])
-    traced_before = tf.function(model.__call__, input_signature=[spec], autograph=False)
+    function = tf.function(model.__call__, input_signature=[spec], autograph=False)
     with monkeypatch.context() as gpu:
         if found == "CudnnRNNV3":
             devices = [tf.config.LogicalDevice("/device:GPU:0", "GPU")]
             gpu.setattr(tf.config, "list_logical_devices", lambda kind=None: devices if kind == "GPU" else [])
-        traced_before.get_concrete_function()
+        traced_before = function.get_concrete_function()
         write_saved_model(
             tmp_path / "1", [model], {"serving_default": (model, [spec])}, {"x": np.ones([1, 2, 2], np.float32)}, {}
         )
@@ -152,7 +152,7 @@ def test_an_export_that_needs_a_gpu_or_xla_is_refused(found, tmp_path, monkeypat
     with pytest.raises(
         DataError, match=f"the graph has .*{found}.*make it anew for the export, or the layer with use_cudnn=False"
     ):
-        write_saved_model(tmp_path / "2", [model], {"serving_default": (traced_before, [spec])}, {}, {})
+        write_saved_model(tmp_path / "2", [model], {"serving_default": (lambda x: traced_before(x), [spec])}, {}, {})
 
 
 def test_what_is_allowed_runs_on_a_processor():
