@@ -142,9 +142,8 @@ def run(cell: Any, inputs: Tensor, states: list, mask: Tensor | None, reverse: b
     )
     outputs, final = turn(outputs), [tf.squeeze(state, 1) for state in final[: len(states)]]
     if mask is not None:
-        final = [
-            tf.where(mask[:, :1], after, before) for after, before in zip(final, states)
-        ]  # a row is empty from the first step
+        has_steps = mask[:, :1]  # else the row is empty
+        final = [tf.where(has_steps, after, before) for after, before in zip(final, states)]
         held = states[0] if reverse else final[0]
         outputs = tf.where(mask[..., None], outputs, held[:, None])
     return outputs, final
