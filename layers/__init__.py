@@ -18,6 +18,7 @@ from layers.base_cell import RecurrentCell
 from layers.bidirectional import Bidirectional
 from layers.cells import GatedRNNCell, GRUCell, LSTMCell, SimpleRNNCell
 from layers.check import check_gradient
+from layers.compiled import portable
 from layers.linear_cells import LinearCell, MinGRUCell, SSRUCell
 from layers.linear_recurrences import linear_recurrence
 from layers.multi_head_attention import MultiHeadAttention
@@ -55,5 +56,6 @@ __all__ = [
     "additive_attention",
     "check_gradient",
     "linear_recurrence",
+    "portable",
     "scaled_dot_product_attention",
 ]

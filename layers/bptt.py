@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from layers.compiled import has_gpu, has_own_loop, run_loop
+from layers.compiled import has_gpu, has_own_loop, is_compiled, run_loop
 from layers.gradients import with_gradient
 from layers.loops import flatten, pack, scan
 from layers.pointwise import Pointwise
@@ -74,7 +74,8 @@ def unfold(
         return last, (None if outputs is None else ops.transpose(outputs, (1, 0, 2))), final
 
     arguments = (inputs, list(initial_state), mask, recurrent_dropout_mask)
-    in_halves = training and jit_compile and (cell.has_gradient or cell.is_unfolded) and _halves_pay(inputs.shape[0], concurrency)
+    compiled = is_compiled(training, jit_compile)
+    in_halves = compiled and (cell.has_gradient or cell.is_unfolded) and _halves_pay(inputs.shape[0], concurrency)
     results = _in_halves(run, *arguments) if in_halves else run(*arguments)
     if keras.backend.backend() == "tensorflow":  # a loop that was traced for any size doesn't know its own
         batch, time = inputs.shape[:2]
@@ -85,9 +86,7 @@ def unfold(
 
 def _halves_pay(batch: int | None, concurrency: int) -> bool:
     """Whether the two halves of a batch train faster concurrently: each loop keeps one core of a processor busy."""
-    if keras.backend.backend() != "tensorflow" or (batch is not None and batch < 8):
-        return False
-    return (os.cpu_count() or 1) >= 2 * concurrency and not has_gpu()
+    return (batch is None or batch >= 8) and (os.cpu_count() or 1) >= 2 * concurrency and not has_gpu()
 
 
 def _in_halves(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -154,7 +153,7 @@ def run(loop: Loop, given: Inputs, training: bool, jit_compile: bool) -> tuple[T
 
 def passes(loop: Loop, given: Inputs, training: bool, jit_compile: bool) -> tuple[Callable, Callable, Callable]:
     """The definition, the forward and the backward pass as `with_gradient` takes them, for tensors such as `flatten(given)`."""
-    compiled = training and jit_compile and keras.backend.backend() == "tensorflow"
+    compiled = is_compiled(training, jit_compile)
     kind = (loop, keras.tree.map_structure(lambda x: x is None, given))
     padded = compiled and not has_own_loop(kind, given.sequences[0][0].shape[0])
 

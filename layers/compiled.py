@@ -1,7 +1,9 @@
 """Where a loop runs: as it stands, as a graph of its own, or compiled by XLA, for one length or for many."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
@@ -68,13 +70,45 @@ def has_own_loop(loop: Hashable, time: int | None) -> bool:
     return time in lengths
 
 
-@functools.cache
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """In this block, layers are traced for any machine: what is exported in it runs without a GPU and without XLA.
+
+    On TensorFlow layers take no cuDNN and nothing that is faster on a GPU alone, and compile no loops, in training either. On JAX
+    the block changes nothing. A `tf.function` that was traced before the block keeps its graph: make a new one.
+
+    >>> import keras, tempfile
+    >>> from layers import LSTM, portable
+    >>> model = keras.Sequential([keras.Input((None, 3)), LSTM(4)])
+    >>> with tempfile.TemporaryDirectory() as folder, portable():
+    ...     model.export(folder, verbose=False)
+    """
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def is_portable() -> bool:
+    """Whether the caller is in a block of `portable`."""
+    return _portable.get()
+
+
+def is_compiled(training: bool, jit_compile: bool) -> bool:
+    """Whether the loops of a call are compiled by XLA, each on its own: on TensorFlow, in training."""
+    return training and jit_compile and keras.backend.backend() == "tensorflow" and not is_portable()
+
+
 def has_gpu() -> bool:
-    """Whether the backend finds a GPU."""
+    """Whether the backend finds a GPU. TensorFlow's are those that are not hidden now; in a block of `portable`, none."""
     if keras.backend.backend() == "jax":
         import jax
 
         return jax.default_backend() == "gpu"
     import tensorflow as tf
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    return not is_portable() and bool(tf.config.list_logical_devices("GPU"))

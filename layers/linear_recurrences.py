@@ -20,7 +20,7 @@ import keras
 from keras import ops
 
 from layers.bptt import shift
-from layers.compiled import has_gpu, has_own_loop, run_loop
+from layers.compiled import has_gpu, has_own_loop, is_compiled, run_loop
 from layers.gradients import with_gradient
 from layers.loops import scan
 
@@ -113,7 +113,7 @@ def run(
         decay, inputs, state = (ops.cast(x, "float32") for x in (decay, inputs, state))
     else:
         decay, state = ops.cast(decay, dtype), ops.cast(state, dtype)
-    compiled = training and jit_compile and keras.backend.backend() == "tensorflow" and not has_gpu()
+    compiled = is_compiled(training, jit_compile) and not has_gpu()
     padded = compiled and not has_own_loop((_forward, reverse), inputs.shape[0])
 
     def solve(loop, tensors, state, reverse):

@@ -32,13 +32,13 @@ class CellRNN(RNN):
         if use_cudnn not in ("auto", True, False):
             raise ValueError(
                 f"{type(self).__name__}: use_cudnn is {use_cudnn!r}; expected one of 'auto', True, False. Leave it out: "
-                "the engine of layers.bptt runs on every device."
+                "'auto' takes cuDNN where it computes the same."
             )
         names = [*CELL_ARGUMENTS, *inspect.signature(self.cell_class).parameters]
         cell_kwargs = {name: kwargs.pop(name) for name in names if name in kwargs and name != "kwargs"}
         super().__init__(self.cell_class(units, *args, dtype=kwargs.get("dtype"), **cell_kwargs), **kwargs)
         if has_cudnn:
-            self.use_cudnn = use_cudnn  # of keras.layers.Bidirectional
+            self.use_cudnn = use_cudnn
 
     def get_config(self) -> dict[str, Any]:
         config = {**self.cell.get_config(), **RNN.get_config(self)}
@@ -89,7 +89,8 @@ class GatedRNN(CellRNN):
 class GRU(CellRNN, keras.layers.GRU):
     """The gated recurrent unit; see `layers.GRUCell` for the equations.
 
-    Args: those of `layers.GRUCell`, then those of `layers.RNN`. Weights as in `keras.layers.GRU`.
+    Args: those of `layers.GRUCell`, then those of `layers.RNN`, and `use_cudnn` as in `layers.LSTM`. Weights as in
+        `keras.layers.GRU`.
 
     >>> import numpy as np
     >>> GRU(4, dropout=0.2, recurrent_dropout=0.2)(np.ones((2, 5, 3), "float32"), training=True).shape == (2, 4)
@@ -104,6 +105,12 @@ class LSTM(CellRNN, keras.layers.LSTM):
     """Long short-term memory; see `layers.LSTMCell` for the equations. The state is (h, c).
 
     Args: those of `layers.LSTMCell`, then those of `layers.RNN`. Weights as in `keras.layers.LSTM`.
+        use_cudnn: `auto` runs on cuDNN what it computes with the same results, on TensorFlow with a GPU: see `layers.cudnn`.
+            With True it is an error if no batch can run there. Second derivatives (gradient penalties, say) and forward mode
+            need False: TensorFlow has none of cuDNN, and raises a LookupError. As in Keras it is not saved.
+
+    Raises:
+        ValueError: `use_cudnn=True`, and cuDNN can't compute this layer here.
 
     >>> import numpy as np
     >>> x = np.ones((2, 5, 3), "float32")

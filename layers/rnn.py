@@ -2,12 +2,13 @@
 
 import contextlib
 import contextvars
+import functools
 from typing import Any
 
 import keras
 from keras import ops
 
-from layers import bptt
+from layers import bptt, cudnn
 from layers.base_cell import RecurrentCell
 
 Tensor = Any
@@ -60,6 +61,7 @@ class RNN(keras.layers.RNN):
     """
 
     concurrency = 1  # how many such layers run at the same time
+    use_cudnn: Any = False  # of LSTM and GRU: 'auto'; see `layers.cudnn`
 
     def __init__(self, cell: Any, *args: Any, jit_compile: bool = True, **kwargs: Any) -> None:
         cells = cell if isinstance(cell, (list, tuple)) else [cell]
@@ -91,6 +93,15 @@ class RNN(keras.layers.RNN):
     def _on_engine(self) -> bool:
         """Whether the engine runs the cells: it knows the protocol of `RecurrentCell`; all others run in Keras' loop."""
         return not self.unroll and all(isinstance(cell, RecurrentCell) and cell.call_is_step for cell in self._cells)
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA may compile the training step that calls the layer: not where it runs on cuDNN. `compile` asks."""
+        return self._supports_jit and bool(cudnn.why_not(self, training=True))
+
+    @supports_jit.setter
+    def supports_jit(self, value: bool) -> None:
+        self._supports_jit = value
 
     def build(self, sequences_shape: tuple, initial_state_shape: Any = None) -> None:
         self._check_shape(sequences_shape)
@@ -149,6 +160,7 @@ class RNN(keras.layers.RNN):
 
     def inner_loop(self, sequences: Tensor, initial_state: Any, mask: Tensor | None, training: bool = False) -> tuple:
         """The hook of `keras.layers.RNN`: `(last output, outputs, final states)`."""
+        on_cudnn = cudnn.takes(self, training)
         if not self._on_engine:
             if isinstance(self.cell, keras.layers.StackedRNNCells):  # else Keras' loop on JAX takes no notice of the mask
                 initial_state = [keras.tree.flatten(state) for state in initial_state]
@@ -162,21 +174,8 @@ class RNN(keras.layers.RNN):
         outputs, flat, final = sequences, keras.tree.flatten(initial_state), []
         for i, cell in enumerate(self._cells):
             states = [flat.pop(0) for _ in range(cell.state_count)]
-            outputs = ops.cast(outputs, cell.compute_dtype)
-            dropped, recurrent_dropout_mask = cell.dropout_masks(outputs[:, 0], states[0], training)
-            with cell.weight_dropout(training):
-                last, outputs, states = bptt.unfold(
-                    cell,
-                    outputs if dropped is None else outputs * ops.expand_dims(dropped, 1),
-                    [ops.cast(state, cell.compute_dtype) for state in states],
-                    mask=mask,
-                    recurrent_dropout_mask=recurrent_dropout_mask,
-                    reverse=self.go_backwards,
-                    sequences=self.return_sequences or i + 1 < len(self._cells),
-                    training=training,
-                    jit_compile=self.jit_compile,
-                    concurrency=self.concurrency,
-                )
+            all_steps = self.return_sequences or i + 1 < len(self._cells)
+            last, outputs, states = self._unfold(cell, outputs, states, mask, all_steps, training, on_cudnn)
             final += states
         if mask is not None and (self.zero_output_for_mask or not starts_at_zero):
             has_output = self._has_output(mask)
@@ -188,6 +187,30 @@ class RNN(keras.layers.RNN):
         elif self.go_backwards and not in_order:
             outputs = ops.flip(outputs, axis=1)
         return last, outputs, self._pack(final)
+
+    def _unfold(self, cell, inputs, states, mask, all_steps, training, on_cudnn):
+        """One cell over the steps: `(last output, outputs, final states)`, outputs in the order of the inputs."""
+        inputs = ops.cast(inputs, cell.compute_dtype)
+        dropped, recurrent_dropout_mask = cell.dropout_masks(inputs[:, 0], states[0], training)
+        inputs = inputs if dropped is None else inputs * ops.expand_dims(dropped, 1)
+        states = [ops.cast(state, cell.compute_dtype) for state in states]
+        engine = functools.partial(
+            bptt.unfold,
+            cell,
+            inputs,
+            states,
+            mask=mask,
+            recurrent_dropout_mask=recurrent_dropout_mask,
+            reverse=self.go_backwards,
+            sequences=all_steps,
+            training=training,
+            jit_compile=self.jit_compile,
+            concurrency=self.concurrency,
+        )
+        if on_cudnn:
+            return cudnn.unfold(cell, inputs, states, mask, self.go_backwards, all_steps, engine)
+        with cell.weight_dropout(training):
+            return engine()
 
     @property
     def _has_zero_start(self):

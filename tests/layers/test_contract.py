@@ -131,6 +131,14 @@ def test_reload_in_a_fresh_process(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
 
 
+def test_a_block_of_portable_changes_no_result():
+    for name in ("LSTM", "SRU"):
+        layer, x = _built(name), sequences()
+        with layers.portable():
+            inside = gradients(lambda x: weighted_sum(layer(x, training=True)), [x])  # noqa: B023
+        close(inside, gradients(lambda x: weighted_sum(layer(x, training=True)), [x]))  # noqa: B023
+
+
 # -- masks and directions
 
 

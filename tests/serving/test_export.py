@@ -15,8 +15,9 @@ from google.protobuf import text_format
 from tensorflow.python.framework import kernels, op_def_registry
 from tensorflow_serving.config import model_server_config_pb2
 
+import layers
 from apps.common.export.converters import write_network
-from apps.common.export.saved_model import load_export, new_version, run_warm_up
+from apps.common.export.saved_model import load_export, new_version, run_warm_up, write_saved_model
 from apps.common.training.runs import load_model
 from data_pipelines.sources import DataError
 from tests.apps import helpers
@@ -125,6 +126,33 @@ def test_models_config_gets_each_model_once_and_keeps_what_a_person_wrote(tmp_pa
 @pytest.mark.parametrize("application", WRITERS)
 def test_every_operation_of_every_function_is_a_plain_one(application, exports):
     check_graph(exports[application], text_ops=application == "translation")
+
+
+@pytest.mark.parametrize("found", ["CudnnRNNV3", "_XlaMustCompile"])
+def test_an_export_that_needs_a_gpu_or_xla_is_refused(found, tmp_path, monkeypatch):
+    class Model(tf.Module):
+        def __init__(self):
+            self.layer = layers.LSTM(3)
+            self.layer.build((None, None, 2))
+
+        def __call__(self, x):
+            return {"y": self.layer(x, training=True)}
+
+    model, spec = Model(), tf.TensorSpec([None, None, 2])
+    function = tf.function(model.__call__, input_signature=[spec], autograph=False)
+    with monkeypatch.context() as gpu:
+        if found == "CudnnRNNV3":
+            devices = [tf.config.LogicalDevice("/device:GPU:0", "GPU")]
+            gpu.setattr(tf.config, "list_logical_devices", lambda kind=None: devices if kind == "GPU" else [])
+        traced_before = function.get_concrete_function()
+        write_saved_model(
+            tmp_path / "1", [model], {"serving_default": (model, [spec])}, {"x": np.ones([1, 2, 2], np.float32)}, {}
+        )
+    check_graph(tmp_path / "1")
+    with pytest.raises(
+        DataError, match=f"the graph has .*{found}.*make it anew for the export, or the layer with use_cudnn=False"
+    ):
+        write_saved_model(tmp_path / "2", [model], {"serving_default": (lambda x: traced_before(x), [spec])}, {}, {})
 
 
 def test_what_is_allowed_runs_on_a_processor():

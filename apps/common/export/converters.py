@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.sources import DataError
+from layers import portable
 from layers.loops import writes_in_order
 
 ENDINGS = {"litert": ".tflite", "onnx": ".onnx"}
@@ -58,7 +59,7 @@ def _convert_and_run(
 ) -> list[np.ndarray]:
     """Write the network; return its outputs for an example."""
     try:
-        with writes_in_order(), warnings.catch_warnings():
+        with portable(), writes_in_order(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the converters' own
             model.export(str(path), format=format, verbose=False, input_signature=[inputs])
         return (_run_litert if format == "litert" else _run_onnx)(path, example)

@@ -13,9 +13,11 @@ from typing import Any
 import absl.logging
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError
+from layers import portable
 
 Signatures = dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]]
 
@@ -125,16 +127,35 @@ def write_saved_model(
         signatures: name -> (function of named tensors, their specs). `serving_default` must be among them.
         warm_up: inputs of one request for `serving_default`, run by TF Serving when it loads the model.
         files: name -> content, written into the same folder.
+
+    Raises:
+        DataError: the graph needs a GPU, or XLA.
     """
     archive = keras.export.ExportArchive()
     for resource in resources:
         archive.track(resource)
-    for name, (function, specs) in signatures.items():
-        archive.add_endpoint(name, function, input_signature=specs)
-    archive.write_out(str(folder), verbose=False)
+    with portable():
+        for name, (function, specs) in signatures.items():
+            archive.add_endpoint(name, function, input_signature=specs)
+        archive.write_out(str(folder), verbose=False)
+    _check_portable(folder)
     _write_warm_up(folder / "assets.extra", warm_up)
     for name, content in files.items():
         write_whole(folder / name, content)
+
+
+def _check_portable(folder: Path) -> None:
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    graphs = [meta_graph.graph_def for meta_graph in saved.meta_graphs]
+    functions = [function for graph in graphs for function in graph.library.function]
+    nodes = [node for part in graphs for node in part.node] + [node for function in functions for node in function.node_def]
+    found = {node.op for node in nodes if "Cudnn" in node.op}
+    found |= {name for part in (*nodes, *functions) for name in ["_XlaMustCompile"] if name in part.attr and part.attr[name].b}
+    if found:
+        raise DataError(
+            f"{folder}: the graph has {', '.join(sorted(found))}; expected what needs no GPU and no XLA. A tf.function "
+            "that was traced before the export keeps its graph: make it anew for the export, or the layer with use_cudnn=False."
+        )
 
 
 def _write_warm_up(folder: Path, inputs: Mapping[str, Any]) -> None:
