@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines.order import BatchOrder
 from data_pipelines.service import distribute
+from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS
 
 SHUFFLED_BATCHES = 1000  # at once, where rows are not shuffled
@@ -83,6 +87,95 @@ def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Seq
     )
 
 
+class Rows(Protocol):
+    """Rows by length, that can be read in any order: `MemoryRows`, or `prepared.PreparedRows`."""
+
+    signature: tuple[tf.TensorSpec, ...]
+
+    def counts(self) -> np.ndarray:
+        """How many rows have each length."""
+
+    def read(self, shortest: int, places: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+        """The columns of some rows of at least `shortest`, by their places among those: the ragged ones padded to `width`."""
+
+
+class MemoryRows:
+    """Columns with as many rows each; the ragged ones are sequences, the longest of which is the length of a row."""
+
+    def __init__(self, columns: Sequence[tf.Tensor | tf.RaggedTensor]) -> None:
+        self.signature = tuple(
+            tf.TensorSpec((None,) * (1 + isinstance(column, tf.RaggedTensor)), column.dtype) for column in columns
+        )
+        self.columns = [
+            (column.flat_values.numpy(), column.row_splits.numpy())
+            if isinstance(column, tf.RaggedTensor)
+            else (column.numpy(), None)
+            for column in columns
+        ]
+        lengths = np.max([np.diff(splits) for _, splits in self.columns if splits is not None], axis=0)
+        self.order = np.argsort(lengths, kind="stable")
+        self.lengths = lengths[self.order]
+
+    def counts(self) -> np.ndarray:
+        return np.bincount(self.lengths)
+
+    def read(self, shortest: int, places: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+        rows = self.order[np.searchsorted(self.lengths, shortest) + places]
+        return tuple(
+            values[rows] if splits is None else padded_rows(values, splits[rows], splits[rows + 1], width)
+            for values, splits in self.columns
+        )
+
+
+def padded_rows(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """The parts of `values` between starts and ends, as rows of a length, padded with 0.
+
+    >>> padded_rows(np.array([5, 6, 7]), np.array([1, 0]), np.array([3, 1]), 3)
+    array([[6, 7, 0],
+           [5, 0, 0]])
+    """
+    places = starts[:, None] + np.arange(width)
+    return np.where(places < ends[:, None], values[np.minimum(places, len(values) - 1)], 0) if len(values) else places * 0
+
+
+def ordered_batches(
+    rows: Rows,
+    boundaries: Sequence[int],
+    batch_sizes: Sequence[int],
+    seed: int,
+    start_step: int = 0,
+    transform: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda batches: batches,
+    full_batches: bool = True,
+) -> Batches:
+    """Batches of rows of similar length without end, padded to the boundary of their bucket, in the order of `order.BatchOrder`.
+
+    Args:
+        rows: where they are read from.
+        boundaries, batch_sizes: see `bucket`.
+        seed: decides the order.
+        start_step: the step of the run that begins; those before it are not gone through.
+        transform, full_batches: see `bucketed_batches`.
+
+    Raises:
+        DataError: there are no rows, or one that is longer than the last boundary.
+    """
+    counts = rows.counts()
+    if counts[boundaries[-1] + 1 :].any():
+        raise DataError(f"training: an example has {len(counts) - 1} tokens, and batches at most {boundaries[-1]}. Cut it.")
+    if not counts.sum():
+        raise DataError("training: no example is left. Pass a larger --max-length, or other data.")
+    edges = [0, *(min(boundary + 1, len(counts)) for boundary in boundaries)]
+    sums = [int(counts[low:high].sum()) for low, high in pairwise(edges)]
+    order = BatchOrder(sums, batch_sizes, seed, full_batches)
+
+    def batches() -> Iterator[tuple[np.ndarray, ...]]:
+        for bucket, places in order.steps(start_step):
+            yield rows.read(edges[bucket], places, boundaries[bucket])
+
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=rows.signature)
+    return Batches(transform(dataset).prefetch(4), order.steps_per_epoch)
+
+
 def bucketed_batches(
     columns: tuple[tf.Tensor | tf.RaggedTensor, ...],
     boundaries: Sequence[int],
@@ -93,36 +186,31 @@ def bucketed_batches(
     transform: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda batches: batches,
     full_batches: bool = True,
 ) -> Batches:
-    """Cache, shuffle each epoch, bucket, transform and prefetch.
+    """Shuffle each epoch, bucket, transform and prefetch.
 
     Args:
         columns: as many rows each; the ragged ones are sequences.
         boundaries, batch_sizes: see `bucket`.
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order, with
             smaller batches at the end.
-        start_step: skip the batches that a resumed run has seen.
+        start_step: of shuffled batches: the first one, for a run that is resumed.
         service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order, see `data_pipelines.service`;
-            only the batches of an epoch are shuffled then, not the rows.
+            only the batches of an epoch are shuffled then, not the rows, and it begins anew with each start.
         transform: makes inputs and targets of the batches.
         full_batches: of a shuffled data set: a batch may join the rows of two epochs; else the last of each length is smaller.
     """
-    rows = int(columns[0].shape[0])
-    repeat, full = shuffle_seed is not None, shuffle_seed is not None and full_batches
-    if service and repeat:
-        order = np.random.default_rng(shuffle_seed).permutation(rows)
+    if shuffle_seed is not None and not service:
+        return ordered_batches(MemoryRows(columns), boundaries, batch_sizes, shuffle_seed, start_step, transform, full_batches)
+    dataset = tf.data.Dataset.from_tensor_slices(columns)
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(int(columns[0].shape[0]))
         dataset = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
-        dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+    dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+    if shuffle_seed is not None:
         dataset = dataset.shuffle(SHUFFLED_BATCHES, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
-    else:
-        dataset = tf.data.Dataset.from_tensor_slices(columns).cache()
-        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True) if repeat else dataset
-        dataset = dataset.repeat() if full else dataset
-        dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
-        dataset = dataset.repeat() if repeat and not full else dataset
-        dataset = dataset.skip(start_step)
     lengths = np.max([column.row_lengths() for column in columns if isinstance(column, tf.RaggedTensor)], axis=0)
     counts = np.bincount(np.searchsorted(boundaries, lengths), minlength=len(boundaries)) / np.array(batch_sizes)
-    steps = round(float(counts.sum())) if full else int(np.ceil(counts).sum())
+    steps = int(np.ceil(counts).sum()) if shuffle_seed is None or not full_batches else round(float(counts.sum()))
     return Batches(distribute(transform(dataset), service).prefetch(4), max(1, steps))
 
 
