@@ -1,15 +1,16 @@
 """Batches of sequences: truncated, bucketed by length, padded; and how many of them are an epoch."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from data_pipelines.order import BatchOrder
+from data_pipelines.prepared import padded_rows
 from data_pipelines.service import distribute
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS
@@ -39,20 +40,29 @@ def truncate_middle(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor
     return tf.ragged.boolean_mask(tokens, keep)
 
 
-def bucket_boundaries(lengths: Sequence[int], max_length: int, buckets: int = 4, multiple: int = 8) -> list[int]:
+def bucket_boundaries(
+    lengths: Sequence[int], max_length: int, buckets: int = 4, multiple: int = 8, counts: Sequence[int] | None = None
+) -> list[int]:
     """The few fixed lengths, multiples of `multiple`, that waste the least padding. Longer rows count as cut.
+
+    Args:
+        lengths: of the rows.
+        max_length: the last boundary at most.
+        buckets: boundaries at most.
+        multiple: of what boundaries are multiples.
+        counts: how many rows have each of the lengths; default: one.
 
     >>> bucket_boundaries([5, 7, 9, 14, 15, 62, 80], max_length=64, buckets=3)
     [8, 16, 64]
     """
     shortened = [min(length, max_length) for length in lengths]
     largest = -(-max(shortened, default=1) // multiple) * multiple
-    counts = [0] * (largest // multiple + 1)  # rows by the multiple that they fill
-    for length in shortened:
-        counts[-(-length // multiple)] += 1
-    counts[1] += counts[0]  # empty rows
-    last = len(counts) - 1
-    before = [sum(counts[1 : i + 1]) for i in range(last + 1)]  # rows up to each multiple
+    filled = [0] * (largest // multiple + 1)  # rows by the multiple that they fill
+    for length, count in zip(shortened, itertools.repeat(1) if counts is None else counts):
+        filled[-(-length // multiple)] += count
+    filled[1] += filled[0]  # empty rows
+    last = len(filled) - 1
+    before = [sum(filled[1 : i + 1]) for i in range(last + 1)]  # rows up to each multiple
 
     # best[i]: (padded size, boundaries) of the rows up to multiple i, with at most so many buckets
     best: list[tuple[float, list[int]]] = [(0.0, []) if i == 0 else (float("inf"), []) for i in range(last + 1)]
@@ -88,29 +98,30 @@ def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Seq
 
 
 class Rows(Protocol):
-    """Rows by length, that can be read in any order: `MemoryRows`, or `prepared.PreparedRows`."""
+    """Rows that can be read in any order: `MemoryRows`, or `prepared.PreparedRows`.
 
-    signature: tuple[tf.TensorSpec, ...]
+    Attributes:
+        kinds: how many axes a batch of each column has, and its type.
+    """
+
+    kinds: Sequence[tuple[int, Any]]
 
     def counts(self) -> np.ndarray:
         """How many rows have each length."""
 
-    def read(self, shortest: int, places: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
-        """The columns of some rows of at least `shortest`, by their places among those: the ragged ones padded to `width`."""
+    def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The columns of some of the rows that have such lengths, by their places among those; sequences padded to `longest`."""
 
 
 class MemoryRows:
     """Columns with as many rows each; the ragged ones are sequences, the longest of which is the length of a row."""
 
     def __init__(self, columns: Sequence[tf.Tensor | tf.RaggedTensor]) -> None:
-        self.signature = tuple(
-            tf.TensorSpec((None,) * (1 + isinstance(column, tf.RaggedTensor)), column.dtype) for column in columns
-        )
+        ragged = [isinstance(column, tf.RaggedTensor) for column in columns]
+        self.kinds = [(1 + is_ragged, column.dtype) for is_ragged, column in zip(ragged, columns)]
         self.columns = [
-            (column.flat_values.numpy(), column.row_splits.numpy())
-            if isinstance(column, tf.RaggedTensor)
-            else (column.numpy(), None)
-            for column in columns
+            (column.flat_values.numpy(), column.row_splits.numpy()) if is_ragged else (column.numpy(), None)
+            for is_ragged, column in zip(ragged, columns)
         ]
         lengths = np.max([np.diff(splits) for _, splits in self.columns if splits is not None], axis=0)
         self.order = np.argsort(lengths, kind="stable")
@@ -119,23 +130,12 @@ class MemoryRows:
     def counts(self) -> np.ndarray:
         return np.bincount(self.lengths)
 
-    def read(self, shortest: int, places: np.ndarray, width: int) -> tuple[np.ndarray, ...]:
+    def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
         rows = self.order[np.searchsorted(self.lengths, shortest) + places]
         return tuple(
-            values[rows] if splits is None else padded_rows(values, splits[rows], splits[rows + 1], width)
+            values[rows] if splits is None else padded_rows(values, splits[rows], splits[rows + 1], longest)
             for values, splits in self.columns
         )
-
-
-def padded_rows(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
-    """The parts of `values` between starts and ends, as rows of a length, padded with 0.
-
-    >>> padded_rows(np.array([5, 6, 7]), np.array([1, 0]), np.array([3, 1]), 3)
-    array([[6, 7, 0],
-           [5, 0, 0]])
-    """
-    places = starts[:, None] + np.arange(width)
-    return np.where(places < ends[:, None], values[np.minimum(places, len(values) - 1)], 0) if len(values) else places * 0
 
 
 def ordered_batches(
@@ -165,14 +165,15 @@ def ordered_batches(
     if not counts.sum():
         raise DataError("training: no example is left. Pass a larger --max-length, or other data.")
     edges = [0, *(min(boundary + 1, len(counts)) for boundary in boundaries)]
-    sums = [int(counts[low:high].sum()) for low, high in pairwise(edges)]
+    sums = [int(counts[low:high].sum()) for low, high in itertools.pairwise(edges)]
     order = BatchOrder(sums, batch_sizes, seed, full_batches)
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
         for bucket, places in order.steps(start_step):
-            yield rows.read(edges[bucket], places, boundaries[bucket])
+            yield rows.read(edges[bucket], boundaries[bucket], places)
 
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=rows.signature)
+    signature = tuple(tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return Batches(transform(dataset).prefetch(4), order.steps_per_epoch)
 
 
