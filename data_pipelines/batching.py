@@ -98,13 +98,11 @@ def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Seq
 
 
 class Rows(Protocol):
-    """Rows that can be read in any order: `MemoryRows`, or `prepared.PreparedRows`.
+    """Rows that can be read in any order: `MemoryRows`, or `prepared.PreparedRows`."""
 
-    Attributes:
-        kinds: how many axes a batch of each column has, and its type.
-    """
-
-    kinds: Sequence[tuple[int, Any]]
+    @property
+    def kinds(self) -> Sequence[tuple[int, Any]]:
+        """How many axes a batch of each column has, and its type."""
 
     def counts(self) -> np.ndarray:
         """How many rows have each length."""

@@ -203,8 +203,7 @@ def _vocabularies(
         say("learning", f"the vocabulary, from {len(sample):,} of {rows:,} pairs")
         vocabularies = Vocabularies.train(sample, options.tokenizer, options.vocabulary_size, options.vocabulary == "joint")
         vocabularies.save(partial)
-    sizes = {vocabularies.source.size, vocabularies.target.size} if vocabularies.joint else None
-    sizes = sizes or [vocabularies.source.size, vocabularies.target.size]
+    sizes = [vocabularies.source.size, vocabularies.target.size][vocabularies.joint :]
     say("vocabulary", f"{' and '.join(f'{size:,}' for size in sizes)} {options.tokenizer}, {options.vocabulary}")
     return vocabularies.joint
 

@@ -95,14 +95,18 @@ class _Array:
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
-        self.file = path.open("rb", buffering=0)
-        np.lib.format.read_magic(self.file)
-        np.lib.format.read_array_header_1_0(self.file)
-        self.begin = self.file.tell()
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            self.begin = file.tell()
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
     def read(self, start: int, count: int) -> np.ndarray:
         size = self.dtype.itemsize
-        data = os.pread(self.file.fileno(), count * size, self.begin + start * size)
+        data = os.pread(self.descriptor, count * size, self.begin + start * size)
         if len(data) < count * size:
             raise DataError(f"{self.path}: was cut off while it was read. Prepare the data anew.")
         return np.frombuffer(data, self.dtype)

@@ -218,7 +218,8 @@ def _cut(count: int, shares: dict[str, float], generator: random.Random) -> dict
         return {name: drawn[i * HELD_OUT_ROWS : (i + 1) * HELD_OUT_ROWS] for i, name in enumerate(others)}
     rows = list(range(count))
     generator.shuffle(rows)
-    chosen, total = {}, shares[first]
+    total = shares[first]
+    chosen: dict[str, Sequence[int]] = {}
     for name in others:
         chosen[name] = rows[round(total * count) : round((total + shares[name]) * count)]
         total += shares[name]

@@ -39,7 +39,9 @@ class PairFiles(NamedTuple):
 
     def read(self) -> Iterator[Pair]:
         """The pairs, some lines at a time."""
-        return _from_table(*self.files, self.columns) if self.columns else _aligned(self.files[0].parent, *self.files)
+        if self.columns:
+            return _from_table(self.files[0], self.columns)
+        return _aligned(self.files[0].parent, *self.files)
 
 
 @dataclass(frozen=True)
