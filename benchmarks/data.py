@@ -3,8 +3,8 @@
     python -m benchmarks.data --pairs 1000000 [--save benchmarks/results/data]
 
 The corpus is made of invented words by Zipf's law, about 130 bytes a pair, in a temporary folder, and removed. Each part runs
-in a process of its own: preparing by the command, with the peak of the memory of all its processes; the first batch at step 0 and at
-step 123,456 of epoch 7; reading as fast as nothing else is done, by one process and by several; training steps of the
+in a process of its own: preparing by the command, with the peak of the memory of all its processes; the first batch at step 0 and
+at step 123,456 of epoch 7; reading as fast as nothing else is done, by one process and by several; training steps of the
 translator's default model, and which share of their time they wait for data. Reading single rows in random order from these
 shards and from ArrayRecord, if that is installed.
 """

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.order import BatchOrder
-from data_pipelines.prepared import padded_rows
+from data_pipelines.prepared import PreparedRows, padded_rows
 from data_pipelines.service import distribute
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS
@@ -20,10 +20,16 @@ SHUFFLED_BATCHES = 1000  # at once, where rows are not shuffled
 
 @dataclass(frozen=True)
 class Batches:
-    """A tf.data of `(inputs, targets)` that knows the steps of an epoch."""
+    """A tf.data of `(inputs, targets)` that knows the steps of an epoch.
+
+    `part(index, count)`, if there is one, is what process `index` of `count` takes of the batches, as
+    `(inputs, targets, sample_weight)`; nothing else is read for it. The weights are those of tokens, see
+    `apps.common.training.sharding`.
+    """
 
     dataset: tf.data.Dataset
     steps_per_epoch: int
+    part: Callable[[int, int], tf.data.Dataset] | None = None
 
 
 def truncate_middle(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor:
@@ -111,6 +117,12 @@ class Rows(Protocol):
         """The columns of some of the rows that have such lengths, by their places among those; sequences padded to `longest`."""
 
 
+def part_of(count: int, index: int, parts: int) -> tuple[int, int, bool]:
+    """Where part `index` of so many rows begins and ends; and whether it is empty: then it is one row, that weighs nothing."""
+    begin, end = index * count // parts, (index + 1) * count // parts
+    return (min(begin, count - 1), min(begin, count - 1) + 1, True) if begin == end else (begin, end, False)
+
+
 class MemoryRows:
     """Columns with as many rows each; the ragged ones are sequences, the longest of which is the length of a row."""
 
@@ -136,6 +148,20 @@ class MemoryRows:
         )
 
 
+def _order(
+    rows: Rows, boundaries: Sequence[int], batch_sizes: Sequence[int], seed: int, full: bool
+) -> tuple[BatchOrder, Sequence[int]]:
+    """The order of batches, and the shortest length of each bucket."""
+    counts = rows.counts()
+    if not counts.sum():
+        raise DataError("training: no example is left. Pass a larger --max-length, or other data.")
+    if counts[boundaries[-1] + 1 :].any():
+        raise DataError(f"training: an example has {len(counts) - 1} tokens, and batches at most {boundaries[-1]}. Cut it.")
+    edges = [0, *(min(boundary + 1, len(counts)) for boundary in boundaries)]
+    sums = [int(counts[low:high].sum()) for low, high in itertools.pairwise(edges)]
+    return BatchOrder(sums, batch_sizes, seed, full), edges
+
+
 def ordered_batches(
     rows: Rows,
     boundaries: Sequence[int],
@@ -157,14 +183,7 @@ def ordered_batches(
     Raises:
         DataError: there are no rows, or one that is longer than the last boundary.
     """
-    counts = rows.counts()
-    if counts[boundaries[-1] + 1 :].any():
-        raise DataError(f"training: an example has {len(counts) - 1} tokens, and batches at most {boundaries[-1]}. Cut it.")
-    if not counts.sum():
-        raise DataError("training: no example is left. Pass a larger --max-length, or other data.")
-    edges = [0, *(min(boundary + 1, len(counts)) for boundary in boundaries)]
-    sums = [int(counts[low:high].sum()) for low, high in itertools.pairwise(edges)]
-    order = BatchOrder(sums, batch_sizes, seed, full_batches)
+    order, edges = _order(rows, boundaries, batch_sizes, seed, full_batches)
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
         for bucket, places in order.steps(start_step):
@@ -173,6 +192,42 @@ def ordered_batches(
     signature = tuple(tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return Batches(transform(dataset).prefetch(4), order.steps_per_epoch)
+
+
+def prepared_batches(
+    rows: PreparedRows,
+    boundaries: Sequence[int],
+    batch_sizes: Sequence[int],
+    seed: int,
+    start_step: int,
+    make: Callable[..., tuple[Any, tf.Tensor]],
+) -> Batches:
+    """What `ordered_batches` gives, and the part of each process, which reads its own rows, and the lengths of all.
+
+    Args:
+        rows: their last column holds the targets.
+        boundaries, batch_sizes, seed, start_step: see `ordered_batches`.
+        make: columns -> (inputs, targets).
+    """
+    whole = ordered_batches(rows, boundaries, batch_sizes, seed, start_step, lambda batches: batches.map(make))
+
+    def part(index: int, count: int) -> tf.data.Dataset:
+        order, edges = _order(rows, boundaries, batch_sizes, seed, full=True)
+
+        def batches() -> Iterator[tuple[np.ndarray, ...]]:
+            for bucket, places in order.steps(start_step):
+                low, high = edges[bucket], boundaries[bucket]
+                begin, end, empty = part_of(len(places), index, count)
+                tokens = rows.lengths_of(low, high, places)[:, -1]
+                share = np.float32(tokens[begin:end].sum()) / np.maximum(np.float32(1), np.float32(tokens.sum()))
+                weight = np.full(end - begin, 0 if empty else count * share, np.float32)
+                yield *rows.read(low, high, places[begin:end]), weight
+
+        signature = (*(tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds), tf.TensorSpec((None,), tf.float32))
+        dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        return dataset.map(lambda *columns: (*make(*columns[:-1]), columns[-1])).prefetch(4)
+
+    return Batches(whole.dataset, whole.steps_per_epoch, part)
 
 
 def bucketed_batches(

@@ -132,20 +132,31 @@ class PreparedRows:
     def counts(self) -> np.ndarray:
         return self.lengths.sum(axis=0)
 
+    def lengths_of(self, shortest: int, longest: int, places: np.ndarray) -> np.ndarray:
+        """How long the columns of rows are, (rows, columns)."""
+        return np.diff(self._bounds(shortest, longest, places)[1])
+
     def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
-        first, before = self._bucket(shortest, longest)
-        shards = np.searchsorted(before, places, side="right") - 1
-        rows = first[shards] + places - before[shards]
-        bounds = np.empty((len(rows), self.columns + 1), np.int64)
-        parts = []
-        for i, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist())):
-            ids, offsets = self._opened(shard)
-            bounds[i] = offsets.read(row * self.columns, self.columns + 1)
-            parts.append(ids.read(int(bounds[i, 0]), int(bounds[i, -1] - bounds[i, 0])))
+        shards, bounds = self._bounds(shortest, longest, places)
+        parts = [
+            self._opened(shard)[0].read(begin, end - begin)
+            for shard, begin, end in zip(shards, bounds[:, 0].tolist(), bounds[:, -1].tolist())
+        ]
         lengths = bounds[:, -1] - bounds[:, 0]
         bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
         flat = np.concatenate(parts).astype(np.int32)
         return tuple(padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) for i in range(self.columns))
+
+    def _bounds(self, shortest: int, longest: int, places: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """The shard of each row, and where its columns begin there and the last one ends, (rows, columns + 1)."""
+        first, before = self._bucket(shortest, longest)
+        shards = np.searchsorted(before, places, side="right") - 1
+        rows = first[shards] + places - before[shards]
+        found = [
+            self._opened(shard)[1].read(row * self.columns, self.columns + 1)
+            for shard, row in zip(shards.tolist(), rows.tolist())
+        ]
+        return shards.tolist(), np.array(found, np.int64)
 
     def _find_bucket(self, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows of such lengths begin in each shard, and how many the shards before it have."""

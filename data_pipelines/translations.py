@@ -352,6 +352,6 @@ def translation_batches(
         return batches.map(teacher_forcing)
 
     if isinstance(encoded, PreparedRows):
-        return batching.ordered_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, make)
+        return batching.prepared_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, teacher_forcing)
     columns = (encoded.source, encoded.target)
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common.training.sharding import count_tokens, shard
 from data_pipelines import prepare as command
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import embedded_translations
@@ -98,6 +99,19 @@ def test_several_processes_and_shards_write_what_one_does(table, tmp_path):
     wanted = sorted(zip(encoded.source.to_list(), encoded.target.to_list()))
     found = zip(*rows.read(0, 30, np.arange(len(wanted))), strict=True)
     assert sorted(tuple(row[row > 0].tolist() for row in pair) for pair in found) == wanted
+
+
+@pytest.mark.parametrize("count", [2, 7, 40])
+def test_processes_read_their_own_parts_of_the_same_batches(folder, count):
+    data = load_translations(str(folder), "en", "de")
+    pairs = training_pairs(data, Vocabularies.load(folder), 30)
+    options = {"max_tokens": 256, "boundaries": [12, 20, 30], "shuffle_seed": 3, "start_step": 9}
+    batches = made(pairs.rows, options)
+    parts = [list(batches.part(index, count).take(4)) for index in range(count)]
+    for index in range(count):
+        wanted = shard(batches.dataset.take(4), index, count, count_tokens)
+        for part, other in zip(parts[index], wanted, strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, part, other)
 
 
 def content(folder):
