@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 
@@ -251,8 +252,10 @@ def test_what_cannot_be_prepared_is_told(table, tmp_path, capsys):
     assert "0: expected a whole number from 1" in capsys.readouterr().err
 
 
-def test_the_vocabulary_of_a_sample_and_of_another_folder(table, folder, tmp_path):
+def test_the_vocabulary_of_a_sample_and_of_another_folder(table, folder, tmp_path, capsys):
     some = [prepare(table, tmp_path / name, "--vocabulary-sample", "100") for name in "ab"]
+    count = int(re.search(r"from (\d+) of 402 pairs", capsys.readouterr().out)[1])
+    assert 70 <= count <= 90  # a fifth of the rows is held out
     models = [(path / "joint.model").read_bytes() for path in some]
     assert models[0] == models[1] != (folder / "joint.model").read_bytes()
     taken = prepare(table, tmp_path / "c", "--vocabulary-from", some[0], "--vocabulary-size", "99")
