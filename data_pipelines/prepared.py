@@ -67,9 +67,8 @@ def write_shard(
     flat = np.concatenate([ids for ids, _ in columns])
     flat = flat[np.repeat(starts - offsets[:-1], lengths) + np.arange(len(flat))]
     files = {}
-    for path, array in zip(
-        shard_files(folder, name), (flat.astype(dtype), offsets.astype(np.uint32), hashes[order].astype(np.uint64))
-    ):
+    arrays: list[np.ndarray] = [flat.astype(dtype), offsets.astype(np.uint32), hashes[order].astype(np.uint64)]
+    for path, array in zip(shard_files(folder, name), arrays):
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, array)
             file.flush()

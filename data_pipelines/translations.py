@@ -1,7 +1,7 @@
 """Translations: pairs of sentences from any source, and the batches that a translator trains on."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
+from data_pipelines.cache import cached_arrays
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.prepared import Prepared, PreparedRows, is_prepared
@@ -298,6 +299,22 @@ def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length: int) -
     return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), skipped)
 
 
+def _cached(make: Callable[[], Encoded], cache: Path | None) -> Encoded:
+    def arrays() -> dict[str, np.ndarray]:
+        source, target, skipped = make()
+        sides = {"source": source, "target": target}
+        flat = {
+            f"{name}.{part}": getattr(side, part).numpy() for name, side in sides.items() for part in ("values", "row_splits")
+        }
+        return {**flat, "skipped": np.array(skipped, np.int64)}
+
+    found = cached_arrays(cache and cache / "train.npz", arrays)
+    source, target = (
+        tf.RaggedTensor.from_row_splits(found[f"{name}.values"], found[f"{name}.row_splits"]) for name in ("source", "target")
+    )
+    return Encoded(source, target, found["skipped"].tolist())
+
+
 class TrainingPairs(NamedTuple):
     """The training split as ids.
 
@@ -314,12 +331,12 @@ class TrainingPairs(NamedTuple):
     unknown: float
 
 
-def training_pairs(data: Translations, vocabularies: Vocabularies, max_length: int) -> TrainingPairs:
-    """Encode the training split, unless it is prepared."""
+def training_pairs(data: Translations, vocabularies: Vocabularies, max_length: int, cache: Path | None = None) -> TrainingPairs:
+    """Encode the training split, unless it is prepared, or in a `cache.cache_folder`."""
     if data.prepared:
         rows = data.prepared.rows
         return TrainingPairs(rows, rows.counts().tolist(), 0, data.prepared.manifest["unknown"])
-    encoded = encode(data.splits["train"], vocabularies, max_length)
+    encoded = _cached(lambda: encode(data.splits["train"], vocabularies, max_length), cache)
     unknown = float(np.mean(encoded.source.flat_values.numpy() == UNKNOWN))
     return TrainingPairs(encoded, np.bincount(encoded.lengths).tolist(), len(encoded.skipped), unknown)
 

@@ -15,6 +15,7 @@ from apps.common.embeddings import check_embeddings, start_from_vectors
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
+from apps.common.files import RUNS
 from apps.common.metrics import bleu_tokenizer
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
@@ -23,13 +24,14 @@ from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss, perplexity
 from apps.common.training.workers import Workers
-from apps.translation.config import APPLICATION, Config, ModelFlags, preset
+from apps.translation.config import APPLICATION, CACHED, Config, ModelFlags, preset
 from apps.translation.evaluate import report
 from apps.translation.export import DESCRIPTION, write
 from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
+from data_pipelines.cache import cache_folder
 from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
@@ -52,19 +54,25 @@ def train(config: Config) -> dict[str, float | str]:
     data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
     if data.prepared:
         data.prepared.check_flags(config, initial)
-    folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
+    described = data.describe()
+    folder = runs.open_run(APPLICATION, config, {"data": described}, workers)
     pairs, held_out = data.splits.get("train", []), data.splits["validation"]
     joint = config.vocabulary == "joint"
+    key = {"data": described["train"]["sha256"], **{name: getattr(config, name) for name in CACHED}, **runs.versions()}
+    cache = None if initial else cache_folder(RUNS / APPLICATION / ".cache", len(pairs), key)
+
+    def train_vocabularies() -> Vocabularies:
+        return Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
 
     def make_vocabularies() -> Vocabularies:
         if data.prepared:
             return Vocabularies.load(data.prepared.folder)
         if initial:
             return Vocabularies.load(initial).with_words_of(pairs)
-        return Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
+        return load_or_train(cache, Vocabularies.load, train_vocabularies) if cache else train_vocabularies()
 
     vocabularies = load_or_train(folder, Vocabularies.load, make_vocabularies)
-    training = training_pairs(data, vocabularies, config.max_length)
+    training = training_pairs(data, vocabularies, config.max_length, cache)
     lengths, counts = range(len(training.counts)), training.counts
     boundaries = bucket_boundaries(lengths, config.max_length, config.buckets, multiple=4, counts=counts)
     batches = partial(
