@@ -29,6 +29,7 @@ from data_pipelines.sources import DataError
 FORMAT = 1
 MANIFEST = "manifest.json"
 PIECE = 1 << 22
+MOST_HASHES = 10_000_000  # 80 MB in an export
 
 
 def sha256_of(path: Path) -> str:
@@ -125,7 +126,7 @@ class PreparedRows:
         self.folder, self.names, self.columns, self.dtype = folder, names, columns, dtype
         self.kinds = ((2, "int32"),) * columns
         self.lengths = np.load(folder / "lengths.npy").astype(np.int64)
-        self._opened = lru_cache(maxsize=400)(self._open)  # a process may have about 1,000 files open
+        self._opened = lru_cache(maxsize=200)(self._open)  # two files each, of the 1,000 that a process may have open
         self._bucket = lru_cache(maxsize=64)(self._find_bucket)
 
     def counts(self) -> np.ndarray:
@@ -231,7 +232,12 @@ class Prepared:
         return PreparedRows(self.folder, names, self.manifest["columns"], self.manifest["dtype"])
 
     def hashes(self) -> np.ndarray:
-        """Of all training rows."""
+        """Of all training rows; none if they would make an export large, which is said."""
+        if self.manifest["rows"] > MOST_HASHES:
+            print(
+                f"{'warning':<12}more than {MOST_HASHES:,} training rows: the export has no hashes of them; evaluate can't warn"
+            )
+            return np.empty(0, np.uint64)
         names = [shard["name"] for shard in self.manifest["shards"]]
         return np.concatenate([np.load(shard_files(self.folder, name)[2]) for name in names])
 

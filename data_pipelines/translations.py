@@ -98,6 +98,9 @@ def load_translations(
     languages, alone, prepared = (source_lang, target_lang), True, None
     if is_prepared(source):
         prepared = Prepared.open(source, "translation")
+        if languages != prepared.languages:
+            flags = " ".join(f"--{side}-lang {lang}" for side, lang in zip(("source", "target"), prepared.languages))
+            raise DataError(f"{source}: was prepared from {' to '.join(prepared.languages)}. Pass {flags}.")
         files, _ = translation_files(prepared.folder, *prepared.languages, whole=True)
         splits = {name: list(file.read()) for name, file in files.items()}
     elif source == "embedded":

@@ -18,6 +18,7 @@ from data_pipelines.pieces import Pieces
 from data_pipelines.prepared import MANIFEST, Prepared, shard_files
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Vocabularies, encode, load_translations, training_pairs, translation_batches
+from tests.apps import helpers
 
 PAIRS = [*embedded_translations("en", "de")["train"][:400], ("", "leer"), ("odd \u200b\x07 ☃", "selt\xadsam ☃☃")]
 PAIRS = [Pair(*pair) for pair in PAIRS]
@@ -214,6 +215,34 @@ def refused(folder, *parts):
     assert "\n" not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_training_has_the_flags_of_the_data_and_refuses_others(folder, tmp_path):
+    config = helpers.parsed("translation", "--data", folder, "--quick")
+    assert (config.vocabulary_size, config.max_length, config.units) == (300, 30, 128)
+    prepared = Prepared.open(str(folder), "translation")
+    prepared.check_flags(config)
+    for flags, message in (
+        (["--max-length", "31"], f"--max-length 31: {folder} was prepared with 30. Leave the flag out"),
+        (["--source-lang", "fr"], f"--source-lang fr: {folder} was prepared with en"),
+        (["--data-service", "x:1"], f"--data-service x:1: {folder} is prepared already. Leave the flag out"),
+    ):
+        with pytest.raises(DataError) as caught:
+            prepared.check_flags(helpers.parsed("translation", "--data", folder, *flags))
+        assert message in str(caught.value)
+    with pytest.raises(DataError, match="was prepared from en to de\\. Pass --source-lang en --target-lang de"):
+        load_translations(str(folder), "en", "fr")
+    prepared.check_flags(config, folder)  # as the folder of a run, which has the vocabulary, too
+    (tmp_path / "joint.model").write_bytes(b"another")
+    with pytest.raises(DataError, match=f"prepared with another vocabulary. Prepare the data with --vocabulary-from {tmp_path}"):
+        prepared.check_flags(config, tmp_path)
+
+
+def test_an_export_gets_the_hashes_of_the_rows_unless_they_are_too_many(folder, monkeypatch, capsys):
+    prepared = Prepared.open(str(folder), "translation")
+    assert len(prepared.hashes()) == prepared.manifest["rows"]
+    monkeypatch.setattr("data_pipelines.prepared.MOST_HASHES", 10)
+    assert not len(prepared.hashes()) and "evaluate can't warn" in capsys.readouterr().out
 
 
 def test_a_folder_that_was_changed_is_refused(table, tmp_path):
