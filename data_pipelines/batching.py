@@ -1,13 +1,18 @@
 """Batches of sequences: truncated, bucketed by length, padded; and how many of them are an epoch."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from data_pipelines.order import BatchOrder
+from data_pipelines.prepared import PreparedRows, padded_rows
 from data_pipelines.service import distribute
+from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS
 
 SHUFFLED_BATCHES = 1000  # at once, where rows are not shuffled
@@ -15,10 +20,16 @@ SHUFFLED_BATCHES = 1000  # at once, where rows are not shuffled
 
 @dataclass(frozen=True)
 class Batches:
-    """A tf.data of `(inputs, targets)` that knows the steps of an epoch."""
+    """A tf.data of `(inputs, targets)` that knows the steps of an epoch.
+
+    `part(index, count)`, if there is one, is what process `index` of `count` takes of the batches, as
+    `(inputs, targets, sample_weight)`; nothing else is read for it. The weights are those of tokens, see
+    `apps.common.training.sharding`.
+    """
 
     dataset: tf.data.Dataset
     steps_per_epoch: int
+    part: Callable[[int, int], tf.data.Dataset] | None = None
 
 
 def truncate_middle(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor:
@@ -35,20 +46,29 @@ def truncate_middle(tokens: tf.RaggedTensor, max_length: int) -> tf.RaggedTensor
     return tf.ragged.boolean_mask(tokens, keep)
 
 
-def bucket_boundaries(lengths: Sequence[int], max_length: int, buckets: int = 4, multiple: int = 8) -> list[int]:
+def bucket_boundaries(
+    lengths: Sequence[int], max_length: int, buckets: int = 4, multiple: int = 8, counts: Sequence[int] | None = None
+) -> list[int]:
     """The few fixed lengths, multiples of `multiple`, that waste the least padding. Longer rows count as cut.
+
+    Args:
+        lengths: of the rows.
+        max_length: the last boundary at most.
+        buckets: boundaries at most.
+        multiple: of what boundaries are multiples.
+        counts: how many rows have each of the lengths; default: one.
 
     >>> bucket_boundaries([5, 7, 9, 14, 15, 62, 80], max_length=64, buckets=3)
     [8, 16, 64]
     """
     shortened = [min(length, max_length) for length in lengths]
     largest = -(-max(shortened, default=1) // multiple) * multiple
-    counts = [0] * (largest // multiple + 1)  # rows by the multiple that they fill
-    for length in shortened:
-        counts[-(-length // multiple)] += 1
-    counts[1] += counts[0]  # empty rows
-    last = len(counts) - 1
-    before = [sum(counts[1 : i + 1]) for i in range(last + 1)]  # rows up to each multiple
+    filled = [0] * (largest // multiple + 1)  # rows by the multiple that they fill
+    for length, count in zip(shortened, itertools.repeat(1) if counts is None else counts):
+        filled[-(-length // multiple)] += count
+    filled[1] += filled[0]  # empty rows
+    last = len(filled) - 1
+    before = [sum(filled[1 : i + 1]) for i in range(last + 1)]  # rows up to each multiple
 
     # best[i]: (padded size, boundaries) of the rows up to multiple i, with at most so many buckets
     best: list[tuple[float, list[int]]] = [(0.0, []) if i == 0 else (float("inf"), []) for i in range(last + 1)]
@@ -83,6 +103,133 @@ def bucket(dataset: tf.data.Dataset, boundaries: Sequence[int], batch_sizes: Seq
     )
 
 
+class Rows(Protocol):
+    """Rows that can be read in any order: `MemoryRows`, or `prepared.PreparedRows`."""
+
+    @property
+    def kinds(self) -> Sequence[tuple[int, Any]]:
+        """How many axes a batch of each column has, and its type."""
+
+    def counts(self) -> np.ndarray:
+        """How many rows have each length."""
+
+    def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The columns of some of the rows that have such lengths, by their places among those; sequences padded to `longest`."""
+
+
+def part_of(count: int, index: int, parts: int) -> tuple[int, int, bool]:
+    """Where part `index` of so many rows begins and ends; and whether it is empty: then it is one row, that weighs nothing."""
+    begin, end = index * count // parts, (index + 1) * count // parts
+    return (min(begin, count - 1), min(begin, count - 1) + 1, True) if begin == end else (begin, end, False)
+
+
+class MemoryRows:
+    """Columns with as many rows each; the ragged ones are sequences, the longest of which is the length of a row."""
+
+    def __init__(self, columns: Sequence[tf.Tensor | tf.RaggedTensor]) -> None:
+        ragged = [isinstance(column, tf.RaggedTensor) for column in columns]
+        self.kinds = [(1 + is_ragged, column.dtype) for is_ragged, column in zip(ragged, columns)]
+        self.columns = [
+            (column.flat_values.numpy(), column.row_splits.numpy()) if is_ragged else (column.numpy(), None)
+            for is_ragged, column in zip(ragged, columns)
+        ]
+        lengths = np.max([np.diff(splits) for _, splits in self.columns if splits is not None], axis=0)
+        self.order = np.argsort(lengths, kind="stable")
+        self.lengths = lengths[self.order]
+
+    def counts(self) -> np.ndarray:
+        return np.bincount(self.lengths)
+
+    def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        rows = self.order[np.searchsorted(self.lengths, shortest) + places]
+        return tuple(
+            values[rows] if splits is None else padded_rows(values, splits[rows], splits[rows + 1], longest)
+            for values, splits in self.columns
+        )
+
+
+def _order(
+    rows: Rows, boundaries: Sequence[int], batch_sizes: Sequence[int], seed: int, full: bool
+) -> tuple[BatchOrder, Sequence[int]]:
+    """The order of batches, and the shortest length of each bucket."""
+    counts = rows.counts()
+    if not counts.sum():
+        raise DataError("training: no example is left. Pass a larger --max-length, or other data.")
+    if counts[boundaries[-1] + 1 :].any():
+        raise DataError(f"training: an example has {len(counts) - 1} tokens, and batches at most {boundaries[-1]}. Cut it.")
+    edges = [0, *(min(boundary + 1, len(counts)) for boundary in boundaries)]
+    sums = [int(counts[low:high].sum()) for low, high in itertools.pairwise(edges)]
+    return BatchOrder(sums, batch_sizes, seed, full), edges
+
+
+def ordered_batches(
+    rows: Rows,
+    boundaries: Sequence[int],
+    batch_sizes: Sequence[int],
+    seed: int,
+    start_step: int = 0,
+    transform: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda batches: batches,
+    full_batches: bool = True,
+) -> Batches:
+    """Batches of rows of similar length without end, padded to the boundary of their bucket, in the order of `order.BatchOrder`.
+
+    Args:
+        rows: where they are read from.
+        boundaries, batch_sizes: see `bucket`.
+        seed: decides the order.
+        start_step: the step of the run that begins; those before it are not gone through.
+        transform, full_batches: see `bucketed_batches`.
+
+    Raises:
+        DataError: there are no rows, or one that is longer than the last boundary.
+    """
+    order, edges = _order(rows, boundaries, batch_sizes, seed, full_batches)
+
+    def batches() -> Iterator[tuple[np.ndarray, ...]]:
+        for bucket, places in order.steps(start_step):
+            yield rows.read(edges[bucket], boundaries[bucket], places)
+
+    signature = tuple(tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return Batches(transform(dataset).prefetch(4), order.steps_per_epoch)
+
+
+def prepared_batches(
+    rows: PreparedRows,
+    boundaries: Sequence[int],
+    batch_sizes: Sequence[int],
+    seed: int,
+    start_step: int,
+    make: Callable[..., tuple[Any, tf.Tensor]],
+) -> Batches:
+    """What `ordered_batches` gives, and the part of each process, which reads its own rows, and the lengths of all.
+
+    Args:
+        rows: their last column holds the targets.
+        boundaries, batch_sizes, seed, start_step: see `ordered_batches`.
+        make: columns -> (inputs, targets).
+    """
+    whole = ordered_batches(rows, boundaries, batch_sizes, seed, start_step, lambda batches: batches.map(make))
+
+    def part(index: int, count: int) -> tf.data.Dataset:
+        order, edges = _order(rows, boundaries, batch_sizes, seed, full=True)
+
+        def batches() -> Iterator[tuple[np.ndarray, ...]]:
+            for bucket, places in order.steps(start_step):
+                low, high = edges[bucket], boundaries[bucket]
+                begin, end, empty = part_of(len(places), index, count)
+                tokens = rows.lengths_of(low, high, places)[:, -1]
+                share = np.float32(tokens[begin:end].sum()) / np.maximum(np.float32(1), np.float32(tokens.sum()))
+                weight = np.full(end - begin, 0 if empty else count * share, np.float32)
+                yield *rows.read(low, high, places[begin:end]), weight
+
+        signature = (*(tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds), tf.TensorSpec((None,), tf.float32))
+        dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        return dataset.map(lambda *columns: (*make(*columns[:-1]), columns[-1])).prefetch(4)
+
+    return Batches(whole.dataset, whole.steps_per_epoch, part)
+
+
 def bucketed_batches(
     columns: tuple[tf.Tensor | tf.RaggedTensor, ...],
     boundaries: Sequence[int],
@@ -93,36 +240,31 @@ def bucketed_batches(
     transform: Callable[[tf.data.Dataset], tf.data.Dataset] = lambda batches: batches,
     full_batches: bool = True,
 ) -> Batches:
-    """Cache, shuffle each epoch, bucket, transform and prefetch.
+    """Shuffle each epoch, bucket, transform and prefetch.
 
     Args:
         columns: as many rows each; the ragged ones are sequences.
         boundaries, batch_sizes: see `bucket`.
         shuffle_seed: repeat for ever, in a new order each epoch that the seed decides; None: once, in the given order, with
             smaller batches at the end.
-        start_step: skip the batches that a resumed run has seen.
+        start_step: of shuffled batches: the first one, for a run that is resumed.
         service: `HOST:PORT` of a tf.data service that prepares the batches, in no fixed order, see `data_pipelines.service`;
-            only the batches of an epoch are shuffled then, not the rows.
+            only the batches of an epoch are shuffled then, not the rows, and it begins anew with each start.
         transform: makes inputs and targets of the batches.
         full_batches: of a shuffled data set: a batch may join the rows of two epochs; else the last of each length is smaller.
     """
-    rows = int(columns[0].shape[0])
-    repeat, full = shuffle_seed is not None, shuffle_seed is not None and full_batches
-    if service and repeat:
-        order = np.random.default_rng(shuffle_seed).permutation(rows)
+    if shuffle_seed is not None and not service:
+        return ordered_batches(MemoryRows(columns), boundaries, batch_sizes, shuffle_seed, start_step, transform, full_batches)
+    dataset = tf.data.Dataset.from_tensor_slices(columns)
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(int(columns[0].shape[0]))
         dataset = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, order) for column in columns))
-        dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+    dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
+    if shuffle_seed is not None:
         dataset = dataset.shuffle(SHUFFLED_BATCHES, seed=shuffle_seed, reshuffle_each_iteration=True).repeat()
-    else:
-        dataset = tf.data.Dataset.from_tensor_slices(columns).cache()
-        dataset = dataset.shuffle(rows, seed=shuffle_seed, reshuffle_each_iteration=True) if repeat else dataset
-        dataset = dataset.repeat() if full else dataset
-        dataset = bucket(dataset.map(lambda *row: row), boundaries, batch_sizes)
-        dataset = dataset.repeat() if repeat and not full else dataset
-        dataset = dataset.skip(start_step)
     lengths = np.max([column.row_lengths() for column in columns if isinstance(column, tf.RaggedTensor)], axis=0)
     counts = np.bincount(np.searchsorted(boundaries, lengths), minlength=len(boundaries)) / np.array(batch_sizes)
-    steps = round(float(counts.sum())) if full else int(np.ceil(counts).sum())
+    steps = int(np.ceil(counts).sum()) if shuffle_seed is None or not full_batches else round(float(counts.sum()))
     return Batches(distribute(transform(dataset), service).prefetch(4), max(1, steps))
 
 

@@ -91,3 +91,8 @@ def fingerprint(examples: Iterable[Sequence[Any]]) -> str:
         digest.update("\x1f".join(map(str, example)).encode())
         digest.update(b"\x1e")
     return digest.hexdigest()
+
+
+def row_hashes(rows: Iterable[Sequence[Any]], size: int = 8) -> bytes:
+    """The first `size` bytes of the SHA-256 of each row, one after another."""
+    return b"".join(hashlib.sha256("\x1f".join(map(str, row)).encode()).digest()[:size] for row in rows)

@@ -1,7 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one process writes at a time."""
 
 import contextlib
+import fcntl
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +33,36 @@ def write_whole(path: Path, data: str | bytes) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
+
+
+_held: set[Path] = set()  # what this process has locked; the system frees it when the process ends
+
+
+def lock_folder(folder: Path) -> str | None:
+    """Hold a folder until this process ends, however it ends; again in this process is no error. NFS has such locks from
+    version 4 on.
+
+    Returns:
+        None, or who holds it.
+
+    Raises:
+        OSError: its file system has no locks.
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        return None
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        return holder
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.ftruncate(descriptor, 0)
+    holder = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')},"
+    os.pwrite(descriptor, holder.encode(), 0)
+    _held.add(folder)
+    return None

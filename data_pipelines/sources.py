@@ -5,12 +5,14 @@ message is one line that names the file, the row and the remedy.
 """
 
 import codecs
+import contextlib
 import gzip
+import itertools
 import random
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +74,18 @@ def find_splits(folder: Path, suffixes: Sequence[str], whole: bool = False) -> d
     return splits
 
 
-def _unzipped(path: Path) -> bytes:
-    data = bytearray()
-    with path.open("rb") as packed, gzip.open(packed) as file:
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, unpacked, some at a time."""
+    with path.open("rb") as packed, gzip.open(packed) if path.suffix == ".gz" else contextlib.nullcontext(packed) as file:
+        size = 0
         while piece := file.read(PIECE):
-            data += piece
+            size += len(piece)
             limit = max(BOMB_BYTES, BOMB_RATIO * packed.tell())  # of what was read so far: a bomb goes off early
-            if len(data) > limit:
+            if size > limit:
                 raise DataError(
                     f"{path}: unpacks to more than {limit:,} bytes, {BOMB_RATIO} times its size. Unpack it if you trust it."
                 )
-    return bytes(data)
+            yield piece
 
 
 def check_zip(archive: zipfile.ZipFile, path: Path) -> None:
@@ -115,14 +118,56 @@ def encoding_of(data: bytes) -> str:
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark; gzip too."""
+    return "".join(read_pieces(path))
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of such a file without their line feeds, some read at a time."""
+    parts: list[str] = []
+    for piece in read_pieces(path):
+        first, *lines = piece.split("\n")
+        parts.append(first)
+        if lines:
+            yield "".join(parts)
+            *lines, rest = lines
+            yield from lines
+            parts = [rest]
+    if last := "".join(parts):
+        yield last
+
+
+def read_pieces(path: Path) -> Iterator[str]:
+    """The text of such a file, a megabyte at a time.
+
+    Raises:
+        DataError: no such file, or no text; a byte that is none of the encoding.
+    """
     try:
-        data = _unzipped(path) if path.suffix == ".gz" else path.read_bytes()
+        pieces = _pieces(path)
+        first = next(pieces, b"")
+        encoding = _check_text(path, first)
+        decoder, rows = codecs.getincrementaldecoder(encoding)(), 1
+        for piece in itertools.chain([first], pieces):
+            try:
+                text = decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                raise _undecodable(path, rows, error) from None
+            rows += text.count("\n")
+            yield text
+        try:
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise _undecodable(path, rows, error) from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path given to --data.") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder; expected a file.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a readable gzip file ({error}). Compress it anew.") from None
+
+
+def _check_text(path: Path, data: bytes) -> str:
+    """The encoding of a file that begins so."""
     for start, remedy in _NO_TEXT.items():
         if data.startswith(start):
             raise DataError(f"{path}: {remedy}")
@@ -130,14 +175,14 @@ def read_text(path: Path) -> str:
     if encoding == "utf-8-sig" and data[:400].count(0) > len(data[:400]) // 3:
         order = "be" if data[:1] == b"\0" else "le"
         raise DataError(f"{path}: UTF-16 without a byte order mark. Convert it: iconv -f utf-16{order} -t utf-8 FILE > NEW.")
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        remedy = "Save it as UTF-8" if encoding != "utf-8-sig" else "Convert it: iconv -f latin1 -t utf-8 FILE > NEW"
-        raise DataError(
-            f"{path}: row {row}: not {encoding.upper().removesuffix('-SIG')} (byte 0x{data[error.start]:02x}). {remedy}."
-        ) from None
+    return encoding
+
+
+def _undecodable(path: Path, rows: int, error: UnicodeDecodeError) -> DataError:
+    encoding = error.encoding.upper().removesuffix("-SIG")
+    row = rows + error.object[: error.start].count(b"\n")
+    remedy = "Save it as UTF-8" if encoding != "UTF-8" else "Convert it: iconv -f latin1 -t utf-8 FILE > NEW"
+    return DataError(f"{path}: row {row}: not {encoding} (byte 0x{error.object[error.start]:02x}). {remedy}.")
 
 
 def split_by_seed(
@@ -153,17 +198,45 @@ def split_by_seed(
     groups: dict[Any, list[int]] = {}
     for i, example in enumerate(examples):
         groups.setdefault(group(example), []).append(i)
-    chosen: dict[str, list[int]] = {name: [] for name in shares}
+    split = [next(iter(shares))] * len(examples)
     generator = random.Random(seed)
     for members in groups.values():
-        generator.shuffle(members)
-        start, total = 0, 0.0
-        for name, share in shares.items():
-            total += share
-            end = round(total * len(members))
-            chosen[name] += members[start:end]
-            start = end
-    return {name: [examples[i] for i in sorted(places)] for name, places in chosen.items()}
+        for name, places in _cut(len(members), shares, generator).items():
+            for place in places:
+                split[members[place]] = name
+    return {name: [example for example, own in zip(examples, split) if own == name] for name in shares}
+
+
+MANY_ROWS, HELD_OUT_ROWS = 1_000_000, 5_000  # of more rows than that, a split gets only so many besides the first
+
+
+def _cut(count: int, shares: dict[str, float], generator: random.Random) -> dict[str, Sequence[int]]:
+    """Which of `count` rows each split but the first gets."""
+    first, *others = shares
+    if count > MANY_ROWS:
+        drawn: Sequence[int] = generator.sample(range(count), HELD_OUT_ROWS * len(others))
+        return {name: drawn[i * HELD_OUT_ROWS : (i + 1) * HELD_OUT_ROWS] for i, name in enumerate(others)}
+    rows = list(range(count))
+    generator.shuffle(rows)
+    total = shares[first]
+    chosen: dict[str, Sequence[int]] = {}
+    for name in others:
+        chosen[name] = rows[round(total * count) : round((total + shares[name]) * count)]
+        total += shares[name]
+    return chosen
+
+
+def held_out_rows(count: int, splits: Collection[str], alone: bool) -> dict[str, Sequence[int]]:
+    """The rows of a training split that `split_off` gives to others, for one that is too large to be in memory."""
+    shares = _shares(splits, alone)
+    return _cut(count, shares, random.Random(SPLIT_SEED)) if shares else {}
+
+
+def _shares(splits: Collection[str], alone: bool) -> dict[str, float]:
+    """How the training split is cut; empty: it is not."""
+    if "validation" in splits or "train" not in splits:
+        return {}
+    return {"train": 0.8, "validation": 0.1, "test": 0.1} if alone and "test" not in splits else {"train": 0.9, "validation": 0.1}
 
 
 def split_off(
@@ -173,13 +246,11 @@ def split_off(
 
     The cut is the same in every run. With `whole` nothing is cut, and what stands alone is the split `all`.
     """
-    if "validation" in splits or "train" not in splits:
+    shares = _shares(splits, alone)
+    if not shares:
         return splits
     if whole:
         return {"all": splits["train"]} if alone and len(splits) == 1 else splits
-    shares = (
-        {"train": 0.8, "validation": 0.1, "test": 0.1} if alone and "test" not in splits else {"train": 0.9, "validation": 0.1}
-    )
     cut = split_by_seed(splits["train"], shares, SPLIT_SEED, group)
     return {**cut, **{name: examples for name, examples in splits.items() if name != "train"}}
 

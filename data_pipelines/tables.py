@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, read_text, visible
+from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, read_lines, read_pieces, read_text, visible
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 csv.field_size_limit(2**31 - 1)  # a novel is no broken quote; `read_text` bounds the file
@@ -93,9 +93,8 @@ def _say(line: str) -> None:
 
 
 def _from_lines(path: Path, suffix: str, columns: Sequence[Column], may_lack_header: bool) -> Iterator[tuple[int, list[str]]]:
-    text = read_text(path)
-    tabs = suffix == ".tsv" or (suffix != ".csv" and "\t" in text.partition("\n")[0])
-    kinds = [_split(text)] if tabs else [csv.reader(io.StringIO(text, newline=""), delimiter=d, strict=True) for d in ",;\t"]
+    tabs = suffix == ".tsv" or (suffix != ".csv" and "\t" in next(read_lines(path), ""))
+    kinds = [_split(path)] if tabs else [csv.reader(_lines_of_csv(path), delimiter=d, strict=True) for d in ",;\t"]
     number = 0
     try:
         headers = [next(rows, []) for rows in kinds]
@@ -122,8 +121,18 @@ def _from_lines(path: Path, suffix: str, columns: Sequence[Column], may_lack_hea
         raise DataError(f"{path}: row {number + 1}: {error}. Mend the quotes.") from None
 
 
-def _split(text: str) -> Iterator[list[str]]:
-    return (line.rstrip("\r").split("\t") for line in text.split("\n"))
+def _split(path: Path) -> Iterator[list[str]]:
+    return (line.rstrip("\r").split("\t") for line in read_lines(path))
+
+
+def _lines_of_csv(path: Path) -> Iterator[str]:
+    """The lines of a file with their ends, which may be carriage returns alone."""
+    rest = ""
+    for piece in read_pieces(path):
+        *lines, rest = io.StringIO(rest + piece, newline="") if rest + piece else [""]
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _numbered(path: Path, row: Sequence[str], columns: Sequence[Column]) -> list[int]:
@@ -191,11 +200,10 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    text = read_text(path)
-    if text.lstrip()[:1] == "[":
-        yield from enumerate(_parsed(text, f"{path}: "), start=1)
+    if next((piece for piece in read_pieces(path) if piece.strip()), "").lstrip()[:1] == "[":
+        yield from enumerate(load_json(path), start=1)
     else:
-        lines = enumerate(text.split("\n"), start=1)
+        lines = enumerate(read_lines(path), start=1)
         yield from ((number, _parsed(line, f"{path}: row {number}: ")) for number, line in lines if line.strip())
 
 

@@ -1,6 +1,7 @@
 """Translations: pairs of sentences from any source, and the batches that a translator trains on."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
+from data_pipelines.cache import cached_arrays
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.translations import embedded_translations
-from data_pipelines.sources import SPLIT_NAMES, DataError, check_name, find_splits, load_tfds, read_text, split_off
+from data_pipelines.prepared import Prepared, PreparedRows, is_prepared
+from data_pipelines.sources import SPLIT_NAMES, DataError, check_name, find_splits, load_tfds, read_lines, split_off
 from data_pipelines.tables import SUFFIXES, Column, read_table
 from data_pipelines.vocabulary import EOS, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
@@ -24,23 +27,49 @@ class Pair(NamedTuple):
     source: str
     target: str
 
+    @property
+    def complete(self) -> bool:
+        return bool(self.source.strip() and self.target.strip())
+
+
+class PairFiles(NamedTuple):
+    """A table, or two files line by line."""
+
+    files: tuple[Path, ...]
+    columns: Sequence[Column] = ()
+
+    def read(self) -> Iterator[Pair]:
+        """The pairs, some lines at a time."""
+        if self.columns:
+            return _from_table(self.files[0], self.columns)
+        return _aligned(self.files[0].parent, *self.files)
+
 
 @dataclass(frozen=True)
 class Translations(Corpus[Pair]):
-    """Pairs of sentences by split; pairs with an empty side are counted, and skipped in the training split."""
+    """Pairs of sentences by split; pairs with an empty side are counted, and skipped in the training split. That split may be
+    `prepared` on disk: then it is not among `splits`."""
 
     empty_pairs: dict[str, int]
+    prepared: Prepared | None = None
 
     def rows(self, split: str) -> list[tuple[Any, ...]]:
         return [(pair.source,) for pair in self.splits[split]]
 
     def describe(self) -> dict[str, dict[str, Any]]:
+        if self.prepared:
+            return self.prepared.manifest["data"]
         return {name: {**facts, "empty_pairs": self.empty_pairs[name]} for name, facts in super().describe().items()}
 
     def summary(self) -> dict[str, str]:
         counts = [(f"{count:,} in {name}", name) for name, count in self.empty_pairs.items() if count]
         empty = ", ".join(f"{text}, {'skipped' if name == 'train' else 'kept'}" for text, name in counts)
-        return {**super().summary(), **({"empty pairs": empty} if empty else {})}
+        facts = {"empty pairs": empty} if empty else {}
+        if self.prepared:
+            rows = [f"{part['examples']:,} {name}" for name, part in self.describe().items()]
+            left_out = [f"{count:,} {why.replace('_', ' ')}" for why, count in self.prepared.manifest["left_out"].items()]
+            return {"examples": f"{', '.join(rows)}; prepared, {' and '.join(left_out)} of train left out", **facts}
+        return {**super().summary(), **facts}
 
 
 def load_translations(
@@ -53,6 +82,7 @@ def load_translations(
             - a folder with `train.<lang>`, `val.<lang>` and `test.<lang>` (gzip too), where line n of each language belongs
               together, or with one such pair of files of any name, `Books.en-fr.en` and `Books.en-fr.fr` say;
             - what the names of such a pair have in common, `folder/Books.en-fr`;
+            - a folder that `data_pipelines.prepare` wrote;
             - a table (see `data_pipelines.tables`) with a column for each language, or a folder with `train.*` and so on.
             A `.tsv` or `.txt` may lack the header: then the source is its first column, the target its second.
             Without a validation split it is cut off the training split, the same in every run.
@@ -65,26 +95,39 @@ def load_translations(
     """
     if source_lang == target_lang:
         raise DataError(f"--source-lang and --target-lang are both {source_lang!r}. Name two columns or files of the data.")
-    languages, alone = (source_lang, target_lang), True
-    for language in languages:
-        check_name(language, "language ")
-    if source == "embedded":
+    languages, alone, prepared = (source_lang, target_lang), True, None
+    if is_prepared(source):
+        prepared = Prepared.open(source, "translation")
+        if languages != prepared.languages:
+            flags = " ".join(f"--{side}-lang {lang}" for side, lang in zip(("source", "target"), prepared.languages))
+            raise DataError(f"{source}: was prepared from {' to '.join(prepared.languages)}. Pass {flags}.")
+        files, _ = translation_files(prepared.folder, *prepared.languages, whole=True)
+        splits = {name: list(file.read()) for name, file in files.items()}
+    elif source == "embedded":
+        _check_languages(*languages)
         try:
             embedded = embedded_translations(source_lang, target_lang)
         except ValueError as error:
             raise DataError(str(error)) from None
         splits = {name: [Pair(*pair) for pair in pairs] for name, pairs in embedded.items()}
     elif source.startswith("tfds:"):
+        _check_languages(*languages)
         splits = load_tfds(source.removeprefix("tfds:"), lambda row, _: _from_tfds(row, source_lang, target_lang), whole)
     else:
-        flags = ("--source-column", "--target-column")
-        of_table = [Column(flag, (lang,), given) for flag, lang, given in zip(flags, languages, columns)]
-        splits, alone = _from_path(Path(source), whole, languages, of_table)
+        files, alone = translation_files(Path(source), source_lang, target_lang, whole, columns)
+        splits = {name: list(file.read()) for name, file in files.items()}
     splits = split_off(splits, alone, whole)
-    empty = {name: sum(not (p.source.strip() and p.target.strip()) for p in pairs) for name, pairs in splits.items()}
+    empty = {name: sum(not pair.complete for pair in pairs) for name, pairs in splits.items()}
     if "train" in splits:
-        splits["train"] = [p for p in splits["train"] if p.source.strip() and p.target.strip()]
-    return Translations(splits, empty).check_not_empty(source, "Add some, or give a larger file.")
+        splits["train"] = [pair for pair in splits["train"] if pair.complete]
+    return Translations(splits, empty, prepared).check_not_empty(source, "Add some, or give a larger file.")
+
+
+def _check_languages(*languages: str) -> None:
+    if languages[0] == languages[1]:
+        raise DataError(f"--source-lang and --target-lang are both {languages[0]!r}. Name two columns or files of the data.")
+    for language in languages:
+        check_name(language, "language ")
 
 
 def _from_tfds(row: dict[str, Any], *languages: str) -> Pair:
@@ -94,27 +137,35 @@ def _from_tfds(row: dict[str, Any], *languages: str) -> Pair:
     return Pair(*(row[language].decode("utf-8", "replace") for language in languages))
 
 
-def _from_path(
-    path: Path, whole: bool, languages: Sequence[str], columns: Sequence[Column]
-) -> tuple[dict[str, list[Pair]], bool]:
-    """The pairs by split; and is it one file, or one pair of files?"""
+def translation_files(
+    path: Path, source_lang: str, target_lang: str, whole: bool = False, columns: Sequence[str | None] = (None, None)
+) -> tuple[dict[str, PairFiles], bool]:
+    """The files of each split of a path; and is it one file, or one pair of files?
+
+    The arguments and errors are those of `load_translations`.
+    """
+    languages = (source_lang, target_lang)
+    _check_languages(*languages)
+    of_table = [
+        Column(flag, (lang,), given) for flag, lang, given in zip(("--source-column", "--target-column"), languages, columns)
+    ]
     if not path.is_dir():
         one = Path(str(path).removesuffix(".gz"))
         prefix = path if not path.exists() else one.with_suffix("") if one.suffix[1:] in languages else None
         if prefix and (sides := _sides(prefix, languages)):
-            return {"train": _aligned(path.parent, *sides)}, True
-        return {"train": _from_table(path, columns)}, True
+            return {"train": PairFiles(tuple(sides))}, True
+        return {"train": PairFiles((path,), of_table)}, True
     splits = [name for names in SPLIT_NAMES.values() for name in names] if whole else ["train"]
     if any(Path(file.name.removesuffix(".gz")).suffix in SUFFIXES for name in splits for file in path.glob(f"{name}[.-]*")):
-        return {name: _from_table(file, columns) for name, file in find_splits(path, SUFFIXES, whole).items()}, False
+        return {name: PairFiles((file,), of_table) for name, file in find_splits(path, SUFFIXES, whole).items()}, False
     if sides := None if any(path.glob("train.*")) else _only_pair(path, languages):
-        return {"train": _aligned(path, *sides)}, True
+        return {"train": PairFiles(tuple(sides))}, True
     files = [find_splits(path, (f".{language}",), whole) for language in languages]
     for name in files[0] | files[1]:
         for language, of in zip(languages, files):
             if name not in of:
                 raise DataError(f"{path}: the {name} split has no .{language} file. Add it, or remove the other language's.")
-    return {name: _aligned(path, files[0][name], files[1][name]) for name in files[0]}, False
+    return {name: PairFiles((files[0][name], files[1][name])) for name in files[0]}, False
 
 
 def _sides(prefix: Path, languages: Sequence[str]) -> list[Path] | None:
@@ -137,19 +188,21 @@ def _only_pair(folder: Path, languages: Sequence[str]) -> list[Path] | None:
     return next(iter(pairs.values()), None)
 
 
-def _aligned(folder: Path, *files: Path) -> list[Pair]:
+def _aligned(folder: Path, *files: Path) -> Iterator[Pair]:
     """Line n of the one file with line n of the other."""
-    lines = [read_text(file).removesuffix("\n").split("\n") for file in files]
-    if len(lines[0]) != len(lines[1]):
-        raise DataError(
-            f"{folder}: {files[0].name} has {len(lines[0])} lines and {files[1].name} {len(lines[1])}; line n "
-            "of each must belong together. Align the files anew."
-        )
-    return [Pair(a.strip(), b.strip()) for a, b in zip(*lines)]
+    sides = [read_lines(file) for file in files]
+    for number, (a, b) in enumerate(itertools.zip_longest(*sides)):
+        if a is None or b is None:
+            counts = [number if side is None else number + 1 + sum(1 for _ in rest) for side, rest in zip((a, b), sides)]
+            raise DataError(
+                f"{folder}: {files[0].name} has {counts[0]} lines and {files[1].name} {counts[1]}; line n "
+                "of each must belong together. Align the files anew."
+            )
+        yield Pair(a.strip(), b.strip())
 
 
-def _from_table(path: Path, columns: Sequence[Column]) -> list[Pair]:
-    return [Pair(a.strip(), b.strip()) for _, (a, b) in read_table(path, columns, may_lack_header=True)]
+def _from_table(path: Path, columns: Sequence[Column]) -> Iterator[Pair]:
+    return (Pair(a.strip(), b.strip()) for _, (a, b) in read_table(path, columns, may_lack_header=True))
 
 
 @dataclass(frozen=True)
@@ -249,8 +302,50 @@ def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length: int) -
     return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), skipped)
 
 
+def _cached(make: Callable[[], Encoded], cache: Path | None) -> Encoded:
+    def arrays() -> dict[str, np.ndarray]:
+        source, target, skipped = make()
+        sides = {"source": source, "target": target}
+        flat = {
+            f"{name}.{part}": getattr(side, part).numpy() for name, side in sides.items() for part in ("values", "row_splits")
+        }
+        return {**flat, "skipped": np.array(skipped, np.int64)}
+
+    found = cached_arrays(cache and cache / "train.npz", arrays)
+    source, target = (
+        tf.RaggedTensor.from_row_splits(found[f"{name}.values"], found[f"{name}.row_splits"]) for name in ("source", "target")
+    )
+    return Encoded(source, target, found["skipped"].tolist())
+
+
+class TrainingPairs(NamedTuple):
+    """The training split as ids.
+
+    Attributes:
+        rows: in memory, or prepared on disk.
+        counts: how many pairs have each length.
+        too_long: pairs that were skipped now.
+        unknown: the share of the source's tokens that are unknown.
+    """
+
+    rows: Encoded | PreparedRows
+    counts: list[int]
+    too_long: int
+    unknown: float
+
+
+def training_pairs(data: Translations, vocabularies: Vocabularies, max_length: int, cache: Path | None = None) -> TrainingPairs:
+    """Encode the training split, unless it is prepared, or in a `cache.cache_folder`."""
+    if data.prepared:
+        rows = data.prepared.rows
+        return TrainingPairs(rows, rows.counts().tolist(), 0, data.prepared.manifest["unknown"])
+    encoded = _cached(lambda: encode(data.splits["train"], vocabularies, max_length), cache)
+    unknown = float(np.mean(encoded.source.flat_values.numpy() == UNKNOWN))
+    return TrainingPairs(encoded, np.bincount(encoded.lengths).tolist(), len(encoded.skipped), unknown)
+
+
 def translation_batches(
-    encoded: Encoded,
+    encoded: Encoded | PreparedRows,
     *,
     max_tokens: int,
     boundaries: Sequence[int],
@@ -263,7 +358,7 @@ def translation_batches(
     The target of the inputs is the targets shifted right, after BOS. Padding is 0.
 
     Args:
-        encoded: what `encode` gave.
+        encoded: what `encode` gave, or what was prepared, which is for training.
         max_tokens: a batch of rows of length t has `max_tokens // t` rows.
         boundaries: the few lengths that batches have.
         shuffle_seed, start_step, service: see `batching.bucketed_batches`.
@@ -273,5 +368,10 @@ def translation_batches(
     def teacher_forcing(source: tf.Tensor, targets: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         return {"source": source, "target": batching.shift_right(targets)}, targets
 
-    columns, make = (encoded.source, encoded.target), lambda batches: batches.map(teacher_forcing)
+    def make(batches: tf.data.Dataset) -> tf.data.Dataset:
+        return batches.map(teacher_forcing)
+
+    if isinstance(encoded, PreparedRows):
+        return batching.prepared_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, teacher_forcing)
+    columns = (encoded.source, encoded.target)
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

@@ -45,6 +45,7 @@ CONTENTS = {
     "README": [
         "apps/README",
         "layers/README",
+        "data_pipelines/README",
         "notebooks/README",
         "saved_models/README",
         "docs/gpu",

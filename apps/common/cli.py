@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from apps.common.files import newest_run
 from apps.common.training.cluster import LOST, LOST_WORKER
+from data_pipelines.prepared import prepared_flags
 from data_pipelines.sources import DataError, visible
 
 Config = TypeVar("Config")
@@ -35,7 +36,8 @@ def parse_config(
     those that `config_class.first` names, then each dataclass from which it is derived, under its docstring.
 
     `--config FILE` reads flags from JSON, `config.json` of a run too, and `--resume` those of the run that continues,
-    `--init-from` those of a model. What is typed wins, and what a typed `--quick` stands for; then the file, then a preset.
+    `--init-from` those of a model, `--data` those of a folder that `data_pipelines.prepare` wrote. What is typed wins, and what a
+    typed `--quick` stands for; then the file, then a preset.
 
     Args:
         config_class: the dataclass; its `application` says where the runs are, `kept` which flags `--init-from` reads.
@@ -80,6 +82,7 @@ def parse_config(
     resumed = run_flags(config_class.application, typed) if typed.get("resume") else {}  # type: ignore[attr-defined]
     resumed = {name: value for name, value in resumed.items() if name in hints}  # `open_run` refuses those of another version
     begun = _flags_to_begin_with(config_class, typed["init_from"]) if typed.get("init_from") and not resumed else {}
+    begun |= {name: value for name, value in prepared_flags(typed.get("data", "")).items() if name in hints and not resumed}
     given = resumed | begun | ({} if path is None else _known(path, read_flags(path), hints))
     presets, of_file = preset(config_class(**{**given, **typed})), preset(config_class(**given))
     presets = {name: value for name, value in presets.items() if name not in begun}

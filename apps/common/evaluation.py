@@ -2,12 +2,12 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.corpus import row_hashes
 from data_pipelines.sources import DataError
 
 TRAINING_ROWS = "training_rows.npy"
@@ -40,13 +40,12 @@ def choose_split(load: Callable[[bool], Any], source: str, split: str | None) ->
 
 
 def _hashes(rows: Iterable[Sequence[Any]]) -> np.ndarray:
-    digests = [sha256("\x1f".join(map(str, row)).encode()).digest()[:8] for row in rows]
-    return np.unique(np.frombuffer(b"".join(digests), np.uint64))
+    return np.unique(np.frombuffer(row_hashes(rows), np.uint64))
 
 
-def write_training_rows(folder: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write hashes of the training rows into the folder of an export."""
-    np.save(folder / TRAINING_ROWS, _hashes(rows))
+def write_training_rows(folder: Path, rows: Iterable[Sequence[Any]] | np.ndarray) -> None:
+    """Write hashes of the training rows, or such hashes, into the folder of an export."""
+    np.save(folder / TRAINING_ROWS, np.unique(rows) if isinstance(rows, np.ndarray) else _hashes(rows))
 
 
 def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], split: str) -> int:

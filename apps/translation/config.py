@@ -7,6 +7,7 @@ from apps.common import config as shared
 from apps.common.config import FitFlags, RunFlags, SearchFlags, Size
 
 APPLICATION = "translation"
+CACHED = ("tokenizer", "vocabulary", "vocabulary_size", "max_length")  # the flags that ids depend on
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from apps.common.embeddings import check_embeddings, start_from_vectors
 from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
+from apps.common.files import RUNS
 from apps.common.metrics import bleu_tokenizer
 from apps.common.training import runs
 from apps.common.training.checkpoints import Checkpoint
@@ -23,14 +24,15 @@ from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss, perplexity
 from apps.common.training.workers import Workers
-from apps.translation.config import APPLICATION, Config, ModelFlags, preset
+from apps.translation.config import APPLICATION, CACHED, Config, ModelFlags, preset
 from apps.translation.evaluate import report
 from apps.translation.export import DESCRIPTION, write
 from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.translations import Vocabularies, encode, load_translations, translation_batches
+from data_pipelines.cache import cache_folder
+from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
 
@@ -50,26 +52,38 @@ def train(config: Config) -> dict[str, float | str]:
     initial = initial_run(APPLICATION, config)
     columns = (config.source_column, config.target_column)
     data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
-    folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
-    pairs, held_out = data.splits["train"], data.splits["validation"]
+    if data.prepared:
+        data.prepared.check_flags(config, initial)
+    described = data.describe()
+    folder = runs.open_run(APPLICATION, config, {"data": described}, workers)
+    pairs, held_out = data.splits.get("train", []), data.splits["validation"]
     joint = config.vocabulary == "joint"
+    key = {"data": described["train"]["sha256"], **{name: getattr(config, name) for name in CACHED}, **runs.versions()}
+    cache = None if initial else cache_folder(RUNS / APPLICATION / ".cache", len(pairs), key)
 
-    def make_vocabularies() -> Vocabularies:
-        if initial:
-            return Vocabularies.load(initial).with_words_of(pairs)
+    def train_vocabularies() -> Vocabularies:
         return Vocabularies.train(pairs, config.tokenizer, config.vocabulary_size, joint)
 
+    def make_vocabularies() -> Vocabularies:
+        if data.prepared:
+            return Vocabularies.load(data.prepared.folder)
+        if initial:
+            return Vocabularies.load(initial).with_words_of(pairs)
+        return load_or_train(cache, Vocabularies.load, train_vocabularies) if cache else train_vocabularies()
+
     vocabularies = load_or_train(folder, Vocabularies.load, make_vocabularies)
-    encoded, encoded_held_out = (encode(p, vocabularies, config.max_length) for p in (pairs, held_out))
-    boundaries = bucket_boundaries(encoded.lengths, config.max_length, config.buckets, multiple=4)
+    training = training_pairs(data, vocabularies, config.max_length, cache)
+    lengths, counts = range(len(training.counts)), training.counts
+    boundaries = bucket_boundaries(lengths, config.max_length, config.buckets, multiple=4, counts=counts)
     batches = partial(
         translation_batches,
-        encoded,
+        training.rows,
         max_tokens=config.max_tokens,
         boundaries=boundaries,
         shuffle_seed=config.seed,
         service=config.data_service,
     )
+    encoded_held_out = encode(held_out, vocabularies, config.max_length)
     validation = translation_batches(encoded_held_out, max_tokens=4_096, boundaries=[*boundaries, config.max_length]).dataset
 
     # -- model
@@ -91,9 +105,9 @@ def train(config: Config) -> dict[str, float | str]:
     restored = checkpoint.restore(model, validation) if config.resume else None
     size = " and ".join(f"{size:,}" for size in (sizes[:1] if joint else sizes))
     facts = {**data.summary(), "languages": f"{config.source_lang} to {config.target_lang}"}
-    facts |= {"vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}", **init_facts(initial, encoded.source)}
-    if encoded.skipped:
-        facts["too long"] = f"{len(encoded.skipped):,} training pair(s) beyond {config.max_length} tokens, skipped"
+    facts |= {"vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}", **init_facts(initial, training.unknown)}
+    if training.too_long:
+        facts["too long"] = f"{training.too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
     if config.embeddings and restored is None and workers.is_chief:
         start_from_vectors(config.embeddings, model.source_embedding, vocabularies.source)
@@ -120,7 +134,7 @@ def train(config: Config) -> dict[str, float | str]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(validation)})
     with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, data.rows("train"))
+        write_training_rows(version.folder, data.prepared.hashes() if data.prepared else data.rows("train"))
         served = load_export(version.folder)
         metrics = report(served, data, folder, bleu)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)

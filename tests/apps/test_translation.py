@@ -14,6 +14,7 @@ from apps.common.metrics import translation_metrics
 from apps.translation.config import SUTSKEVER, Config, ModelFlags
 from apps.translation.model import Translator
 from apps.translation.serving import search, serving_signatures
+from data_pipelines import prepare
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS
@@ -129,6 +130,19 @@ def test_the_other_parts_train_and_export_too(trained, tmp_path):
     assert "training pair(s) beyond 25 tokens" in printed
     assert trained.command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
     check_graph(tmp_path / "export" / "1", text_ops=True)
+
+
+def test_prepared_data_train_to_the_weights_of_the_texts(trained, files, tmp_path):
+    prepare.main([str(files), "--to", str(tmp_path / "prepared"), "--vocabulary-size", "200", "--workers", "1"])
+    line = ["--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--epochs", "2", *SMALL]
+    result = trained.command("train", "--data", tmp_path / "prepared", *line)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "300 train, " in result.stdout and "of train left out" in result.stdout
+    helpers.assert_same_end(tmp_path / "run", trained.run)
+    rows = [np.load(export / "1" / "training_rows.npy") for export in (tmp_path / "export", trained.export)]
+    assert rows[0].size and set(rows[0]) <= set(rows[1])  # without those that are too long
+    result = trained.command("evaluate", tmp_path / "export", "--data", tmp_path / "prepared", "--split", "test")
+    assert json.loads(result.stdout.splitlines()[-1])["bleu"] == trained.metrics()["test"]["bleu"]
 
 
 # -- the model

@@ -210,7 +210,7 @@ def fit(
     checkpoint.resume_command = resume_command(folder)
     for step, part in checkpoint.parts(start_step, first.steps_per_epoch, epochs):
         model.fit(
-            workers.shard((first if step == start_step else batches(start_step=step)).dataset, size),
+            workers.part(first if step == start_step else batches(start_step=step), size),
             shuffle=False,
             verbose=0,
             callbacks=workers.callbacks(

@@ -30,6 +30,7 @@ from apps.common.training.cluster import STARTED, LocalWorkers, exit_when_unreac
 from apps.common.training.collectives import Collectives
 from apps.common.training.pipes import Pipes
 from apps.common.training.sharding import shard
+from data_pipelines.batching import Batches
 from data_pipelines.sources import DataError
 
 
@@ -114,6 +115,12 @@ class Workers(Collectives):
     def shard(self, dataset: tf.data.Dataset, size: Callable[[tf.Tensor], tf.Tensor] = tf.size) -> tf.data.Dataset:
         """This worker's part of each batch."""
         return shard(dataset, self.index, self.count, size)
+
+    def part(self, batches: Batches, size: Callable[[tf.Tensor], tf.Tensor] = tf.size) -> tf.data.Dataset:
+        """This worker's part of each batch; where the data can be read in parts, it reads nothing else."""
+        if self.count > 1 and batches.part:
+            return batches.part(self.index, self.count)
+        return self.shard(batches.dataset, size)
 
     def optimizer(self, kind: type[keras.Optimizer]) -> type[keras.Optimizer]:
         """The optimizer class with `moving_average`, and gradients averaged over the workers before anything is done to them."""

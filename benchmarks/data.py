@@ -1,0 +1,248 @@
+"""Data larger than memory: what preparing costs, and how soon and how fast prepared data are read.
+
+    python -m benchmarks.data --pairs 1000000 [--save benchmarks/results/data]
+
+The corpus is made of invented words by Zipf's law, about 130 bytes a pair, in a temporary folder, and removed. Each part runs
+in a process of its own: preparing by the command, with the peak of the memory of all its processes; the first batch at step 0 and
+at step 123,456 of epoch 7; reading as fast as nothing else is done, by one process and by several; training steps of the
+translator's default model, and which share of their time they wait for data. Reading single rows in random order from these
+shards and from ArrayRecord, if that is installed.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.saving import save
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+EPOCH, STEP = 7, 123_456
+ROWS = 200_000  # read one by one
+
+
+def make_corpus(path: Path, pairs: int) -> None:
+    """A table of sentences of 1 to 30 invented words, half of them up to 11."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
+    words = np.array(["".join(rng.choice(letters, n)) for n in 1 + rng.poisson(4.2, 30_000)])
+    chances = np.cumsum(1 / np.arange(1, 30_001))
+    with path.open("w") as file:
+        file.write("en\tde\n")
+        for start in range(0, pairs, 10_000):
+            count = min(10_000, pairs - start)
+            lengths = np.clip(rng.lognormal(2.4, 0.45, 2 * count), 1, 30).astype(int)
+            drawn = words[np.searchsorted(chances, chances[-1] * rng.random(lengths.sum()))]
+            sentences = [" ".join(part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
+            file.writelines(f"{a}\t{b}\n" for a, b in zip(sentences[::2], sentences[1::2]))
+
+
+def resident(process: int) -> float:
+    """Megabytes that a process holds now."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        return 0.0
+
+
+def children(process: int) -> list[int]:
+    try:
+        found = [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+    return found + [below for one in found for below in children(one)]
+
+
+def prepare(source: Path, folder: Path, workers: int) -> dict[str, float]:
+    """Prepare by the command; seconds, seconds of the processors, and the peak of the memory of its processes."""
+    line = [sys.executable, "-m", "data_pipelines.prepare", str(source), "--to", str(folder), "--workers", str(workers)]
+    begun, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), [0.0, 0.0, 0.0]
+    with subprocess.Popen([*line, "--vocabulary-sample", "200000"], stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            own, others = resident(process.pid), [resident(one) for one in children(process.pid)]
+            peak = [max(a, b) for a, b in zip(peak, [own, max(others, default=0.0), own + sum(others)])]
+            time.sleep(0.2)
+    assert process.returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    names = ("first_process_mb", "largest_other_mb", "together_mb")
+    return {"seconds": time.perf_counter() - begun, "cpu_seconds": cpu, **dict(zip(names, peak))}
+
+
+def batches(folder: str, start_step: int) -> Any:
+    from data_pipelines.batching import bucket_boundaries
+    from data_pipelines.prepared import Prepared
+    from data_pipelines.translations import translation_batches
+
+    rows = Prepared.open(folder, "translation").rows
+    counts = rows.counts().tolist()
+    boundaries = bucket_boundaries(range(len(counts)), 80, 6, multiple=4, counts=counts)
+    return translation_batches(rows, max_tokens=1_536, boundaries=boundaries, shuffle_seed=0, start_step=start_step)
+
+
+def first_batch(folder: str, start: str) -> dict[str, float]:
+    """From the modules imported to the first batch; `start` is `0` or `late`."""
+    import data_pipelines.translations  # noqa: F401
+
+    begun = time.perf_counter()
+    step = EPOCH * batches(folder, 0).steps_per_epoch + STEP if start == "late" else 0
+    next(iter(batches(folder, step).dataset))
+    return {"seconds": time.perf_counter() - begun, "step": step}
+
+
+def read(folder: str, seconds: str, seed: str) -> dict[str, float]:
+    """Tokens a second, padding not counted, by a consumer that does nothing; and the memory after that."""
+    tokens, begun, cpu = 0, time.perf_counter(), time.process_time()
+    for count, (inputs, targets) in enumerate(batches(folder, int(seed) * 1_000).dataset):
+        if count == 20:
+            tokens, begun, cpu = 0, time.perf_counter(), time.process_time()
+        tokens += int(np.count_nonzero(inputs["source"])) + int(np.count_nonzero(targets))
+        if time.perf_counter() - begun > float(seconds) and count > 20:
+            break
+    rates = {
+        "tokens_a_second": tokens / (time.perf_counter() - begun),
+        "tokens_a_cpu_second": tokens / (time.process_time() - cpu),
+    }
+    return {**rates, "memory_mb": resident(os.getpid())}
+
+
+def wait_for_data(folder: str, steps: str) -> dict[str, float]:
+    """Steps of the translator's default model: tokens a second, and the share of the time that `next` takes."""
+    import keras
+
+    from apps.common import cli
+    from apps.common.training.losses import TokenLoss
+    from apps.translation.config import Config, ModelFlags
+    from apps.translation.model import Translator
+
+    model = Translator(6_000, 6_000, joint=True, **cli.flags_of(Config(), ModelFlags))
+    model.compile(keras.optimizers.Adam(), TokenLoss(0.1), jit_compile=False)
+    iterator, compiled = iter(batches(folder, 0).dataset), set()
+    waited = worked = tokens = counted = 0.0
+    while counted < int(steps):
+        begun = time.perf_counter()
+        inputs, targets = next(iterator)
+        got = time.perf_counter()
+        model.train_on_batch(inputs, targets)
+        done = time.perf_counter()
+        if targets.shape in compiled:
+            waited, worked, counted = waited + got - begun, worked + done - got, counted + 1
+            tokens += int(np.count_nonzero(inputs["source"])) + int(np.count_nonzero(targets))
+        compiled.add(targets.shape)
+    return {"share_waiting": waited / (waited + worked), "tokens_a_second": tokens / (waited + worked)}
+
+
+def read_rows(folder: str) -> dict[str, float]:
+    """Single rows in random order, from the shards and from ArrayRecord with the same ids; rows a second."""
+    from data_pipelines.prepared import Prepared
+
+    rows = Prepared.open(folder, "translation").rows
+    total = int(rows.counts().sum())
+    places = np.random.default_rng(0).integers(0, total, ROWS)
+    found = {}
+
+    def rate(name: str, take: Callable[[np.ndarray], Any]) -> None:
+        begun, cpu = time.perf_counter(), time.process_time()
+        for start in range(0, ROWS, 64):
+            take(places[start : start + 64])
+        found[f"{name}, rows a second in random order"] = ROWS / (time.perf_counter() - begun)
+        found[f"{name}, rows a second of a processor"] = ROWS / (time.process_time() - cpu)
+
+    rate("shards", lambda some: rows.read(0, 80, some))
+    try:
+        from array_record.python import array_record_module
+    except ImportError:
+        return found
+    path = Path(folder).parent / "rows.array_record"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for start in range(0, total, 1_000):
+        for row in zip(*rows.read(0, 80, np.arange(start, min(start + 1_000, total)))):
+            source, target = (side[side > 0].astype(np.uint16) for side in row)
+            writer.write(np.uint16(len(source)).tobytes() + source.tobytes() + target.tobytes())
+    writer.close()
+    reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
+    rate(
+        "ArrayRecord",
+        lambda some: [np.frombuffer(one, np.uint16) for one in reader.read(some.tolist())],
+    )
+    found["ArrayRecord, MB"] = path.stat().st_size / 1e6
+    path.unlink()
+    return found
+
+
+PARTS = {part.__name__: part for part in (first_batch, read, wait_for_data, read_rows)}
+
+
+def alone(*words: str, count: int = 1) -> list[dict[str, float]]:
+    """What a part gives in so many processes at once."""
+    line = [sys.executable, "-m", "benchmarks.data", "--part", *words]
+    places = [[str(i)] if words[0] == "read" else [] for i in range(count)]  # readers read other batches
+    running = [subprocess.Popen([*line, *place], stdout=subprocess.PIPE, text=True) for place in places]
+    return [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+
+
+def report(found: dict[str, Any]) -> str:
+    made, readers, pairs = found["prepare"], found["readers"], found["pairs"]
+    rows: dict[str, str] = {
+        f"preparing, {found['workers']} processes that encode: seconds": f"{made['seconds']:,.0f}",
+        "of the processors": f"{made['cpu_seconds']:,.0f}",
+        "pairs a second": f"{pairs / made['seconds']:,.0f}",
+        "pairs a second of a processor": f"{pairs / made['cpu_seconds']:,.0f}",
+        "peak memory of the first process, MB": f"{made['first_process_mb']:,.0f}",
+        "of the largest other": f"{made['largest_other_mb']:,.0f}",
+        "of all together": f"{made['together_mb']:,.0f}",
+        "first batch of step 0, seconds": f"{found['first']['seconds']:.2f}",
+        f"of step {found['late']['step']:,.0f}": f"{found['late']['seconds']:.2f}",
+        **{f"tokens a second, {n} reader(s)": f"{sum(one['tokens_a_second'] for one in of):,.0f}" for n, of in readers.items()},
+        "tokens a second of a processor": f"{readers['1'][0]['tokens_a_cpu_second']:,.0f}",
+        "memory of a reader, TensorFlow in it, MB": f"{max(one['memory_mb'] for one in readers['1']):,.0f}",
+        "training the default translator, tokens a second": f"{found['training']['tokens_a_second']:,.0f}",
+        "its share of waiting for data": f"{found['training']['share_waiting']:.2%}",
+        **{name: f"{number:,.0f}" for name, number in found["rows"].items()},
+    }
+    sizes = f"{pairs:,} pairs, {found['megabytes']:,.0f} MB of text, {found['shards_mb']:,.0f} MB of shards"
+    return "\n".join(
+        [
+            f"{sizes}; {found['cores']} cores.",
+            "",
+            "| what | measured |",
+            "|---|--:|",
+            *(f"| {a} | {b} |" for a, b in rows.items()),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--save", metavar="PATH", help="write PATH.md and PATH.json")
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part[0]](*arguments.part[1:])))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        source, folder = Path(place, "pairs.tsv"), str(Path(place, "prepared"))
+        make_corpus(source, arguments.pairs)
+        found: dict[str, Any] = {"pairs": arguments.pairs, "megabytes": source.stat().st_size / 1e6, "cores": os.cpu_count()}
+        found |= {"workers": arguments.workers, "prepare": prepare(source, Path(folder), arguments.workers)}
+        found["shards_mb"] = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
+        found["first"], found["late"] = (alone("first_batch", folder, start)[0] for start in ("0", "late"))
+        found["readers"] = {str(n): alone("read", folder, "10", count=n) for n in (1, 2, 4)}
+        found["training"] = alone("wait_for_data", folder, "60")[0]
+        found["rows"] = alone("read_rows", folder)[0]
+    save(arguments.save, report(found), found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Prepared data: token ids in shards on disk, made once by `data_pipelines.prepare`, and read row by row in any order.
+
+    manifest.json                 what is there, of which source, with which flags; with it the folder is complete
+    train-00000.ids.npy           (tokens,) uint16 or uint32: the columns of the first row, of the second, and so on
+    train-00000.offsets.npy       (rows * columns + 1,) uint32: where each of these begins
+    train-00000.hashes.npy        (rows,) uint64: so that an export can tell what it was trained on
+    lengths.npy                   (shards, longest + 1): how many rows of each shard have each length
+    validation.jsonl, test.jsonl  the other splits, as texts
+    joint.model, words.json, …    the vocabulary
+
+The rows of a shard are sorted by length: those of a bucket, whatever its boundaries, lie together in each shard, and nothing is
+kept in memory to find them. This module needs no TensorFlow: processes that prepare start at once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.files import replacing
+from data_pipelines.sources import DataError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PIECE = 1 << 22
+MOST_HASHES = 10_000_000  # 80 MB in an export
+
+
+def sha256_of(path: Path) -> str:
+    """Of the content of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def shard_files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.{part}.npy" for part in ("ids", "offsets", "hashes")]
+
+
+def write_shard(
+    folder: Path, name: str, columns: Sequence[tuple[np.ndarray, np.ndarray]], hashes: np.ndarray, dtype: str
+) -> dict[str, Any]:
+    """Write rows, the shortest first.
+
+    Args:
+        columns: (ids of all rows, lengths of the rows) each.
+        hashes: of the rows.
+        dtype: of the ids.
+
+    Returns:
+        For the manifest: the rows, the tokens, size and SHA-256 of each file, and `lengths`: how many rows have each length.
+    """
+    lengths = np.stack([lengths for _, lengths in columns], axis=1)  # (rows, columns)
+    longest = lengths.max(axis=1)
+    order = np.argsort(longest, kind="stable")
+    starts = np.stack([np.cumsum(lengths) - lengths for _, lengths in columns], axis=1)
+    starts += np.cumsum([0, *(len(ids) for ids, _ in columns)])[:-1]
+    lengths, starts = lengths[order].ravel(), starts[order].ravel()
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.concatenate([ids for ids, _ in columns])
+    flat = flat[np.repeat(starts - offsets[:-1], lengths) + np.arange(len(flat))]
+    files = {}
+    arrays: list[np.ndarray] = [flat.astype(dtype), offsets.astype(np.uint32), hashes[order].astype(np.uint64)]
+    for path, array in zip(shard_files(folder, name), arrays):
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
+            file.flush()
+            os.fsync(file.fileno())
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    return {"name": name, "rows": len(order), "tokens": len(flat), "files": files, "lengths": np.bincount(longest).tolist()}
+
+
+def padded_rows(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
+    """The parts of `values` between starts and ends, as rows of a length, padded with 0.
+
+    >>> padded_rows(np.array([5, 6, 7]), np.array([1, 0]), np.array([3, 1]), 3)
+    array([[6, 7, 0],
+           [5, 0, 0]])
+    """
+    places = starts[:, None] + np.arange(width)
+    return np.where(places < ends[:, None], values[np.minimum(places, len(values) - 1)], 0) if len(values) else places * 0
+
+
+class _Array:
+    """The parts of a one-dimensional `.npy` file. They are read, not mapped: what the system keeps of the file is no memory of
+    this process."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            self.begin = file.tell()
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        size = self.dtype.itemsize
+        data = os.pread(self.descriptor, count * size, self.begin + start * size)
+        if len(data) < count * size:
+            raise DataError(f"{self.path}: was cut off while it was read. Prepare the data anew.")
+        return np.frombuffer(data, self.dtype)
+
+
+class PreparedRows:
+    """The rows of all shards, see `batching.Rows`.
+
+    Args:
+        folder: with the shards.
+        names: of the shards.
+        columns: of a row.
+        dtype: of the ids on disk.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], columns: int, dtype: str) -> None:
+        self.folder, self.names, self.columns, self.dtype = folder, names, columns, dtype
+        self.kinds = ((2, "int32"),) * columns
+        self.lengths = np.load(folder / "lengths.npy").astype(np.int64)
+        self._opened = lru_cache(maxsize=200)(self._open)  # two files each, of the 1,000 that a process may have open
+        self._bucket = lru_cache(maxsize=64)(self._find_bucket)
+
+    def counts(self) -> np.ndarray:
+        return self.lengths.sum(axis=0)
+
+    def lengths_of(self, shortest: int, longest: int, places: np.ndarray) -> np.ndarray:
+        """How long the columns of rows are, (rows, columns)."""
+        return np.diff(self._bounds(shortest, longest, places)[1])
+
+    def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        shards, bounds = self._bounds(shortest, longest, places)
+        parts = [
+            self._opened(shard)[0].read(begin, end - begin)
+            for shard, begin, end in zip(shards, bounds[:, 0].tolist(), bounds[:, -1].tolist())
+        ]
+        lengths = bounds[:, -1] - bounds[:, 0]
+        bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
+        flat = np.concatenate(parts).astype(np.int32)
+        return tuple(padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) for i in range(self.columns))
+
+    def _bounds(self, shortest: int, longest: int, places: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """The shard of each row, and where its columns begin there and the last one ends, (rows, columns + 1)."""
+        first, before = self._bucket(shortest, longest)
+        shards = np.searchsorted(before, places, side="right") - 1
+        rows = first[shards] + places - before[shards]
+        found = [
+            self._opened(shard)[1].read(row * self.columns, self.columns + 1)
+            for shard, row in zip(shards.tolist(), rows.tolist())
+        ]
+        return shards.tolist(), np.array(found, np.int64)
+
+    def _find_bucket(self, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rows of such lengths begin in each shard, and how many the shards before it have."""
+        rows = self.lengths[:, shortest : longest + 1].sum(axis=1)
+        return self.lengths[:, :shortest].sum(axis=1), np.cumsum(rows) - rows
+
+    def _open(self, shard: int) -> tuple[_Array, _Array]:
+        ids, offsets, _ = shard_files(self.folder, self.names[shard])
+        return _Array(ids, self.dtype), _Array(offsets, "uint32")
+
+
+# -- the folder
+
+
+def prepared_flags(path: str) -> dict[str, Any]:
+    """The flags with which a folder was prepared; none if the path is no such folder."""
+    return read_manifest(Path(path))["flags"] if (Path(path) / MANIFEST).is_file() else {}
+
+
+def is_prepared(path: str) -> bool:
+    """Whether a path of `--data` is a folder that `prepare` wrote, or began to write."""
+    return (Path(path) / MANIFEST).is_file() or (partial_folder(Path(path)).is_dir() and not Path(path).exists())
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where a folder is prepared, until it is complete."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that was prepared, checked.
+
+    Attributes:
+        folder: the place.
+        manifest: what `prepare` wrote.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str, application: str) -> "Prepared":
+        """Read the manifest, and see that all files are there as it says. The content of shards is not read again.
+
+        Args:
+            path: of the folder.
+            application: what it must have been prepared for.
+
+        Raises:
+            DataError: it is not complete, of another version or application, or a file differs; the source changed since.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST).is_file():
+            raise DataError(f"{folder}: is not prepared to its end. Repeat the command that prepares it: it goes on.")
+        opened = cls(folder, read_manifest(folder))
+        if opened.manifest["application"] != application:
+            raise DataError(
+                f"{folder}: was prepared for {opened.manifest['application']}, not for {application}. Pass other data."
+            )
+        opened._check_files()
+        opened._check_source()
+        return opened
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        return self.manifest["flags"]["source_lang"], self.manifest["flags"]["target_lang"]
+
+    @cached_property
+    def rows(self) -> PreparedRows:
+        """Those of the training split."""
+        names = [shard["name"] for shard in self.manifest["shards"]]
+        return PreparedRows(self.folder, names, self.manifest["columns"], self.manifest["dtype"])
+
+    def hashes(self) -> np.ndarray:
+        """Of all training rows; none if they would make an export large, which is said."""
+        if self.manifest["rows"] > MOST_HASHES:
+            print(
+                f"{'warning':<12}more than {MOST_HASHES:,} training rows: the export has no hashes of them; evaluate can't warn"
+            )
+            return np.empty(0, np.uint64)
+        names = [shard["name"] for shard in self.manifest["shards"]]
+        return np.concatenate([np.load(shard_files(self.folder, name)[2]) for name in names])
+
+    def _check_files(self) -> None:
+        files = dict(self.manifest["files"])
+        for shard in self.manifest["shards"]:
+            files |= shard["files"]
+        for name, facts in files.items():
+            path = self.folder / name
+            size = path.stat().st_size if path.is_file() else None
+            if size != facts["bytes"]:
+                found = "is missing" if size is None else f"has {size:,} bytes, {facts['bytes']:,} were written"
+                raise DataError(f"{path}: {found}. Prepare the data anew, or put back the file.")
+            if name in self.manifest["files"] and sha256_of(path) != facts["sha256"]:
+                raise DataError(f"{path}: is not what was prepared: its SHA-256 differs. Prepare the data anew, or put it back.")
+
+    def _check_source(self) -> None:
+        """A source that is gone is fine: the shards are the data."""
+        for name, facts in self.manifest["source"].items():
+            path = Path(name)
+            if path.is_file() and changed(path, facts):
+                raise DataError(
+                    f"{path}: changed since {self.folder} was prepared from it. Prepare it again with --overwrite; or move the "
+                    "file away to train on what was prepared."
+                )
+
+    def check_flags(self, config: Any, initial: Path | None = None) -> None:
+        """Refuse flags of a training that the data were not prepared with.
+
+        Args:
+            config: of the training.
+            initial: the run that it begins with: its vocabulary must be that of the data.
+
+        Raises:
+            DataError: the first one.
+        """
+        for name, wanted in self.manifest["flags"].items():
+            value = getattr(config, name, wanted)
+            if value != wanted:
+                raise DataError(
+                    f"--{name.replace('_', '-')} {value}: {self.folder} was prepared with {wanted}. Leave the flag out, or "
+                    "prepare the data anew."
+                )
+        if config.data_service:
+            raise DataError(f"--data-service {config.data_service}: {self.folder} is prepared already. Leave the flag out.")
+        for name, facts in self.manifest["files"].items():
+            if (
+                initial
+                and name.endswith(".model")
+                and not ((initial / name).is_file() and sha256_of(initial / name) == facts["sha256"])
+            ):
+                raise DataError(
+                    f"--init-from {initial}: {self.folder} was prepared with another vocabulary. Prepare the data with "
+                    f"--vocabulary-from {initial}."
+                )
+
+
+def source_facts(path: Path) -> dict[str, Any]:
+    """By which a file is known again."""
+    status = path.stat()
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256_of(path)}
+
+
+def changed(path: Path, facts: dict[str, Any]) -> bool:
+    """Whether a file is another than `source_facts` saw; its content is read only if the time says so."""
+    now = path.stat()
+    if now.st_size != facts["bytes"]:
+        return True
+    return now.st_mtime_ns != facts["mtime_ns"] and sha256_of(path) != facts["sha256"]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `prepare` wrote.
+
+    Raises:
+        DataError: it can't be read, or is of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: can't be read ({error}). Prepare the data anew.") from None
+    if version != FORMAT:
+        raise DataError(f"{path}: is of format {version}; this version reads {FORMAT}. Prepare the data anew.")
+    return manifest
