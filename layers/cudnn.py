@@ -49,7 +49,7 @@ def takes(layer: Any, training: bool) -> bool:
         ValueError: it doesn't, and the layer has `use_cudnn=True`. Inside `layers.portable` that is no error.
     """
     reason = why_not(layer, training)
-    if reason and layer.use_cudnn is True and not is_portable():
+    if reason and _choice(layer) is True and not is_portable():
         raise ValueError(
             f"{type(layer).__name__} {layer.name!r}: use_cudnn is True, but {reason}. cuDNN computes layers.LSTM and layers.GRU "
             "as they are by default, on TensorFlow with a GPU. Leave use_cudnn='auto': what cuDNN can't do runs on the engine."
@@ -60,7 +60,7 @@ def takes(layer: Any, training: bool) -> bool:
 def why_not(layer: Any, training: bool) -> str:
     """Why no call of the layer runs on cuDNN; empty if it may."""
     cell, tanh, sigmoid = layer.cell, [activations.tanh, ops.tanh], [activations.sigmoid, ops.sigmoid]
-    if layer.use_cudnn is False:
+    if _choice(layer) is False:
         return "it is False"
     if keras.backend.backend() != "tensorflow":
         return f"the backend is {keras.backend.backend()}"
@@ -81,6 +81,10 @@ def why_not(layer: Any, training: bool) -> str:
     if not has_gpu() or not tf.sysconfig.get_build_info()["is_cuda_build"]:
         return "TensorFlow finds no CUDA GPU"
     return "XLA compiles the function that calls the layer" if tf.__internal__.get_enclosing_xla_context() else ""
+
+
+def _choice(layer: Any) -> Any:
+    return getattr(layer, "use_cudnn", False)  # which LSTM and GRU have, as in Keras
 
 
 def unfold(

@@ -61,7 +61,6 @@ class RNN(keras.layers.RNN):
     """
 
     concurrency = 1  # how many such layers run at the same time
-    use_cudnn: Any = False  # of LSTM and GRU: 'auto'; see `layers.cudnn`
 
     def __init__(self, cell: Any, *args: Any, jit_compile: bool = True, **kwargs: Any) -> None:
         cells = cell if isinstance(cell, (list, tuple)) else [cell]
