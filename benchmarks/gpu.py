@@ -221,6 +221,15 @@ def answers(application: str, export: str) -> dict[str, np.ndarray]:
     return found
 
 
+def compare(function: Callable[..., dict[str, Any]], *arguments: Any) -> float:
+    """The `difference` of what a function returns here and on the processor; infinite if it fails there or here."""
+    try:
+        return difference(on("here", function, *arguments), on("processor", function, *arguments))
+    except subprocess.CalledProcessError as error:  # its process printed why; all else is measured
+        print(f"{function.__name__}{arguments} fails: {error}", flush=True)
+        return float("inf")
+
+
 def difference(here: dict[str, np.ndarray], there: dict[str, np.ndarray]) -> float:
     """The largest one, as a part of the largest number of its tensor; infinite if texts or shapes differ."""
     largest = 0.0
@@ -264,13 +273,12 @@ def train(application: str, folder: Path, flags: list[str], seconds: float) -> d
     if done.returncode:
         return {"application": application, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     minutes, epoch = (time.monotonic() - begun) / 60, re.findall(r"\((\d+) s\)$", done.stdout, re.MULTILINE)
-    arguments = (application, str(folder / "export" / "1"))
     return {
         "application": application,
         "minutes": minutes,
         "epoch_seconds": int(epoch[-1]) if epoch else None,
         "peak_bytes": int(done.stdout.rpartition("peak ")[2]),
-        "difference": difference(on("here", answers, *arguments), on("processor", answers, *arguments)),
+        "difference": compare(answers, application, str(folder / "export" / "1")),
     }
 
 
@@ -339,8 +347,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 found["applications"].append(train(application, Path(folder), flags, end - time.monotonic()))
             print(json.dumps(found["applications"][-1]), flush=True)
-        names = (tuple(arguments.layers),)
-        found["equality"] = difference(on("here", layer_values, *names), on("processor", layer_values, *names))
+        found["equality"] = compare(layer_values, tuple(arguments.layers))
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)  # PyTorch needs some, too
     shapes = [*((shape, False) for shape in SHAPES), (LONG, False), (SHAPES[0], True), (SHAPES[3], True)]

@@ -38,7 +38,9 @@ class CellRNN(RNN):
         cell_kwargs = {name: kwargs.pop(name) for name in names if name in kwargs and name != "kwargs"}
         super().__init__(self.cell_class(units, *args, dtype=kwargs.get("dtype"), **cell_kwargs), **kwargs)
         if has_cudnn:
-            self.use_cudnn = use_cudnn
+            self.use_cudnn = use_cudnn if use_cudnn == "auto" else bool(use_cudnn)  # 0 is no False
+            if use_cudnn == "auto" and keras.backend.backend() == "jax":
+                self.use_cudnn = False  # else keras.layers.Bidirectional takes JAX' cuDNN, whatever the equations of the cell
 
     def get_config(self) -> dict[str, Any]:
         config = {**self.cell.get_config(), **RNN.get_config(self)}

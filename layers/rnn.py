@@ -214,9 +214,9 @@ class RNN(keras.layers.RNN):
     @property
     def _has_zero_start(self):
         """Whether the states are zeros before the first step, so that the output is before the first unmasked step."""
-        return not self.stateful and all(
-            getattr(type(cell), "get_initial_state", None) is RecurrentCell.get_initial_state for cell in self._cells
-        )
+        makers = [(self, RNN), *((cell, RecurrentCell) for cell in self._cells)]
+        functions = [(getattr(getattr(maker, "get_initial_state", None), "__func__", None), kind) for maker, kind in makers]
+        return not self.stateful and all(function is kind.get_initial_state for function, kind in functions)
 
     def _has_output(self, mask):
         mask = ops.cast(mask, "int32")  # (batch, time)

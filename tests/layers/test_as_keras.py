@@ -113,6 +113,8 @@ def test_wrong_arguments_are_named_with_a_remedy():
 
 def test_use_cudnn_and_implementation():
     assert layers.LSTM(3, use_cudnn=True, implementation=1).use_cudnn is True
+    assert layers.LSTM(3, use_cudnn=0).use_cudnn is layers.GRU(3, use_cudnn=np.False_).use_cudnn is False
+    assert layers.LSTM(3).use_cudnn == ("auto" if ON_TENSORFLOW else False)
     with pytest.raises(ValueError, match="GRU: use_cudnn is 'yes'; expected one of 'auto', True, False"):
         layers.GRU(3, use_cudnn="yes")
 

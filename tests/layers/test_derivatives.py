@@ -274,9 +274,15 @@ class Warm(layers.GRUCell):
         return [ops.full((batch_size, self.units), 0.5, dtype=self.compute_dtype)]
 
 
-def test_an_initial_state_of_the_cell_is_used():
+class WarmGRU(layers.GRU):
+    def get_initial_state(self, batch_size=None):
+        return Warm.get_initial_state(self.cell, batch_size)
+
+
+@pytest.mark.parametrize("make", [lambda **options: RNN(Warm(3), **options), lambda **options: WarmGRU(3, **options)])
+def test_an_initial_state_of_the_cell_or_the_layer_is_used(make):
     x, mask = sequences(2, 4, 3), np.array([[0, 1, 1, 0], [0, 0, 0, 0]], bool)
-    layer = RNN(Warm(3), return_sequences=True, return_state=True)
+    layer = make(return_sequences=True, return_state=True)
     layer.build(x.shape)
     plain = RNN(layers.GRUCell(3), return_sequences=True, return_state=True)
     plain.build(x.shape)

@@ -49,3 +49,9 @@ def test_a_training_that_fails_is_told(tmp_path, monkeypatch):
     ended = lambda line, **_: subprocess.CompletedProcess(line, 1, "", "Traceback\nerror: out of memory\n")  # noqa: E731
     monkeypatch.setattr(gpu.subprocess, "run", ended)
     assert gpu.train("translation", tmp_path, [], 60) == {"application": "translation", "error": "error: out of memory"}
+
+
+def test_a_comparison_that_fails_is_told_and_ends_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(gpu.sys, "executable", "false")
+    assert gpu.compare(gpu.layer_values, ("LSTM",)) == float("inf")
+    assert "layer_values(('LSTM',),) fails: " in capsys.readouterr().out and gpu.verdict(float("inf")).startswith("DIFFERS")
