@@ -150,6 +150,7 @@ class BatchOrder:
 
     def _pass(self, bucket: int, number: int) -> Permutation:
         """The permutation of one pass over a bucket; the last one is kept."""
-        if self._passes.get(bucket, (None,))[0] != number:
-            self._passes[bucket] = number, permutation(self.rows[bucket], (self.seed, number, bucket))
-        return self._passes[bucket][1]
+        kept = self._passes.get(bucket)
+        if kept is None or kept[0] != number:  # `kept` is read once: another iterator may be in another pass
+            kept = self._passes[bucket] = number, permutation(self.rows[bucket], (self.seed, number, bucket))
+        return kept[1]
