@@ -134,7 +134,7 @@ class BatchOrder:
     def _schedule(self, epoch: int) -> np.ndarray:
         """The bucket of each step of an epoch."""
         numbers = self._before(epoch + 1) - self._before(epoch)
-        schedule = np.repeat(np.arange(len(numbers), dtype=np.uint8), numbers)
+        schedule = np.repeat(np.arange(len(numbers), dtype=np.min_scalar_type(len(numbers))), numbers)
         return np.random.default_rng([self.seed, epoch]).permutation(schedule)
 
     def _places(self, bucket: int, number: int) -> np.ndarray:

@@ -70,3 +70,7 @@ def test_two_iterators_in_different_passes_do_not_disturb_each_other():
     wanted = taken(batches, 5, 1)
     object.__setattr__(batches, "_passes", Shared())
     assert taken(batches, 5, 1) == wanted
+
+
+def test_more_buckets_than_a_byte_counts_lose_no_rows():
+    assert sorted(bucket for bucket, _ in taken(BatchOrder([1] * 300, [1] * 300, 0), 0, 300)) == list(range(300))
