@@ -134,7 +134,7 @@ class BatchOrder:
     def _schedule(self, epoch: int) -> np.ndarray:
         """The bucket of each step of an epoch."""
         numbers = self._before(epoch + 1) - self._before(epoch)
-        schedule = np.repeat(np.arange(len(numbers), dtype=np.uint8), numbers)
+        schedule = np.repeat(np.arange(len(numbers), dtype=np.min_scalar_type(len(numbers))), numbers)
         return np.random.default_rng([self.seed, epoch]).permutation(schedule)
 
     def _places(self, bucket: int, number: int) -> np.ndarray:
@@ -150,6 +150,7 @@ class BatchOrder:
 
     def _pass(self, bucket: int, number: int) -> Permutation:
         """The permutation of one pass over a bucket; the last one is kept."""
-        if self._passes.get(bucket, (None,))[0] != number:
-            self._passes[bucket] = number, permutation(self.rows[bucket], (self.seed, number, bucket))
-        return self._passes[bucket][1]
+        kept = self._passes.get(bucket)
+        if kept is None or kept[0] != number:  # `kept` is read once: another iterator may be in another pass
+            kept = self._passes[bucket] = number, permutation(self.rows[bucket], (self.seed, number, bucket))
+        return kept[1]

@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -58,6 +59,11 @@ SHARD_ROWS = 100_000
 SAMPLE_SEED = "vocabulary"  # not that of the split: the draws would be alike
 BLOCK = 5_000  # pairs that are encoded at once
 STATE = "state.json"
+REPLACED = "replaced"  # what --overwrite replaces, until the new folder has its name
+OWN_FILES = re.compile(
+    r"train-\d{5,}\.((ids|offsets|hashes)\.npy|json)|lengths\.npy|(joint|source|target)\.(model|json)|words\.json"
+    rf"|(validation|test)\.jsonl|{MANIFEST}|{STATE}|\.lock|\.writing-.*|{REPLACED}"
+)
 
 T = TypeVar("T")
 Pair = tuple[str, str]
@@ -78,6 +84,8 @@ def prepare(source: str, to: str, options: argparse.Namespace) -> Prepared:
     from data_pipelines.translations import translation_files
 
     folder, languages = Path(to), (options.source_lang, options.target_lang)
+    if folder.resolve() == Path.cwd():
+        raise DataError(f"--to {to}: this is the working directory. Name a folder in it.")
     if source == "embedded" or source.startswith("tfds:"):
         raise DataError(f"{source}: only files are prepared. Train with --data {source}, or pass a path.")
     splits, alone = translation_files(Path(source), *languages, columns=(options.source_column, options.target_column))
@@ -89,10 +97,24 @@ def prepare(source: str, to: str, options: argparse.Namespace) -> Prepared:
         say("prepared", f"{folder} has all this already")
         return Prepared.open(to, APPLICATION)
     partial = _begin(folder, key)
+    if not (partial / MANIFEST).is_file():
+        _fill(partial, source, splits, alone, key, options)
+    return _publish(folder, partial)
+
+
+def _fill(
+    partial: Path, source: str, splits: dict[str, Any], alone: bool, key: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """Write all files, the manifest last."""
+    languages = (options.source_lang, options.target_lang)
     state = json.loads((partial / STATE).read_text())
     rows = state.get("rows") or sum(1 for _ in counted("counting", splits["train"].read()))
-    write_whole(partial / STATE, json.dumps({"key": key, "rows": rows}))
-    held_out = {row: name for name, places in held_out_rows(rows, splits, alone).items() for row in places}
+    write_whole(partial / STATE, json.dumps({**key, "rows": rows}))
+    places_of = held_out_rows(rows, splits, alone)
+    for name, places in {"train": range(rows), **places_of}.items():
+        if not places:
+            raise DataError(f"{source}: the {name} split has no examples to use. Add some, or give a larger file.")
+    held_out = {row: name for name, places in places_of.items() for row in places}
     joint = _vocabularies(partial, splits["train"].read, held_out, rows, options)
     models = ["joint", "joint"] if joint else ["source", "target"]
 
@@ -122,7 +144,7 @@ def prepare(source: str, to: str, options: argparse.Namespace) -> Prepared:
     for name, facts in key["source"].items():
         if changed(Path(name), facts):
             raise DataError(f"{name}: changed while it was read. Repeat the command when it is whole.")
-    return _finish(folder, partial, key, written, empty, options)
+    _finish(partial, key, written, empty, options)
 
 
 def _key(options: argparse.Namespace, source: dict[str, Any]) -> dict[str, Any]:
@@ -131,10 +153,13 @@ def _key(options: argparse.Namespace, source: dict[str, Any]) -> dict[str, Any]:
         run = Path(options.vocabulary_from)
         if not (run / "words.json").is_file():
             raise DataError(f"--vocabulary-from {run}: holds no vocabulary. Pass the folder of a run, or of prepared data.")
-        of = json.loads((run / MANIFEST).read_text())["flags"] if (run / MANIFEST).is_file() else None
-        of = of or json.loads((run / "config.json").read_text())["config"]
-        for name in ("tokenizer", "vocabulary", "vocabulary_size"):
-            setattr(options, name, of[name])
+        try:
+            file, part = (MANIFEST, "flags") if (run / MANIFEST).is_file() else ("config.json", "config")
+            of = json.loads((run / file).read_text())[part]
+            for name in ("tokenizer", "vocabulary", "vocabulary_size"):
+                setattr(options, name, of[name])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"--vocabulary-from {run}: is neither a run of the translator nor prepared data.") from None
         models = {path.name: sha256_of(path) for path in sorted(run.glob("*.model"))}
     else:
         models = None
@@ -143,21 +168,43 @@ def _key(options: argparse.Namespace, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_there(folder: Path, key: dict[str, Any], overwrite: bool) -> bool:
-    """Whether a folder holds what is to be prepared."""
-    if not folder.exists() or overwrite:
+    """Whether a folder holds what is to be prepared.
+
+    Raises:
+        DataError: it holds something else, which stays; with `overwrite` files of others.
+    """
+    replaced = partial_folder(folder) / REPLACED
+    if replaced.is_dir() and not folder.exists():  # killed in the midst of `_publish`
+        replaced.rename(folder.resolve())
+    if not folder.exists():
         return False
     if not (folder / MANIFEST).is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise DataError(f"{folder}: is there, and no prepared data. Name a new folder.")
         return False
+    if overwrite:
+        _refuse_others(folder)
+        return False
     manifest = read_manifest(folder)
-    if {name: manifest[name] for name in key} != key:
+    if {name: manifest.get(name) for name in key} != key:
         raise DataError(f"{folder}: holds data of another source or other flags. Name a new folder, or pass --overwrite.")
     return True
 
 
+def _refuse_others(folder: Path) -> None:
+    """Raise if what is about to be removed holds files that no `prepare` wrote."""
+    others = sorted(path.name for path in folder.iterdir() if not OWN_FILES.fullmatch(path.name))
+    if others:
+        raise DataError(
+            f"{folder}: would be removed, but {others[0]} in it is none of prepared data. Move that, or name a new folder."
+        )
+
+
 def _begin(folder: Path, key: dict[str, Any]) -> Path:
-    """The folder that is written to, held by this process; what is there of the same source and flags stays."""
+    """The folder that is written to, held by this process; what is there of the same source and flags stays.
+
+    It has a manifest only if all else is there.
+    """
     partial = partial_folder(folder)
     partial.mkdir(parents=True, exist_ok=True)
     try:
@@ -167,18 +214,20 @@ def _begin(folder: Path, key: dict[str, Any]) -> Path:
     else:
         if holder:
             raise DataError(f"{partial}: {holder} prepares this folder. Wait for its end, or name another with --to.")
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads((partial / STATE).read_text())["key"] == key:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        state = json.loads((partial / (MANIFEST if (partial / MANIFEST).is_file() else STATE)).read_text())
+        if {name: state.get(name) for name in key} == key:
             say("goes on", f"with what is in {partial}")
             for path in partial.glob(".writing-*"):  # of a process that was killed
                 path.unlink()
             return partial
+    _refuse_others(partial)
     stale = [path for path in partial.iterdir() if path.name != ".lock"]
     if stale:
         say("begins anew", f"what is in {partial} is of another source or other flags")
     for path in stale:
-        path.unlink()
-    write_whole(partial / STATE, json.dumps({"key": key}))
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_whole(partial / STATE, json.dumps(key))
     return partial
 
 
@@ -211,14 +260,12 @@ def _vocabularies(
 @contextlib.contextmanager
 def _text_file(path: Path, languages: Sequence[str]) -> Iterator[Callable[[Pair], None]]:
     """What writes pairs to a file, a JSON object a line."""
-    with replacing(path) as temporary, temporary.open("w") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield lambda pair: print(json.dumps(dict(zip(languages, pair)), ensure_ascii=False), file=file)
 
 
-def _finish(
-    folder: Path, partial: Path, key: dict[str, Any], shards: list[dict[str, Any]], empty: int, options: argparse.Namespace
-) -> Prepared:
-    """Write the manifest, and give the folder its name."""
+def _finish(partial: Path, key: dict[str, Any], shards: list[dict[str, Any]], empty: int, options: argparse.Namespace) -> None:
+    """Write the manifest."""
     from data_pipelines.translations import load_translations
 
     longest = max(len(facts["lengths"]) for facts in shards)
@@ -241,7 +288,7 @@ def _finish(
         "rows": rows,
         "tokens": sum(facts["tokens"] for facts in shards),
         "left_out": {"empty": empty, "too_long": too_long},
-        "unknown": sum(facts.pop("unknown") for facts in shards) / sum(facts.pop("source_tokens") for facts in shards),
+        "unknown": sum(facts.pop("unknown") for facts in shards) / max(1, sum(facts.pop("source_tokens") for facts in shards)),
         "dtype": shards[0]["dtype"],
         "columns": 2,
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(others)},
@@ -249,17 +296,22 @@ def _finish(
         "versions": _versions(),
     }
     write_whole(partial / MANIFEST, json.dumps(manifest, indent=1))
-    for name in [STATE, ".lock", *(f"{facts['name']}.json" for facts in shards)]:
+
+
+def _publish(folder: Path, partial: Path) -> Prepared:
+    """Give the folder its name; one that is there moves into it until then. After a kill at any point, one of both is there."""
+    manifest, place = read_manifest(partial), folder.resolve()
+    for name in [STATE, *(f"{facts['name']}.json" for facts in manifest["shards"])]:
         (partial / name).unlink(missing_ok=True)
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.old")
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
-    else:
-        partial.rename(folder)
+    if place.exists():
+        shutil.rmtree(partial / REPLACED, ignore_errors=True)
+        place.rename(partial / REPLACED)
+    partial.rename(place)
+    shutil.rmtree(place / REPLACED, ignore_errors=True)
+    (place / ".lock").unlink(missing_ok=True)  # last: until here nobody else writes
     skipped = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["left_out"].items())
-    say("prepared", f"{folder}: {rows:,} training pairs in {len(shards):,} shards, {manifest['tokens']:,} tokens; {skipped}")
+    rows, shards, tokens = manifest["rows"], len(manifest["shards"]), manifest["tokens"]
+    say("prepared", f"{folder}: {rows:,} training pairs in {shards:,} shards, {tokens:,} tokens; {skipped}")
     say("train by", f"python -m apps.{APPLICATION}.train --data {folder}")
     return Prepared.open(str(folder), APPLICATION)
 
@@ -412,10 +464,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            print(
+                f"error: {visible(where)}{error.strerror}. Name a folder that can be written, or a file that can be read.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}the disk is full. Free some space and repeat the command: it goes on.", file=sys.stderr)
+        print(f"error: {visible(where)}the disk is full. Free some space and repeat the command: it goes on.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

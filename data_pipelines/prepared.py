@@ -12,6 +12,7 @@ The rows of a shard are sorted by length: those of a bucket, whatever its bounda
 kept in memory to find them. This module needs no TensorFlow: processes that prepare start at once.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -173,17 +174,25 @@ class PreparedRows:
 
 def prepared_flags(path: str) -> dict[str, Any]:
     """The flags with which a folder was prepared; none if the path is no such folder."""
-    return read_manifest(Path(path))["flags"] if (Path(path) / MANIFEST).is_file() else {}
+    return read_manifest(Path(path))["flags"] if _has_manifest(Path(path)) else {}
 
 
 def is_prepared(path: str) -> bool:
     """Whether a path of `--data` is a folder that `prepare` wrote, or began to write."""
-    return (Path(path) / MANIFEST).is_file() or (partial_folder(Path(path)).is_dir() and not Path(path).exists())
+    return _has_manifest(Path(path)) or (partial_folder(Path(path)).is_dir() and not Path(path).exists())
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Whether there is one, if broken; another program's `manifest.json` has no shards."""
+    with contextlib.suppress(ValueError):
+        return (folder / MANIFEST).is_file() and "shards" in json.loads((folder / MANIFEST).read_bytes())
+    return True
 
 
 def partial_folder(folder: Path) -> Path:
     """Where a folder is prepared, until it is complete."""
-    return folder.with_name(f"{folder.name}.partial")
+    folder = folder.resolve() if folder.name in ("", "..") or folder.is_symlink() else folder
+    return folder.parent / f"{folder.name}.partial"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Translations: pairs of sentences from any source, and the batches that a translator trains on."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -302,7 +303,10 @@ def encode(pairs: Sequence[Pair], vocabularies: Vocabularies, max_length: int) -
     return Encoded(tf.ragged.boolean_mask(source, fits), tf.ragged.boolean_mask(target, fits), skipped)
 
 
-def _cached(make: Callable[[], Encoded], cache: Path | None) -> Encoded:
+def _cached(make: Callable[[], Encoded], cache: Path | None, vocabularies: Vocabularies) -> Encoded:
+    """What `make` gives, kept under the vocabularies' hash: a run that is resumed has its own, not those that are learned now."""
+    models = hashlib.sha256(vocabularies.source.model + vocabularies.target.model).hexdigest()[:16]
+
     def arrays() -> dict[str, np.ndarray]:
         source, target, skipped = make()
         sides = {"source": source, "target": target}
@@ -311,7 +315,7 @@ def _cached(make: Callable[[], Encoded], cache: Path | None) -> Encoded:
         }
         return {**flat, "skipped": np.array(skipped, np.int64)}
 
-    found = cached_arrays(cache and cache / "train.npz", arrays)
+    found = cached_arrays(cache and cache / f"train-{models}.npz", arrays)
     source, target = (
         tf.RaggedTensor.from_row_splits(found[f"{name}.values"], found[f"{name}.row_splits"]) for name in ("source", "target")
     )
@@ -339,7 +343,7 @@ def training_pairs(data: Translations, vocabularies: Vocabularies, max_length: i
     if data.prepared:
         rows = data.prepared.rows
         return TrainingPairs(rows, rows.counts().tolist(), 0, data.prepared.manifest["unknown"])
-    encoded = _cached(lambda: encode(data.splits["train"], vocabularies, max_length), cache)
+    encoded = _cached(lambda: encode(data.splits["train"], vocabularies, max_length), cache, vocabularies)
     unknown = float(np.mean(encoded.source.flat_values.numpy() == UNKNOWN))
     return TrainingPairs(encoded, np.bincount(encoded.lengths).tolist(), len(encoded.skipped), unknown)
 

@@ -76,4 +76,7 @@ def test_pairs_from_the_cache_are_those_that_were_encoded(tmp_path):
             and found.rows.source.row_splits.dtype == other.rows.source.row_splits.dtype
         )
         assert found.rows.skipped == other.rows.skipped != [] and found[1:] == other[1:]
-    assert (tmp_path / "train.npz").is_file()
+    another = Vocabularies.train(pairs, "bpe", 150, True)  # of a run that began with another one, and is resumed
+    found, wanted = (training_pairs(data, another, 30, folder).rows.source.to_list() for folder in (tmp_path, None))
+    assert found == wanted != first.rows.source.to_list()
+    assert len(list(tmp_path.glob("train-*.npz"))) == 2

@@ -59,3 +59,18 @@ def test_batches_of_one_epoch_have_every_row_once():
         assert rows == [(bucket, place) for bucket, count in enumerate(ROWS) for place in range(count)]
     first, second = ([place for bucket, places in epoch if bucket == 0 for place in places] for epoch in epochs)
     assert first != second  # each pass has another permutation
+
+
+def test_two_iterators_in_different_passes_do_not_disturb_each_other():
+    class Shared(dict):  # another thread puts its own pass there at once
+        def __setitem__(self, bucket, kept):
+            super().__setitem__(bucket, (2, order.permutation(8, (0, 2, 0))))
+
+    batches = BatchOrder([8], [8], 0)
+    wanted = taken(batches, 5, 1)
+    object.__setattr__(batches, "_passes", Shared())
+    assert taken(batches, 5, 1) == wanted
+
+
+def test_more_buckets_than_a_byte_counts_lose_no_rows():
+    assert sorted(bucket for bucket, _ in taken(BatchOrder([1] * 300, [1] * 300, 0), 0, 300)) == list(range(300))

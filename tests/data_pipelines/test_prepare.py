@@ -3,8 +3,10 @@
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from apps.common.training.sharding import count_tokens, shard
 from data_pipelines import prepare as command
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import embedded_translations
+from data_pipelines.files import write_whole
 from data_pipelines.pieces import Pieces
 from data_pipelines.prepared import MANIFEST, Prepared, shard_files
 from data_pipelines.sources import DataError
@@ -146,6 +149,67 @@ def test_what_a_killed_command_finished_is_kept(table, tmp_path, monkeypatch, ca
     assert not (tmp_path / "new.partial").exists()
 
 
+@pytest.mark.parametrize("point", ["manifest.json", "state.json", "replaced", "new", "words.json"])
+def test_a_command_that_is_killed_while_it_replaces_a_folder_loses_nothing(point, table, folder, tmp_path, monkeypatch, capsys):
+    new = tmp_path / "new"
+    shutil.copytree(folder, new)
+
+    def dying(function, place):  # after it has done its work on the file that is named `point`
+        def wrapped(*arguments, **options):
+            found = function(*arguments, **options)
+            if Path(arguments[place]).name == point:
+                raise KeyboardInterrupt
+            return found
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_whole", dying(command.write_whole, 0))
+        patch.setattr(Path, "unlink", dying(Path.unlink, 0))
+        patch.setattr(Path, "rename", dying(Path.rename, 1))
+        if point == "words.json":  # what was replaced is half removed
+            patch.setattr(shutil, "rmtree", lambda path, **options: path.exists() and (path / point).unlink())
+        if point == "state.json":  # not when it is written first
+            patch.setattr(command, "write_whole", write_whole)
+        with pytest.raises(SystemExit):
+            prepare(table, new, "--overwrite", "--shard-rows", "300")
+    prepared = Prepared.open(str(new if new.exists() else tmp_path / "new.partial" / "replaced"), "translation")
+    assert len(prepared.manifest["shards"]) == 2 if point in ("new", "words.json") else 1  # the new one, or the old one
+    monkeypatch.setattr(command, "encode_shard", None)  # nothing is done again
+    prepare(table, new, "--shard-rows", "300", *["--overwrite"] * (point not in ("new", "words.json")))
+    load_translations(str(new), "en", "de")
+    monkeypatch.undo()
+    prepare(table, new, "--overwrite", "--shard-rows", "150")
+    assert len(Prepared.open(str(new), "translation").manifest["shards"]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["new"] and not (new / "replaced").exists()
+
+
+def test_files_of_others_are_never_removed(table, folder, tmp_path, monkeypatch, capsys):
+    for name in ("docs", "new.partial", "new"):
+        shutil.copytree(folder, tmp_path / name) if name == "new" else (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("x")
+    assert "docs: is there, and no prepared data" in fails(capsys, table, tmp_path / "docs", "--overwrite")
+    assert "new: would be removed, but thesis.txt in it" in fails(capsys, table, tmp_path / "new", "--overwrite")
+    (tmp_path / "new" / "thesis.txt").unlink()
+    assert "new.partial: would be removed, but thesis.txt" in fails(capsys, table, tmp_path / "new", "--overwrite")
+    assert (tmp_path / "docs" / "thesis.txt").is_file() and (tmp_path / "new.partial" / "thesis.txt").is_file()
+    monkeypatch.chdir(tmp_path / "docs")
+    assert "this is the working directory" in fails(capsys, table, ".")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    prepare(table, tmp_path / "link")
+    prepare(table, tmp_path / "link", "--overwrite")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / MANIFEST).is_file()
+
+
+def test_a_folder_of_texts_may_be_the_working_directory_and_have_a_manifest_of_another_program(table, tmp_path, monkeypatch):
+    (tmp_path / "train.tsv").write_text(table.read_text())
+    (tmp_path / MANIFEST).write_text('{"name": "x"}')
+    monkeypatch.chdir(tmp_path)
+    assert len(load_translations(".", "en", "de").splits["train"]) > 300
+    assert helpers.parsed("translation", "--data", ".").vocabulary_size == 6_000
+
+
 def test_a_full_disk_is_told_and_the_command_goes_on(table, tmp_path, monkeypatch, capsys):
     def full(file, array):
         file.write(b"\x93NUMPY")
@@ -272,6 +336,13 @@ def test_what_cannot_be_prepared_is_told(table, tmp_path, capsys):
     assert "no pair has at most 2 tokens a side. Pass a larger --max-length" in fails(
         capsys, table, tmp_path / "new", "--max-length", "2"
     )
+    (tmp_path / "three.tsv").write_text("en\tde\n" + "a\tb\n" * 3)
+    assert "three.tsv: the test split has no examples" in fails(capsys, tmp_path / "three.tsv", tmp_path / "other")
+    (tmp_path / "config.json").write_text('{"config": {"units": 3}}')
+    (tmp_path / "words.json").write_text("{}")
+    line = fails(capsys, table, tmp_path / "other", "--vocabulary-from", tmp_path)
+    assert "is neither a run of the translator nor prepared data" in line
+    (tmp_path / "words.json").unlink()
     assert "only files are prepared" in fails(capsys, "embedded", tmp_path / "other")
     assert "none.tsv: no such file" in fails(capsys, tmp_path / "none.tsv", tmp_path / "other")
     line = fails(capsys, table, tmp_path / "other", "--vocabulary-from", tmp_path)
