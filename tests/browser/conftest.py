@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+import apps
 from apps.common.training.cluster import loopback_ports
 from tests.apps.helpers import some_tunes
 
@@ -78,6 +79,13 @@ class Page:
     def close(self):
         self.process.terminate()
         self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def label(models):
+    """What the model says of a text, right or wrong: the page must say the same."""
+    classify = apps.load(models / "sentiment_classification")
+    return lambda text: classify([text])[0]["label"]
 
 
 @pytest.fixture(scope="session")

@@ -18,30 +18,40 @@ from data_pipelines.embedded.scenes import embedded_scenes, is_true
 TABS = [application.title for application in APPLICATIONS.values()]
 
 
+def open_tab(page, name):
+    """A narrow page has room for some tabs; the others are in a menu."""
+    expect(page.get_by_role("tab").first).to_be_visible()
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():
+        page.locator(".overflow-menu > button").click()
+        tab = page.locator(".overflow-dropdown button", has_text=name)
+    tab.click()
+
+
 def classify(page, text):
-    page.get_by_role("tab", name="Sentiment").click()
+    open_tab(page, "Sentiment")
     page.locator("#review textarea").fill(text)
     page.get_by_role("button", name="Classify").click()
 
 
 def translate(page, text):
-    page.get_by_role("tab", name="Translation").click()
+    open_tab(page, "Translation")
     page.locator("#sentence textarea").fill(text)
     page.get_by_role("button", name="Translate").click()
 
 
 def describe(page, path):
-    page.get_by_role("tab", name="Captions").click()
+    open_tab(page, "Captions")
     page.locator("#picture input[type=file]").set_input_files(path)
 
 
 def compose(page):
-    page.get_by_role("tab", name="Music").click()
+    open_tab(page, "Music")
     page.get_by_role("button", name="Compose").click()
 
 
 def complete(page, text):
-    page.get_by_role("tab", name="Text").click()
+    open_tab(page, "Text")
     page.locator("#beginning textarea").fill(text)
     page.get_by_role("button", name="Complete").click()
 
@@ -54,16 +64,18 @@ def error(page):
 # -- right answers
 
 
-def test_a_review_gets_its_label_and_weighed_words(visit, server):
+def test_a_review_gets_its_label_and_weighed_words(visit, server, label):
     page = visit(server)
     classify(page, "the food was good , not bad at all .")
-    expect(page.locator("#sentiment h2")).to_have_text("positive")
+    expect(page.locator("#sentiment h2")).to_have_text(label("the food was good , not bad at all ."))
     words = page.locator("#words .word")
     expect(words).to_have_count(10)
     assert len({words.nth(n).get_attribute("style") for n in range(10)}) > 1
     page.get_by_role("button", name="the food was bad , not good at all .").click()  # an example
     page.get_by_role("button", name="Classify").click()
-    expect(page.locator("#sentiment h2")).to_have_text("negative")
+    expect(page.locator("#sentiment h2")).to_have_text(label("the food was bad , not good at all ."))
+    classify(page, "i love this great film .")
+    expect(page.locator("#sentiment h2")).to_have_text("positive")
 
 
 def test_a_sentence_gets_its_translation_alternatives_and_attention(visit, server):
@@ -175,7 +187,7 @@ def test_too_little_and_too_much_text_get_a_readable_message(visit, server, text
 
 def test_a_bad_beginning_of_a_tune_gets_a_tune_or_a_readable_message(visit, server):
     page = visit(server)
-    page.get_by_role("tab", name="Music").click()
+    open_tab(page, "Music")
     page.locator("#prompt textarea").fill("no music at all <b>")
     page.get_by_label("Keep every bar").uncheck()
     page.get_by_role("button", name="Compose").click()
@@ -228,7 +240,7 @@ def assert_fits(page):
             assert box["x"] >= 0 and box["x"] + box["width"] <= 360, button.inner_text()
 
 
-def test_the_keyboard_is_enough(visit, server):
+def test_the_keyboard_is_enough(visit, server, label):
     page = visit(server)
 
     def press_until(condition, key="Tab"):
@@ -242,7 +254,7 @@ def test_the_keyboard_is_enough(visit, server):
     page.keyboard.type("the food was good , not bad at all .")
     press_until("e.innerText == 'Classify'")
     page.keyboard.press("Enter")
-    expect(page.locator("#sentiment h2")).to_have_text("positive")
+    expect(page.locator("#sentiment h2")).to_have_text(label("the food was good , not bad at all ."))
     press_until("e.getAttribute('role') == 'tab'", "Shift+Tab")
     press_until("e.getAttribute('role') == 'tab' && e.innerText == 'Translation'", "Shift+Tab")
     page.keyboard.press("Enter")
@@ -257,8 +269,10 @@ def test_the_keyboard_is_enough(visit, server):
     expect(page.locator("#sound audio")).to_have_count(1)
 
 
-def test_users_at_once_get_their_own_answers(visit, server):
-    texts = [f"the food was {a} , not {b} at all ." for a, b in (("good", "bad"), ("bad", "good"))]
+def test_users_at_once_get_their_own_answers(visit, server, label):
+    labels = {text: label(text) for text in ("i love this great film .", "i hate this awful film .")}
+    texts = list(labels)
+    assert len(set(labels.values())) == 2
     pages = [visit(server) for _ in range(4)]
     for turn in range(3):
         asked = [texts[(n + turn) % 2] for n in range(len(pages))]
@@ -269,7 +283,7 @@ def test_users_at_once_get_their_own_answers(visit, server):
         for page in pages:
             page.get_by_role("button", name="Classify").click(no_wait_after=True)
         for page, text in zip(pages, asked):
-            expect(page.locator("#sentiment h2")).to_have_text("positive" if "was good" in text else "negative")
+            expect(page.locator("#sentiment h2")).to_have_text(labels[text])
             shown = page.locator("#words .word").all_inner_texts()
             assert " ".join(shown) == text
     tunes = []
