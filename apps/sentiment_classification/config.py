@@ -83,7 +83,7 @@ QUICK = {
     "units": 48,
     "embedding_size": 48,
     "epochs": 3,
-    "batch_size": 64,
+    "batch_size": 32,
     "learning_rate": 3e-3,
     "embedding_dropout": 0.1,
     "word_dropout": 0.1,
