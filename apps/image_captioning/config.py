@@ -108,7 +108,7 @@ QUICK = {
     "units": 128,
     "embedding_size": 64,
     "memory_size": 128,
-    "epochs": 2,
+    "epochs": 3,
     "learning_rate": 4e-3,
     "min_count": 1,
     "ema_momentum": 0.98,
