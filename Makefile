@@ -1,5 +1,5 @@
-# make demo   train every application on its embedded data, export, predict, compare with docs/results.md: five and a half minutes
-# make test   lint, types, doctests and the fast tests: seven minutes
+# make demo   train every application on its embedded data, export, predict, compare with docs/results.md: six minutes
+# make test   lint, types, doctests and the fast tests: about twelve minutes
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-documents   the site, and the commands of the READMEs one after the other: before a change of them lands
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
