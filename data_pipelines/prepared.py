@@ -58,8 +58,15 @@ def write_shard(
 
     Returns:
         For the manifest: the rows, the tokens, size and SHA-256 of each file, and `lengths`: how many rows have each length.
+
+    Raises:
+        DataError: more tokens than an offset can count.
     """
     lengths = np.stack([lengths for _, lengths in columns], axis=1)  # (rows, columns)
+    if lengths.sum() > np.iinfo(np.uint32).max:
+        raise DataError(
+            f"{name}: has {lengths.sum():,} tokens; expected fewer than 2^32, for offsets. Pass a smaller --shard-rows."
+        )
     longest = lengths.max(axis=1)
     order = np.argsort(longest, kind="stable")
     starts = np.stack([np.cumsum(lengths) - lengths for _, lengths in columns], axis=1)

@@ -18,7 +18,7 @@ from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.files import write_whole
 from data_pipelines.pieces import Pieces
-from data_pipelines.prepared import MANIFEST, Prepared, shard_files
+from data_pipelines.prepared import MANIFEST, Prepared, shard_files, write_shard
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Vocabularies, encode, load_translations, training_pairs, translation_batches
 from tests.apps import helpers
@@ -361,3 +361,10 @@ def test_the_vocabulary_of_a_sample_and_of_another_folder(table, folder, tmp_pat
     taken = prepare(table, tmp_path / "c", "--vocabulary-from", some[0], "--vocabulary-size", "99")
     assert (taken / "joint.model").read_bytes() == models[0]
     assert Prepared.open(str(taken), "translation").manifest["flags"]["vocabulary_size"] == 300
+
+
+def test_a_shard_of_more_tokens_than_its_offsets_can_count_is_refused(tmp_path):
+    column = (np.empty(0, "uint16"), np.array([2**31, 2**31 - 1]))
+    with pytest.raises(DataError, match=r"4,294,967,296 tokens.*--shard-rows"):
+        write_shard(tmp_path, "train-00000", [column, (np.empty(0, "uint16"), np.array([1, 0]))], np.zeros(2), "uint16")
+    assert not list(tmp_path.iterdir())
