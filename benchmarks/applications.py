@@ -46,8 +46,7 @@ from benchmarks.saving import save
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
-from data_pipelines.reviews import encode as encode_reviews
-from data_pipelines.reviews import load_reviews, review_batches
+from data_pipelines.reviews import encode_reviews, load_reviews, review_batches
 from data_pipelines.translations import Vocabularies, load_translations, translation_batches
 from data_pipelines.translations import encode as encode_pairs
 from data_pipelines.tunes import load_tunes, train_tune_vocabulary, tune_streams
@@ -82,15 +81,15 @@ def sentiment(path: str) -> tuple[Side, Side]:
     train = reviews.splits["train"]
     texts = [review.text for review in train]
     vocabulary = train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
-    lengths = encode_reviews(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
-    boundaries = bucket_boundaries([*lengths, config.max_length], config.max_length)
-    options = {"max_length": config.max_length, "boundaries": boundaries, "batch_size": config.batch_size}
+    rows = encode_reviews(train, reviews.labels, vocabulary, config.max_length)
+    boundaries = bucket_boundaries([*rows[0].row_lengths().numpy().tolist(), config.max_length], config.max_length)
+    options = {"boundaries": boundaries, "batch_size": config.batch_size}
     model = recurrent_classifier(vocabulary.size, 2, **flags_of(config, SentimentFlags))
     ours = keras.Model(model.input, model.output["logits"])
     theirs = keras_networks.classifier(vocabulary.size, 2, config)
     for network in (ours, theirs):
         network.compile(adam(config), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    batches = review_batches(train, reviews.labels, vocabulary, **options, shuffle_seed=0).dataset
+    batches = review_batches(rows, **options, shuffle_seed=0).dataset
 
     vectorize = keras.layers.TextVectorization(vocabulary.size, output_sequence_length=config.max_length)
     vectorize.adapt(texts)

@@ -200,7 +200,8 @@ def prepared_batches(
     batch_sizes: Sequence[int],
     seed: int,
     start_step: int,
-    make: Callable[..., tuple[Any, tf.Tensor]],
+    make: Callable[..., tuple[Any, tf.Tensor]] = lambda inputs, targets: (inputs, targets),
+    full_batches: bool = True,
 ) -> Batches:
     """What `ordered_batches` gives, and the part of each process, which reads its own rows, and the lengths of all.
 
@@ -208,11 +209,12 @@ def prepared_batches(
         rows: their last column holds the targets.
         boundaries, batch_sizes, seed, start_step: see `ordered_batches`.
         make: columns -> (inputs, targets).
+        full_batches: see `bucketed_batches`.
     """
-    whole = ordered_batches(rows, boundaries, batch_sizes, seed, start_step, lambda batches: batches.map(make))
+    whole = ordered_batches(rows, boundaries, batch_sizes, seed, start_step, lambda batches: batches.map(make), full_batches)
 
     def part(index: int, count: int) -> tf.data.Dataset:
-        order, edges = _order(rows, boundaries, batch_sizes, seed, full=True)
+        order, edges = _order(rows, boundaries, batch_sizes, seed, full_batches)
 
         def batches() -> Iterator[tuple[np.ndarray, ...]]:
             for bucket, places in order.steps(start_step):

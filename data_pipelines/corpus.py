@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+import numpy as np
+
 from data_pipelines.files import replacing
+from data_pipelines.prepared import Prepared
 from data_pipelines.sources import DataError
 
 T = TypeVar("T", bound=Any)
@@ -26,10 +29,12 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus(Generic[T]):
-    """Examples by split, and what of the source was skipped."""
+    """Examples by split, and what of the source was skipped. The training split may be `prepared` on disk: then it is not among
+    `splits`."""
 
     splits: dict[str, list[T]]
     skipped: list[Skipped] = field(default_factory=list, kw_only=True)
+    prepared: Prepared | None = field(default=None, kw_only=True)
 
     def counts(self, examples: Sequence[T]) -> dict[str, int]:
         """How many examples there are, by what they are called; and how much they hold."""
@@ -43,28 +48,40 @@ class Corpus(Generic[T]):
         """The fields that identify duplicates."""
         return [self.fields(example) for example in self.splits[split]]
 
+    def facts(self, split: str) -> dict[str, Any]:
+        """A split, counted and hashed."""
+        examples = self.splits[split]
+        skipped = sum(item.split == split for item in self.skipped)
+        return {**self.counts(examples), "skipped": skipped, "sha256": fingerprint(map(self.fields, examples))}
+
     def describe(self) -> dict[str, dict[str, Any]]:
-        """What was loaded, counted and hashed, for the run's config."""
-        return {
-            name: {
-                **self.counts(examples),
-                "skipped": sum(item.split == name for item in self.skipped),
-                "sha256": fingerprint(map(self.fields, examples)),
-            }
-            for name, examples in self.splits.items()
-        }
+        """What was loaded, for the run's config."""
+        return self.prepared.manifest["data"] if self.prepared else {name: self.facts(name) for name in self.splits}
 
     def summary(self) -> dict[str, str]:
         """How much was loaded and what was skipped, for a person to read."""
+        known = {name: self.counts(examples) for name, examples in self.splits.items()}
+        if self.prepared:
+            train = self.prepared.manifest["data"]["train"]
+            known = {"train": {what: train[what] for what in self.counts([])}, **known}
         parts, unit = [], ""
-        for name, examples in self.splits.items():
-            (unit, count), *rest = self.counts(examples).items()
+        for name, counts in known.items():
+            (unit, count), *rest = counts.items()
             parts.append(f"{count:,} {name}" + "".join(f" ({number:,} {what})" for what, number in rest))
         facts = {unit: ", ".join(parts)}
+        if self.prepared:
+            left_out = [
+                f"{count:,} {why.replace('_', ' ')}" for why, count in self.prepared.manifest["left_out"].items() if count
+            ]
+            facts[unit] += "; prepared" + (f", {' and '.join(left_out)} of train left out" if left_out else "")
         if self.skipped:
             more = f"; and {len(self.skipped) - 5:,} more, all in skipped.tsv" if len(self.skipped) > 5 else ""
             facts["skipped"] = f"{len(self.skipped):,}: {'; '.join(map(str, self.skipped[:5]))}{more}"
         return facts
+
+    def training_hashes(self) -> np.ndarray:
+        """Of all training rows, by which an export tells what it was trained on."""
+        return self.prepared.hashes() if self.prepared else np.frombuffer(row_hashes(self.rows("train")), np.uint64)
 
     def write_skipped(self, path: Path) -> None:
         """All that was skipped, as a table."""

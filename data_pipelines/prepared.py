@@ -4,12 +4,14 @@
     train-00000.ids.npy           (tokens,) uint16 or uint32: the columns of the first row, of the second, and so on
     train-00000.offsets.npy       (rows * columns + 1,) uint32: where each of these begins
     train-00000.hashes.npy        (rows,) uint64: so that an export can tell what it was trained on
-    lengths.npy                   (shards, longest + 1): how many rows of each shard have each length
+    lengths.npy                   (shards, longest + 1): how many rows of each shard have each length; not of passages
     validation.jsonl, test.jsonl  the other splits, as texts
     joint.model, words.json, …    the vocabulary
 
 The rows of a shard are sorted by length: those of a bucket, whatever its boundaries, lie together in each shard, and nothing is
-kept in memory to find them. This module needs no TensorFlow: processes that prepare start at once.
+kept in memory to find them. Passages for a language model keep their order.
+
+This module needs no TensorFlow: processes that prepare start at once.
 """
 
 import contextlib
@@ -27,7 +29,7 @@ import numpy as np
 from data_pipelines.files import replacing
 from data_pipelines.sources import DataError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 PIECE = 1 << 22
 MOST_HASHES = 10_000_000  # 80 MB in an export
@@ -47,17 +49,19 @@ def shard_files(folder: Path, name: str) -> list[Path]:
 
 
 def write_shard(
-    folder: Path, name: str, columns: Sequence[tuple[np.ndarray, np.ndarray]], hashes: np.ndarray, dtype: str
+    folder: Path, name: str, columns: Sequence[tuple[np.ndarray, np.ndarray]], hashes: np.ndarray, dtype: str, sequences: int
 ) -> dict[str, Any]:
-    """Write rows, the shortest first.
+    """Write rows, the shortest first, or in their order.
 
     Args:
         columns: (ids of all rows, lengths of the rows) each.
         hashes: of the rows.
         dtype: of the ids.
+        sequences: the longest of so many first columns is the length of a row; 0: the order is kept.
 
     Returns:
-        For the manifest: the rows, the tokens, size and SHA-256 of each file, and `lengths`: how many rows have each length.
+        For the manifest: the rows, the tokens, size and SHA-256 of each file, and `lengths`: how many rows have each length, if
+        they are sorted.
 
     Raises:
         DataError: more tokens than an offset can count.
@@ -67,7 +71,7 @@ def write_shard(
         raise DataError(
             f"{name}: has {lengths.sum():,} tokens; expected fewer than 2^32, for offsets. Pass a smaller --shard-rows."
         )
-    longest = lengths.max(axis=1)
+    longest = lengths[:, :sequences].max(axis=1, initial=0)
     order = np.argsort(longest, kind="stable")
     starts = np.stack([np.cumsum(lengths) - lengths for _, lengths in columns], axis=1)
     starts += np.cumsum([0, *(len(ids) for ids, _ in columns)])[:-1]
@@ -83,7 +87,8 @@ def write_shard(
             file.flush()
             os.fsync(file.fileno())
         files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    return {"name": name, "rows": len(order), "tokens": len(flat), "files": files, "lengths": np.bincount(longest).tolist()}
+    facts = {"name": name, "rows": len(order), "tokens": len(flat), "files": files}
+    return facts | ({"lengths": np.bincount(longest).tolist()} if sequences else {})
 
 
 def padded_rows(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> np.ndarray:
@@ -127,12 +132,13 @@ class PreparedRows:
         folder: with the shards.
         names: of the shards.
         columns: of a row.
+        sequences: so many of them, the first ones; the others hold a number each.
         dtype: of the ids on disk.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], columns: int, dtype: str) -> None:
-        self.folder, self.names, self.columns, self.dtype = folder, names, columns, dtype
-        self.kinds = ((2, "int32"),) * columns
+    def __init__(self, folder: Path, names: Sequence[str], columns: int, sequences: int, dtype: str) -> None:
+        self.folder, self.names, self.columns, self.sequences, self.dtype = folder, names, columns, sequences, dtype
+        self.kinds = [(2 if i < sequences else 1, "int32") for i in range(columns)]
         self.lengths = np.load(folder / "lengths.npy").astype(np.int64)
         self._opened = lru_cache(maxsize=200)(self._open)  # two files each, of the 1,000 that a process may have open
         self._bucket = lru_cache(maxsize=64)(self._find_bucket)
@@ -153,7 +159,10 @@ class PreparedRows:
         lengths = bounds[:, -1] - bounds[:, 0]
         bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
         flat = np.concatenate(parts).astype(np.int32)
-        return tuple(padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) for i in range(self.columns))
+        return tuple(
+            padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) if i < self.sequences else flat[bounds[:, i]]
+            for i in range(self.columns)
+        )
 
     def _bounds(self, shortest: int, longest: int, places: np.ndarray) -> tuple[list[int], np.ndarray]:
         """The shard of each row, and where its columns begin there and the last one ends, (rows, columns + 1)."""
@@ -176,12 +185,61 @@ class PreparedRows:
         return _Array(ids, self.dtype), _Array(offsets, "uint32")
 
 
+class PreparedText:
+    """The passages of all shards, see `token_streams.Text`.
+
+    Args:
+        folder: with the shards.
+        shards: of the manifest.
+        dtype: of the ids on disk.
+        unknown: the share of the tokens that is unknown.
+    """
+
+    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], dtype: str, unknown: float) -> None:
+        self.folder, self.dtype, self.unknown = folder, dtype, unknown
+        self.names = [shard["name"] for shard in shards]
+        self.tokens = np.array([shard["tokens"] for shard in shards], np.int64)
+        self._opened = lru_cache(maxsize=200)(self._open)
+
+    def offsets(self, shard: int) -> np.ndarray:
+        return np.load(shard_files(self.folder, self.names[shard])[1])
+
+    def read(self, shard: int, begin: int, end: int) -> np.ndarray:
+        return self._opened(shard).read(begin, end - begin).astype(np.int32)
+
+    def first_passages(self, tokens: int) -> list[np.ndarray]:
+        """The first passages of the source, up to so many tokens."""
+        found, count = list[np.ndarray](), 0
+        for shard in range(len(self.names)):
+            offsets = self.offsets(shard)
+            stop = int(np.searchsorted(offsets, tokens - count, side="right")) - 1
+            ids = self.read(shard, 0, int(offsets[stop]))
+            found += np.split(ids, offsets[1:stop]) if stop else []
+            count += len(ids)
+            if stop < len(offsets) - 1:
+                break
+        return found or [self.read(0, 0, min(tokens, int(self.tokens[0])))]
+
+    def _open(self, shard: int) -> "_Array":
+        return _Array(shard_files(self.folder, self.names[shard])[0], self.dtype)
+
+
 # -- the folder
 
 
-def prepared_flags(path: str) -> dict[str, Any]:
-    """The flags with which a folder was prepared; none if the path is no such folder."""
-    return read_manifest(Path(path))["flags"] if _has_manifest(Path(path)) else {}
+def prepared_flags(path: str, application: str) -> dict[str, Any]:
+    """The flags with which a folder was prepared; none if the path is no such folder.
+
+    Raises:
+        DataError: it was prepared for another application.
+    """
+    return _check_application(Path(path), read_manifest(Path(path)), application)["flags"] if _has_manifest(Path(path)) else {}
+
+
+def _check_application(folder: Path, manifest: dict[str, Any], application: str) -> dict[str, Any]:
+    if manifest["application"] != application:
+        raise DataError(f"{folder}: was prepared for {manifest['application']}, not for {application}. Pass other data.")
+    return manifest
 
 
 def is_prepared(path: str) -> bool:
@@ -228,11 +286,7 @@ class Prepared:
         folder = Path(path)
         if not (folder / MANIFEST).is_file():
             raise DataError(f"{folder}: is not prepared to its end. Repeat the command that prepares it: it goes on.")
-        opened = cls(folder, read_manifest(folder))
-        if opened.manifest["application"] != application:
-            raise DataError(
-                f"{folder}: was prepared for {opened.manifest['application']}, not for {application}. Pass other data."
-            )
+        opened = cls(folder, _check_application(folder, read_manifest(folder), application))
         opened._check_files()
         opened._check_source()
         return opened
@@ -245,7 +299,12 @@ class Prepared:
     def rows(self) -> PreparedRows:
         """Those of the training split."""
         names = [shard["name"] for shard in self.manifest["shards"]]
-        return PreparedRows(self.folder, names, self.manifest["columns"], self.manifest["dtype"])
+        return PreparedRows(self.folder, names, self.manifest["columns"], self.manifest["sequences"], self.manifest["dtype"])
+
+    @cached_property
+    def text(self) -> PreparedText:
+        """Of the training split, whose rows keep their order."""
+        return PreparedText(self.folder, self.manifest["shards"], self.manifest["dtype"], self.manifest["unknown"])
 
     def hashes(self) -> np.ndarray:
         """Of all training rows; none if they would make an export large, which is said."""
@@ -297,12 +356,12 @@ class Prepared:
                     f"--{name.replace('_', '-')} {value}: {self.folder} was prepared with {wanted}. Leave the flag out, or "
                     "prepare the data anew."
                 )
-        if config.data_service:
+        if getattr(config, "data_service", None):
             raise DataError(f"--data-service {config.data_service}: {self.folder} is prepared already. Leave the flag out.")
         for name, facts in self.manifest["files"].items():
             if (
                 initial
-                and name.endswith(".model")
+                and (name.endswith(".model") or name == "vocabulary.json")
                 and not ((initial / name).is_file() and sha256_of(initial / name) == facts["sha256"])
             ):
                 raise DataError(

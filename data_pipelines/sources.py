@@ -226,10 +226,20 @@ def _cut(count: int, shares: dict[str, float], generator: random.Random) -> dict
     return chosen
 
 
-def held_out_rows(count: int, splits: Collection[str], alone: bool) -> dict[str, Sequence[int]]:
-    """The rows of a training split that `split_off` gives to others, for one that is too large to be in memory."""
-    shares = _shares(splits, alone)
-    return _cut(count, shares, random.Random(SPLIT_SEED)) if shares else {}
+def held_out_places(groups: dict[str, int], splits: Collection[str], alone: bool) -> dict[str, set[tuple[str, int]]]:
+    """What `split_off` gives to other splits of a training split that is too large to be in memory: each row as (group, place in
+    it).
+
+    Args:
+        groups: how many rows each has, in the order of their first rows.
+        splits, alone: see `split_off`.
+    """
+    shares, generator = _shares(splits, alone), random.Random(SPLIT_SEED)
+    found: dict[str, set[tuple[str, int]]] = {name: set() for name in [*shares][1:]}
+    for group, count in groups.items():
+        for name, places in (_cut(count, shares, generator) if shares else {}).items():
+            found[name] |= {(group, place) for place in places}
+    return found
 
 
 def _shares(splits: Collection[str], alone: bool) -> dict[str, float]:

@@ -48,29 +48,20 @@ class PairFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class Translations(Corpus[Pair]):
-    """Pairs of sentences by split; pairs with an empty side are counted, and skipped in the training split. That split may be
-    `prepared` on disk: then it is not among `splits`."""
+    """Pairs of sentences by split; pairs with an empty side are counted, and skipped in the training split."""
 
     empty_pairs: dict[str, int]
-    prepared: Prepared | None = None
 
     def rows(self, split: str) -> list[tuple[Any, ...]]:
         return [(pair.source,) for pair in self.splits[split]]
 
-    def describe(self) -> dict[str, dict[str, Any]]:
-        if self.prepared:
-            return self.prepared.manifest["data"]
-        return {name: {**facts, "empty_pairs": self.empty_pairs[name]} for name, facts in super().describe().items()}
+    def facts(self, split: str) -> dict[str, Any]:
+        return {**super().facts(split), "empty_pairs": self.empty_pairs[split]}
 
     def summary(self) -> dict[str, str]:
         counts = [(f"{count:,} in {name}", name) for name, count in self.empty_pairs.items() if count]
         empty = ", ".join(f"{text}, {'skipped' if name == 'train' else 'kept'}" for text, name in counts)
-        facts = {"empty pairs": empty} if empty else {}
-        if self.prepared:
-            rows = [f"{part['examples']:,} {name}" for name, part in self.describe().items()]
-            left_out = [f"{count:,} {why.replace('_', ' ')}" for why, count in self.prepared.manifest["left_out"].items()]
-            return {"examples": f"{', '.join(rows)}; prepared, {' and '.join(left_out)} of train left out", **facts}
-        return {**super().summary(), **facts}
+        return {**super().summary(), **({"empty pairs": empty} if empty else {})}
 
 
 def load_translations(
@@ -121,7 +112,7 @@ def load_translations(
     empty = {name: sum(not pair.complete for pair in pairs) for name, pairs in splits.items()}
     if "train" in splits:
         splits["train"] = [pair for pair in splits["train"] if pair.complete]
-    return Translations(splits, empty, prepared).check_not_empty(source, "Add some, or give a larger file.")
+    return Translations(splits, empty, prepared=prepared).check_not_empty(source, "Add some, or give a larger file.")
 
 
 def _check_languages(*languages: str) -> None:

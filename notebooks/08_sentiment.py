@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from apps.sentiment_classification.model import AttentionPooling
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.reviews import encode, load_reviews, review_batches
+from data_pipelines.reviews import encode_reviews, load_reviews, review_batches
 from data_pipelines.vocabulary import train_vocabulary
 from layers import GRU, Bidirectional
 
@@ -39,10 +39,10 @@ for name, part in reviews.splits.items():
     print(f"{name:<11}{len(part):>6,}   {part[0].label:<9} {part[0].text[:70]}")
 texts = [review.text for review in reviews.splits["train"]]
 vocabulary = train_vocabulary("words", texts, 20_000, min_count=1)
-lengths = encode(texts, vocabulary, 200).row_lengths().numpy()
-options = {"max_length": 200, "boundaries": bucket_boundaries([*lengths.tolist(), 200], 200), "batch_size": 32}
-training = review_batches(reviews.splits["train"], reviews.labels, vocabulary, **options, shuffle_seed=0)
-validation = review_batches(reviews.splits["validation"], reviews.labels, vocabulary, **options)
+train, held_out = (encode_reviews(reviews.splits[split], reviews.labels, vocabulary, 200) for split in ("train", "validation"))
+options = {"boundaries": bucket_boundaries([*train[0].row_lengths().numpy().tolist(), 200], 200), "batch_size": 32}
+training = review_batches(train, **options, shuffle_seed=0)
+validation = review_batches(held_out, **options)
 
 # %% [markdown]
 # ## Model

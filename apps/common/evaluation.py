@@ -43,9 +43,9 @@ def _hashes(rows: Iterable[Sequence[Any]]) -> np.ndarray:
     return np.unique(np.frombuffer(row_hashes(rows), np.uint64))
 
 
-def write_training_rows(folder: Path, rows: Iterable[Sequence[Any]] | np.ndarray) -> None:
-    """Write hashes of the training rows, or such hashes, into the folder of an export."""
-    np.save(folder / TRAINING_ROWS, np.unique(rows) if isinstance(rows, np.ndarray) else _hashes(rows))
+def write_training_rows(folder: Path, hashes: np.ndarray) -> None:
+    """Write hashes of the training rows into the folder of an export."""
+    np.save(folder / TRAINING_ROWS, np.unique(hashes))
 
 
 def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], split: str) -> int:

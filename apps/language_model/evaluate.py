@@ -72,11 +72,15 @@ def compare_with_ngrams(
 
     `gain_over_ngram` is 1 - perplexity / ngram_perplexity.
     """
-    if "train" not in passages.splits:
+    if passages.prepared:
+        train, tokens = passages.prepared.text.first_passages(MOST_TOKENS), int(passages.prepared.text.tokens.sum())
+    elif "train" in passages.splits:
+        train = _sequences(passages.splits["train"], vocabulary)
+        tokens = sum(map(len, train))
+    else:
         return metrics
-    train = _sequences(passages.splits["train"], vocabulary)
     counted = NgramModel(train, LONGEST_ORDER, vocabulary.size)
-    if counted.tokens < sum(map(len, train)):
+    if counted.tokens < tokens:
         print(f"n-grams are counted in the first {counted.tokens:,} tokens; the limit is {MOST_TOKENS:,}")
     joined = {}
     for split, of_split in metrics.items():

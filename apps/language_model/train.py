@@ -29,7 +29,8 @@ from apps.language_model.evaluate import report
 from apps.language_model.export import DESCRIPTION, write
 from apps.language_model.predict import predictions
 from apps.language_model.validation import StreamValidation
-from data_pipelines.passages import encode_passages, load_passages, token_streams, whole_streams
+from data_pipelines.passages import encode_passages, load_passages
+from data_pipelines.token_streams import MemoryText, token_streams, whole_streams
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
 
@@ -48,21 +49,25 @@ def train(config: Config) -> dict[str, float]:
     # -- data
     passages = load_passages(config.data, text_column=config.text_column)
     initial = initial_run(APPLICATION, config)
+    if passages.prepared:
+        passages.prepared.check_flags(config, initial)
     folder = runs.open_run(APPLICATION, config, {"data": passages.describe()}, workers)
-    texts = passages.splits["train"]
+    texts = passages.splits.get("train", [])
+    begin_from = passages.prepared.folder if passages.prepared else initial
     vocabulary = load_or_train(
         folder,
         load_vocabulary,
         lambda: (
-            load_vocabulary(initial)
-            if initial
+            load_vocabulary(begin_from)
+            if begin_from
             else train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count, has_bos_eos=True)
         ),
     )
-    both, ids = config.direction == "both", encode_passages(texts, vocabulary)
+    both = config.direction == "both"
+    text = passages.prepared.text if passages.prepared else MemoryText(encode_passages(texts, vocabulary))
     streams = partial(
         token_streams,
-        ids,
+        text,
         batch_size=config.batch_size,
         steps=config.bptt_steps,
         epochs=config.epochs,
@@ -84,7 +89,7 @@ def train(config: Config) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_perplexity", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, ids)}
+    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, text.unknown)}
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "streams"))
     if config.embeddings and restored is None and workers.is_chief:
         start_from_vectors(config.embeddings, model.embedding, vocabulary)
@@ -111,7 +116,7 @@ def train(config: Config) -> dict[str, float]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
     with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, passages.rows("train"))
+        write_training_rows(version.folder, passages.training_hashes())
         served = load_export(version.folder)
         metrics = report(served, passages, vocabulary, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)

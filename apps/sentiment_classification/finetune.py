@@ -34,8 +34,10 @@ from apps.common.training.progress import verbosity
 from apps.common.training.runs import load_model, read_config, warm_up_and_decay
 from apps.sentiment_classification.config import Config
 from apps.sentiment_classification.model import fine_tuned_classifier
-from data_pipelines.passages import encode_passages, token_streams
+from data_pipelines.passages import encode_passages
+from data_pipelines.prepared import Prepared
 from data_pipelines.sources import DataError
+from data_pipelines.token_streams import MemoryText, token_streams
 from data_pipelines.vocabulary import Vocabulary
 
 SMALL = 1.0  # the norm of d
@@ -56,6 +58,22 @@ def check_flags(config: Config) -> None:
     for name in UNUSED:
         if getattr(config, name) != getattr(Config, name):
             raise DataError(f"--{name.replace('_', '-')}: has no meaning with --init-from. Leave one of the two out.")
+
+
+def check_prepared(config: Config, prepared: Prepared) -> None:
+    """Refuse flags that prepared data do not go with: other flags than they have, and what reads the training texts.
+
+    Raises:
+        DataError: there is one.
+    """
+    prepared.check_flags(config, Path(config.init_from) if config.init_from else None)
+    for name, needs_texts in (("adapt_epochs", bool(config.init_from)), ("virtual_adversary", True)):
+        if needs_texts and getattr(config, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise DataError(
+                f"{flag} {getattr(config, name)}: reads the training texts, and {prepared.folder} holds token ids. "
+                f"Pass {flag} 0, or --data with the texts."
+            )
 
 
 def start_from_language_model(
@@ -88,7 +106,7 @@ def adapt(model: LanguageModel, texts: Sequence[str], vocabulary: Vocabulary, co
     """Train a language model in place on the texts of a task, with a quarter of the learning rate of its run."""
     its = read_config(Path(config.init_from or ""))
     streams = token_streams(
-        encode_passages(texts, vocabulary),
+        MemoryText(encode_passages(texts, vocabulary)),
         batch_size=its.batch_size,
         steps=its.bptt_steps,
         epochs=config.adapt_epochs,

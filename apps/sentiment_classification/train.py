@@ -24,11 +24,17 @@ from apps.common.training.workers import Workers
 from apps.sentiment_classification.config import APPLICATION, Config, ModelFlags, preset
 from apps.sentiment_classification.evaluate import report
 from apps.sentiment_classification.export import DESCRIPTION, write
-from apps.sentiment_classification.finetune import VirtualAdversary, by_level, check_flags, start_from_language_model
+from apps.sentiment_classification.finetune import (
+    VirtualAdversary,
+    by_level,
+    check_flags,
+    check_prepared,
+    start_from_language_model,
+)
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.reviews import encode, load_reviews, review_batches
+from data_pipelines.reviews import encode, encode_reviews, load_reviews, review_batches, training_reviews
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
 
@@ -50,28 +56,30 @@ def train(config: Config) -> dict[str, float]:
     # -- data
     columns = (config.text_column, config.label_column)
     reviews = load_reviews(config.data, config.validation_rows, columns=columns)
+    if reviews.prepared:
+        check_prepared(config, reviews.prepared)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
-    texts = [review.text for review in reviews.splits["train"]]
+    texts = [review.text for review in reviews.splits.get("train", [])]
+    begin_from = reviews.prepared.folder if reviews.prepared else config.init_from
     vocabulary = load_or_train(
         folder,
         load_vocabulary,
         lambda: (
-            load_vocabulary(Path(config.init_from))
-            if config.init_from
+            load_vocabulary(Path(begin_from))
+            if begin_from
             else train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
         ),
     )
-    lengths = encode(texts, vocabulary, config.max_length).row_lengths().numpy().tolist()
+    training = training_reviews(reviews, vocabulary, config.max_length)
+    lengths, counts = [*range(len(training.counts)), config.max_length], [*training.counts, 1]
     options: dict[str, Any] = {
-        "labels": reviews.labels,
-        "vocabulary": vocabulary,
-        "max_length": config.max_length,
-        "boundaries": bucket_boundaries([*lengths, config.max_length], config.max_length),
+        "boundaries": bucket_boundaries(lengths, config.max_length, counts=counts),
         "batch_size": config.batch_size,
     }
     order: dict[str, Any] = {"shuffle_seed": config.seed, "service": config.data_service}
-    batches = partial(review_batches, reviews.splits["train"], **options, **order)
-    validation = review_batches(reviews.splits["validation"], **options)
+    batches = partial(review_batches, training.rows, **options, **order)
+    held_out = encode_reviews(reviews.splits["validation"], reviews.labels, vocabulary, config.max_length)
+    validation = review_batches(held_out, **options)
 
     # -- model
     classes, kind = len(reviews.labels), keras.optimizers.Adam
@@ -83,14 +91,15 @@ def train(config: Config) -> dict[str, float]:
         kind = by_level(kind, model, config.level_decay, round(config.unfreeze_epochs * steps_per_epoch))
     else:
         model = recurrent_classifier(vocabulary.size, classes, **cli.flags_of(config, ModelFlags))
-    counts = [sum(review.label == label for review in reviews.splits["train"]) for label in reviews.labels]
     if config.virtual_adversary:
         trainer = VirtualAdversary(model, encode(texts, vocabulary, config.max_length), config.virtual_adversary)
     else:
         trainer = keras.Model(model.input, model.output["logits"])
     trainer.compile(
         optimizer=workers.optimizer(kind)(**runs.optimizer_options(config, config.epochs * steps_per_epoch)),
-        loss=BalancedCrossEntropy(counts) if config.balance else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=BalancedCrossEntropy(reviews.label_counts("train"))
+        if config.balance
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=workers.jit_compile,
     )
@@ -103,7 +112,7 @@ def train(config: Config) -> dict[str, float]:
     if config.embeddings and restored is None and workers.is_chief:
         start_from_vectors(config.embeddings, model.get_layer("embedding"), vocabulary)
     start_step = workers.broadcast_state(trainer, checkpoint, restored)
-    held_out = {"validation_data": validation.dataset, "validation_steps": validation.steps_per_epoch}
+    measured = {"validation_data": validation.dataset, "validation_steps": validation.steps_per_epoch}
     runs.fit(
         trainer,
         batches,
@@ -113,7 +122,7 @@ def train(config: Config) -> dict[str, float]:
         checkpoint=checkpoint,
         folder=folder,
         plot=["loss", "accuracy"],
-        **(held_out if workers.is_chief else {}),
+        **(measured if workers.is_chief else {}),
     )
     if not workers.is_chief:
         return workers.wait_for_chief()
@@ -122,11 +131,11 @@ def train(config: Config) -> dict[str, float]:
 
     # -- export, and the metrics of what was exported
     if not config.force_export:
-        labels, held_out_labels = ([review.label for review in reviews.splits[split]] for split in ("train", "validation"))
-        checkpoint.selection.refuse_worse_than(constant_class(labels, held_out_labels, config.balance))
+        shares = constant_class(reviews.label_counts("train"), reviews.label_counts("validation"), config.balance)
+        checkpoint.selection.refuse_worse_than(shares)
     with new_version(Path(config.export_dir), config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, reviews.rows("train"))
+        write_training_rows(version.folder, reviews.training_hashes())
         served = load_export(version.folder)
         metrics = report(served, reviews, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)

@@ -15,7 +15,7 @@ from apps.language_model.evaluate import evaluate_export
 from apps.language_model.serving import TextGenerator
 from apps.language_model.validation import StreamValidation
 from data_pipelines.embedded.reviews import embedded_reviews
-from data_pipelines.passages import whole_streams
+from data_pipelines.token_streams import whole_streams
 from data_pipelines.vocabulary import EOS, UNKNOWN, train_vocabulary
 from tests.apps import helpers
 from tests.apps.contract import (  # noqa: F401

@@ -14,8 +14,8 @@ from apps.common.metrics import translation_metrics
 from apps.translation.config import SUTSKEVER, Config, ModelFlags
 from apps.translation.model import Translator
 from apps.translation.serving import search, serving_signatures
-from data_pipelines import prepare
 from data_pipelines.embedded.translations import embedded_translations
+from data_pipelines.prepare import __main__ as prepare
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS
 from tests.apps import helpers

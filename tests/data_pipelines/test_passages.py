@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data_pipelines.passages import TokenStreams, encode_passages, load_passages, token_streams, whole_streams
+from apps.common.training.sharding import count_tokens, shard
+from data_pipelines.passages import encode_passages, load_passages
 from data_pipelines.sources import DataError
+from data_pipelines.token_streams import MemoryText, TokenStreams, token_streams, whole_streams
 from data_pipelines.vocabulary import EOS, PADDING, load_vocabulary, train_vocabulary
 from tests.data_pipelines.helpers import prepare_tfds
 
@@ -35,7 +37,7 @@ def epochs(batches):
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_each_token_is_a_target_once_an_epoch_and_streams_follow_one_another(shuffle, batch_size):
     ids = passages()
-    made = epochs(token_streams(ids, **{**ORDER, "batch_size": batch_size}, shuffle=shuffle))
+    made = epochs(token_streams(MemoryText(ids), **{**ORDER, "batch_size": batch_size}, shuffle=shuffle))
     assert len(made) == 3
     for tokens, targets in made:
         flat, before = targets[targets != PADDING], tokens[targets != PADDING]
@@ -49,24 +51,26 @@ def test_each_token_is_a_target_once_an_epoch_and_streams_follow_one_another(shu
 def test_shuffled_passages_stay_whole():
     ids = passages()
     rows = {tuple(row) for row in ids.to_list()}
-    tokens, _ = TokenStreams(ids, 1, 8, seed=3).epoch(0)
-    found = np.split(tokens[0, 1:], np.flatnonzero(tokens[0, 1:] == EOS) + 1)
+    ((_, targets),) = epochs(token_streams(MemoryText(ids), batch_size=1, steps=8, epochs=1, seed=3))
+    flat = targets[targets != PADDING]
+    found = np.split(flat, np.flatnonzero(flat == EOS) + 1)
     assert {tuple(row) for row in found if len(row)} == rows and found[0].tolist() != ids[0].numpy().tolist()
 
 
 def test_chunks_have_three_lengths_at_most_and_as_many_in_each_epoch():
-    streams = TokenStreams(passages(400), 2, 16, seed=0)
-    orders = [streams.epoch(n)[1] for n in range(3)]
+    streams = TokenStreams(MemoryText(passages(400)), 2, 16, seed=0)
+    lengths = [len(targets[0]) for _, targets, _ in streams.batches(0, 3, range(2), False)]
+    orders = np.split(np.array(lengths), 3)
     assert {*map(int, np.concatenate(orders))} == {16, 12, 8} and not np.array_equal(orders[0], orders[1])
     assert {len(lengths) for lengths in orders} == {streams.steps_per_epoch} and len({lengths.sum() for lengths in orders}) == 1
-    rest = orders[0].sum() - -(-len(streams.ids.flat_values) // 2)
+    rest = orders[0].sum() - -(-streams.tokens // 2)
     assert 0 <= rest < 16 and len({lengths[-1] for lengths in orders}) == 1  # what is padded is the last
 
 
 @pytest.mark.parametrize("start", [1, 7, 14])
 def test_a_later_start_gives_what_the_run_would_have_seen(start):
-    whole = token_streams(passages(), **ORDER)
-    later = token_streams(passages(), **ORDER, start_step=start)
+    whole = token_streams(MemoryText(passages()), **ORDER)
+    later = token_streams(MemoryText(passages()), **ORDER, start_step=start)
     assert whole.steps_per_epoch == later.steps_per_epoch > 5
     pairs = list(zip(whole.dataset.skip(start), later.dataset, strict=True))
     assert len(pairs) == 3 * whole.steps_per_epoch - start
@@ -77,10 +81,10 @@ def test_a_later_start_gives_what_the_run_would_have_seen(start):
 
 
 def test_reversed_streams_are_the_same_streams_from_their_ends():
-    forward = list(token_streams(passages(), **ORDER).dataset)
-    both = list(token_streams(passages(), **ORDER, reverse=True).dataset)
-    streams = TokenStreams(passages(), 3, 8, 1)
-    back, steps = [], streams.steps_per_epoch
+    text = MemoryText(passages())
+    forward = list(token_streams(text, **ORDER).dataset)
+    both = list(token_streams(text, **ORDER, reverse=True).dataset)
+    back, steps = [], len(forward) // 3
     for (inputs, targets), (more, wanted) in zip(forward, both, strict=True):
         size = targets.shape[1]
         np.testing.assert_array_equal(inputs["tokens"], more["tokens"])
@@ -88,9 +92,10 @@ def test_reversed_streams_are_the_same_streams_from_their_ends():
         read, after = more["reversed"][:, 1:].numpy(), wanted[:, size:-1].numpy()
         assert ((read == after) | (after == PADDING)).all()
         back.append(wanted[:, size:])
-    (tokens, _), found = streams.epoch(0), np.concatenate(back[:steps], axis=1)
-    for row, read in zip(found, tokens):
-        np.testing.assert_array_equal(row[row != PADDING][::-1], read[read != PADDING][:-1])
+    tokens = np.concatenate([inputs["tokens"] for inputs, _ in forward[:steps]], axis=1)
+    ends = np.concatenate([targets for _, targets in forward[:steps]], axis=1) != PADDING
+    for row, read, there in zip(np.concatenate(back[:steps], axis=1), tokens, ends):
+        np.testing.assert_array_equal(row[row != PADDING][::-1], read[there])
 
 
 @pytest.mark.parametrize("rows, count", [(4, 20), (32, 3), (7, 1)])
@@ -112,9 +117,48 @@ def test_whole_streams_are_all_tokens_once(rows, count):
         np.testing.assert_array_equal(row[row != PADDING], stream[:-1][::-1] if first else [])
 
 
+class Shards:
+    """Passages in several shards."""
+
+    def __init__(self, ids, count):
+        rows = np.array_split(np.arange(ids.nrows()), count)
+        self.parts = [tf.gather(ids, part) for part in rows]
+        self.tokens = np.array([len(part.flat_values) for part in self.parts])
+
+    def offsets(self, shard):
+        return self.parts[shard].row_splits.numpy()
+
+    def read(self, shard, begin, end):
+        return self.parts[shard].flat_values.numpy()[begin:end]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_shards_are_one_text(shuffle):
+    ids = passages()
+    made = epochs(token_streams(Shards(ids, 4), **ORDER, shuffle=shuffle))
+    rows = {tuple(row) for row in ids.to_list()}
+    for tokens, targets in made:
+        flat = targets[targets != PADDING]
+        np.testing.assert_array_equal(tokens[targets != PADDING], [EOS, *flat[:-1]])
+        assert {tuple(row) for row in np.split(flat, np.flatnonzero(flat == EOS) + 1)} == rows | {()}
+        if not shuffle:
+            np.testing.assert_array_equal(flat, ids.flat_values)
+    assert shuffle != np.array_equal(made[0][1], made[1][1])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_read_their_own_streams(count, reverse):
+    batches = token_streams(MemoryText(passages()), **ORDER, reverse=reverse, start_step=3)
+    for index in range(count):
+        wanted = shard(batches.dataset, index, count, count_tokens)
+        for part, other in zip(batches.part(index, count), wanted, strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, part, other)
+
+
 def test_more_streams_than_tokens_are_refused():
     with pytest.raises(DataError, match=r"--batch-size 99: the text has \d+ tokens; expected at least one for each stream"):
-        token_streams(passages(3), batch_size=99, steps=8, epochs=1, seed=0)
+        token_streams(MemoryText(passages(3)), batch_size=99, steps=8, epochs=1, seed=0)
 
 
 def test_passages_that_are_encoded_in_blocks_each_end():

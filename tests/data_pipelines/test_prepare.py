@@ -13,11 +13,13 @@ import pytest
 import tensorflow as tf
 
 from apps.common.training.sharding import count_tokens, shard
-from data_pipelines import prepare as command
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.files import write_whole
 from data_pipelines.pieces import Pieces
+from data_pipelines.prepare import __main__ as command
+from data_pipelines.prepare import encoding, job
+from data_pipelines.prepare import folder as folders
 from data_pipelines.prepared import MANIFEST, Prepared, shard_files, write_shard
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Vocabularies, encode, load_translations, training_pairs, translation_batches
@@ -125,7 +127,7 @@ def content(folder):
 
 def test_what_a_killed_command_finished_is_kept(table, tmp_path, monkeypatch, capsys):
     wanted = content(prepare(table, tmp_path / "whole", "--shard-rows", "90"))
-    encode_shard, encoded = command.encode_shard, []
+    encode_shard, encoded = encoding.encode_shard, []
 
     def dying(name, *arguments):
         if len(encoded) == 2:
@@ -134,7 +136,7 @@ def test_what_a_killed_command_finished_is_kept(table, tmp_path, monkeypatch, ca
         encoded.append(name)
         return encode_shard(name, *arguments)
 
-    monkeypatch.setattr(command, "encode_shard", dying)
+    monkeypatch.setattr(encoding, "encode_shard", dying)
     with pytest.raises(SystemExit) as end:
         prepare(table, tmp_path / "new", "--shard-rows", "90")
     assert end.value.code == 130 and "the same command goes on" in capsys.readouterr().err
@@ -143,7 +145,7 @@ def test_what_a_killed_command_finished_is_kept(table, tmp_path, monkeypatch, ca
     ids = shard_files(tmp_path / "new.partial", "train-00001")[0]
     ids.write_bytes(ids.read_bytes()[:-2])  # a shard that is not whole is written again
     again = []
-    monkeypatch.setattr(command, "encode_shard", lambda name, *rest: again.append(name) or encode_shard(name, *rest))
+    monkeypatch.setattr(encoding, "encode_shard", lambda name, *rest: again.append(name) or encode_shard(name, *rest))
     assert content(prepare(table, tmp_path / "new", "--shard-rows", "90")) == wanted
     assert again == ["train-00001", "train-00002", "train-00003", "train-00004"]
     assert not (tmp_path / "new.partial").exists()
@@ -164,18 +166,20 @@ def test_a_command_that_is_killed_while_it_replaces_a_folder_loses_nothing(point
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "write_whole", dying(command.write_whole, 0))
+        for module in (job, folders):
+            patch.setattr(module, "write_whole", dying(write_whole, 0))
         patch.setattr(Path, "unlink", dying(Path.unlink, 0))
         patch.setattr(Path, "rename", dying(Path.rename, 1))
         if point == "words.json":  # what was replaced is half removed
             patch.setattr(shutil, "rmtree", lambda path, **options: path.exists() and (path / point).unlink())
         if point == "state.json":  # not when it is written first
-            patch.setattr(command, "write_whole", write_whole)
+            for module in (job, folders):
+                patch.setattr(module, "write_whole", write_whole)
         with pytest.raises(SystemExit):
             prepare(table, new, "--overwrite", "--shard-rows", "300")
     prepared = Prepared.open(str(new if new.exists() else tmp_path / "new.partial" / "replaced"), "translation")
     assert len(prepared.manifest["shards"]) == 2 if point in ("new", "words.json") else 1  # the new one, or the old one
-    monkeypatch.setattr(command, "encode_shard", None)  # nothing is done again
+    monkeypatch.setattr(encoding, "encode_shard", None)  # nothing is done again
     prepare(table, new, "--shard-rows", "300", *["--overwrite"] * (point not in ("new", "words.json")))
     load_translations(str(new), "en", "de")
     monkeypatch.undo()
@@ -254,14 +258,14 @@ def test_a_folder_that_is_there_is_kept(table, folder, tmp_path, capsys):
 def test_a_source_that_changes_is_told(table, tmp_path, monkeypatch, capsys):
     own = tmp_path / "own.tsv"
     own.write_text(table.read_text())
-    learn = command._vocabularies
+    learn = job._vocabulary
 
     def meanwhile(*arguments):
         own.write_text(own.read_text().replace("the", "The"))
         return learn(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_vocabularies", meanwhile)
+        patch.setattr(job, "_vocabulary", meanwhile)
         assert "own.tsv: changed while it was read. Repeat the command" in fails(capsys, own, tmp_path / "new")
     prepare(own, tmp_path / "new")
     assert "begins anew" in capsys.readouterr().out  # nothing of the old source is kept
@@ -323,7 +327,7 @@ def test_a_folder_that_was_changed_is_refused(table, tmp_path):
     changing(offsets, None, f"{offsets}: is missing")
     changing(folder / "joint.model", lambda old: old[:-1] + b"x", "joint.model: is not what was prepared: its SHA-256 differs")
     manifest = folder / MANIFEST
-    changing(manifest, lambda old: old.replace(b'"format": 1', b'"format": 2'), "is of format 2; this version reads 1")
+    changing(manifest, lambda old: old.replace(b'"format": 2', b'"format": 1'), "is of format 1; this version reads 2")
     changing(manifest, lambda old: old[:50], "manifest.json: can't be read")
     changing(manifest, lambda old: old.replace(b'"translation"', b'"weather"'), "was prepared for weather, not for translation")
     rows = load_translations(str(folder), "en", "de").prepared.rows
@@ -333,15 +337,15 @@ def test_a_folder_that_was_changed_is_refused(table, tmp_path):
 
 
 def test_what_cannot_be_prepared_is_told(table, tmp_path, capsys):
-    assert "no pair has at most 2 tokens a side. Pass a larger --max-length" in fails(
+    assert "none of the pairs has at most 2 tokens. Pass a larger --max-length" in fails(
         capsys, table, tmp_path / "new", "--max-length", "2"
     )
     (tmp_path / "three.tsv").write_text("en\tde\n" + "a\tb\n" * 3)
-    assert "three.tsv: the test split has no examples" in fails(capsys, tmp_path / "three.tsv", tmp_path / "other")
+    assert "three.tsv: the test split has no pairs to use" in fails(capsys, tmp_path / "three.tsv", tmp_path / "other")
     (tmp_path / "config.json").write_text('{"config": {"units": 3}}')
     (tmp_path / "words.json").write_text("{}")
     line = fails(capsys, table, tmp_path / "other", "--vocabulary-from", tmp_path)
-    assert "is neither a run of the translator nor prepared data" in line
+    assert "is neither a run of translation nor prepared data" in line
     (tmp_path / "words.json").unlink()
     assert "only files are prepared" in fails(capsys, "embedded", tmp_path / "other")
     assert "none.tsv: no such file" in fails(capsys, tmp_path / "none.tsv", tmp_path / "other")
@@ -366,5 +370,5 @@ def test_the_vocabulary_of_a_sample_and_of_another_folder(table, folder, tmp_pat
 def test_a_shard_of_more_tokens_than_its_offsets_can_count_is_refused(tmp_path):
     column = (np.empty(0, "uint16"), np.array([2**31, 2**31 - 1]))
     with pytest.raises(DataError, match=r"4,294,967,296 tokens.*--shard-rows"):
-        write_shard(tmp_path, "train-00000", [column, (np.empty(0, "uint16"), np.array([1, 0]))], np.zeros(2), "uint16")
+        write_shard(tmp_path, "train-00000", [column, (np.empty(0, "uint16"), np.array([1, 0]))], np.zeros(2), "uint16", 2)
     assert not list(tmp_path.iterdir())

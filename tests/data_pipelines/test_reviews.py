@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data_pipelines import batching
 from data_pipelines.embedded.reviews import embedded_reviews, make_reviews
-from data_pipelines.reviews import Review, encode, load_reviews, review_batches
+from data_pipelines.reviews import Review, encode, encode_reviews, load_reviews, review_batches
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import WordVocabulary, load_or_train, load_vocabulary, split_words, train_vocabulary
 
@@ -67,10 +67,7 @@ def batches(shuffle_seed=None, start_step=0, count=50):
     reviews = [Review(" ".join(["word"] * (i % 20)), "no" if i % 2 else "yes") for i in range(count)]
     vocabulary = WordVocabulary(["word"])
     return review_batches(
-        reviews,
-        ["no", "yes"],
-        vocabulary,
-        max_length=16,
+        encode_reviews(reviews, ["no", "yes"], vocabulary, 16),
         boundaries=[8, 16],
         batch_size=4,
         shuffle_seed=shuffle_seed,

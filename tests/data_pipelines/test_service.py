@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from data_pipelines import service as servers
-from data_pipelines.reviews import Review, review_batches
+from data_pipelines.reviews import Review, encode_reviews, review_batches
 from data_pipelines.service import distribute
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import WordVocabulary
@@ -23,8 +23,8 @@ def batches(address):
     """Of reviews of one to three words; the label tells which it is."""
     reviews = [Review(" ".join(["word"] * (i % 3 + 1)), label) for i, label in enumerate(LABELS)]
     vocabulary = WordVocabulary.train([review.text for review in reviews], 400)
-    options = {"max_length": 3, "boundaries": [1, 3], "batch_size": 8, "shuffle_seed": 1, "service": address}
-    return review_batches(reviews, LABELS, vocabulary, **options)
+    options = {"boundaries": [1, 3], "batch_size": 8, "shuffle_seed": 1, "service": address}
+    return review_batches(encode_reviews(reviews, LABELS, vocabulary, 3), **options)
 
 
 def seen(dataset, steps, meanwhile=None):

@@ -59,10 +59,10 @@ def test_a_folder_with_splits_and_numbers_as_labels(tmp_path):
 
 def test_validation_rows_are_taken_out_of_the_training_part(tmp_path):
     rows = write(tmp_path, "rows.txt", "0\n3\n")
-    reviews = load_reviews(write(tmp_path, "x.tsv", GOOD), validation_rows=rows)
+    reviews = load_reviews(write(tmp_path, "x.tsv", GOOD), validation=rows)
     assert [review.text for review in reviews.splits["validation"]] == ["text 0", "text 3"]
     assert len(reviews.splits["train"]) == 38
-    fails(tmp_path / "x.tsv", "rows.txt: row 2: '40'", validation_rows=write(tmp_path, "rows.txt", "0\n40\n"))
+    fails(tmp_path / "x.tsv", "rows.txt: row 2: '40'", validation=write(tmp_path, "rows.txt", "0\n40\n"))
 
 
 def test_empty_texts_are_kept_and_counted(tmp_path):

@@ -1,0 +1,15 @@
+"""Turn a corpus into token ids on disk, once, for data larger than memory.
+
+    python -m data_pipelines.prepare pairs.tsv --to prepared/ --source-lang en --target-lang de
+    python -m apps.translation.train --data prepared/
+
+    python -m data_pipelines.prepare corpus.jsonl --to prepared/ --for language_model
+    python -m apps.language_model.train --data prepared/
+
+The source is read three times, a piece at a time: to count it, to learn the vocabulary from a sample, and to encode it by
+several processes. What is finished is kept: after a kill, or on a full disk, the same command goes on. The folder gets its name
+when all is in it. `data_pipelines/README.md` says what that is.
+
+`kinds.py` says what differs from application to application, `job.py` does the work in its order, `encoding.py` by several
+processes, `folder.py` keeps what is finished.
+"""
