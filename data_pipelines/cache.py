@@ -5,13 +5,15 @@ A cache is never needed: one that can't be read or written is left alone, with a
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from data_pipelines.files import replacing
 
 FEW_ROWS = 20_000  # so many are encoded as soon as they would be found
 KEPT = 8  # of one application
+PACKAGES = ("sentencepiece", "tensorflow-text")  # that ids follow from
+
+T = TypeVar("T")
 
 
 def cache_folder(root: Path, rows: int, key: dict[str, Any]) -> Path | None:
@@ -27,10 +32,11 @@ def cache_folder(root: Path, rows: int, key: dict[str, Any]) -> Path | None:
     Args:
         root: that holds the caches; those used last are kept.
         rows: of the text.
-        key: all that the result depends on: a hash of the text, flags, versions.
+        key: all that the result depends on: a hash of the text, and flags. The packages that make ids are added.
     """
     if rows < FEW_ROWS:
         return None
+    key = {**key, "packages": {name: importlib.metadata.version(name) for name in PACKAGES}}
     folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,3 +64,17 @@ def cached_arrays(path: Path | None, make: Callable[[], dict[str, np.ndarray]]) 
     except OSError as error:
         print(f"{'warning':<12}{path}: not kept for the next start ({error.strerror})")
     return arrays
+
+
+def cached_files(path: Path, save: Callable[[Path], None], load: Callable[[Path], T]) -> T:
+    """What `load` reads in a folder to which `save` wrote, now or at an earlier start, which left all files in an `.npz`."""
+
+    def arrays() -> dict[str, np.ndarray]:
+        with tempfile.TemporaryDirectory() as place:
+            save(Path(place))
+            return {file.name: np.frombuffer(file.read_bytes(), np.uint8) for file in Path(place).iterdir()}
+
+    with tempfile.TemporaryDirectory() as place:
+        for name, data in cached_arrays(path, arrays).items():
+            Path(place, name).write_bytes(data.tobytes())
+        return load(Path(place))

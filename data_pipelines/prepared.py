@@ -31,6 +31,7 @@ from data_pipelines.sources import DataError
 
 FORMAT = 2
 MANIFEST = "manifest.json"
+NEEDED = {"application", "flags", "source", "data", "left_out", "unknown", "dtype", "columns", "sequences", "files"}
 PIECE = 1 << 22
 MOST_HASHES = 10_000_000  # 80 MB in an export
 
@@ -398,4 +399,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: can't be read ({error}). Prepare the data anew.") from None
     if version != FORMAT:
         raise DataError(f"{path}: is of format {version}; this version reads {FORMAT}. Prepare the data anew.")
+    try:
+        rows, tokens = (sum(shard[what] for shard in manifest["shards"]) for what in ("rows", "tokens"))
+        names = {shard["name"] for shard in manifest["shards"]}
+        whole = (rows, tokens, len(names)) == (manifest["rows"], manifest["tokens"], len(manifest["shards"]))
+        whole &= all(file.startswith(shard["name"]) for shard in manifest["shards"] for file in shard["files"])
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole or NEEDED - manifest.keys():
+        raise DataError(f"{path}: contradicts itself: it was changed after it was written. Prepare the data anew.")
     return manifest

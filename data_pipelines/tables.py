@@ -2,11 +2,13 @@
 (a list of objects, or one a line) and `.parquet`; the texts gzip too.
 """
 
+import contextlib
 import csv
 import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +87,23 @@ def _places(path: Path, header: Sequence[str], columns: Sequence[Column], kind: 
     return found
 
 
+_said: ContextVar[set[str] | None] = ContextVar("said", default=None)
+
+
+@contextlib.contextmanager
+def saying_once() -> Iterator[None]:
+    """What is guessed of a table that is read again and again is printed once."""
+    token = _said.set(set())
+    yield
+    _said.reset(token)
+
+
 def _say(line: str) -> None:
+    said = _said.get()
+    if said is not None and line in said:
+        return
+    if said is not None:
+        said.add(line)
     print(visible(line).replace("\n", " "), file=sys.stderr)
 
 

@@ -273,6 +273,12 @@ def run(main: Callable[[], None]) -> None:
     except DataError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except tf.errors.InvalidArgumentError as error:  # tf.data wraps what a generator raises
+        found = re.search(r"(?:^|\}\} )DataError: ([^\n]*)", error.message)
+        if found is None:
+            raise
+        print(f"error: {visible(found[1])}", file=sys.stderr)
+        sys.exit(2)
     except tf.errors.UnavailableError:
         print(LOST, file=sys.stderr)
         sys.exit(LOST_WORKER)

@@ -31,7 +31,7 @@ from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
-from data_pipelines.cache import cache_folder
+from data_pipelines.cache import cache_folder, cached_files
 from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
@@ -69,7 +69,9 @@ def train(config: Config) -> dict[str, float | str]:
             return Vocabularies.load(data.prepared.folder)
         if initial:
             return Vocabularies.load(initial).with_words_of(pairs)
-        return load_or_train(cache, Vocabularies.load, train_vocabularies) if cache else train_vocabularies()
+        if cache:
+            return cached_files(cache / "vocabulary.npz", lambda place: train_vocabularies().save(place), Vocabularies.load)
+        return train_vocabularies()
 
     vocabularies = load_or_train(folder, Vocabularies.load, make_vocabularies)
     training = training_pairs(data, vocabularies, config.max_length, cache)

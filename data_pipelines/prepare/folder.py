@@ -40,9 +40,19 @@ def is_there(folder: Path, key: dict[str, Any], overwrite: bool) -> bool:
         _refuse_others(folder)
         return False
     manifest = read_manifest(folder)
-    if {name: manifest.get(name) for name in key} != key:
+    if not _follows_from(manifest, key):
         raise DataError(f"{folder}: holds data of another source or other flags. Name a new folder, or pass --overwrite.")
     return True
+
+
+def _follows_from(made: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Whether a manifest is of these flags and of a source with this content; when its files were written does not matter."""
+
+    def without_times(source: dict[str, Any]) -> dict[str, Any]:
+        return {path: (facts["bytes"], facts["sha256"]) for path, facts in source.items()}
+
+    others = {name: made.get(name) for name in key if name != "source"}
+    return others == {name: key[name] for name in others} and without_times(made["source"]) == without_times(key["source"])
 
 
 def _refuse_others(folder: Path) -> None:
@@ -68,9 +78,9 @@ def begin(folder: Path, key: dict[str, Any]) -> Path:
     else:
         if holder:
             raise DataError(f"{partial}: {holder} prepares this folder. Wait for its end, or name another with --to.")
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
         state = json.loads((partial / (MANIFEST if (partial / MANIFEST).is_file() else STATE)).read_text())
-        if {name: state.get(name) for name in key} == key:
+        if _follows_from(state, key):
             say("goes on", f"with what is in {partial}")
             for path in partial.glob(".writing-*"):  # of a process that was killed
                 path.unlink()

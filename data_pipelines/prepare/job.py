@@ -20,6 +20,7 @@ from data_pipelines.prepare.kinds import COMPLETE, VOCABULARIES, Kind, Row
 from data_pipelines.prepare.progress import counted, say
 from data_pipelines.prepared import FORMAT, MANIFEST, Prepared, changed, sha256_of, source_facts
 from data_pipelines.sources import DataError
+from data_pipelines.tables import saying_once
 
 SAMPLE_SEED = "vocabulary"  # not that of the split: the draws would be alike
 
@@ -51,7 +52,8 @@ def prepare(kind: Kind) -> Prepared:
         return Prepared.open(str(folder), kind.application)
     partial = begin(folder, key)
     if not (partial / MANIFEST).is_file():
-        _fill(partial, kind, splits, alone, key)
+        with saying_once():
+            _fill(partial, kind, splits, alone, key)
     return publish(folder, partial, kind)
 
 

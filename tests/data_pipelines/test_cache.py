@@ -6,9 +6,10 @@ import os
 import numpy as np
 
 from data_pipelines import cache
-from data_pipelines.cache import cache_folder, cached_arrays
+from data_pipelines.cache import cache_folder, cached_arrays, cached_files
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.translations import Pair, Translations, Vocabularies, training_pairs
+from data_pipelines.vocabulary import WordVocabulary, load_vocabulary
 
 MANY = cache.FEW_ROWS
 
@@ -60,6 +61,20 @@ def test_a_full_disk_stops_nothing(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     assert cache_folder(tmp_path / "file" / "below", MANY, {}) is None
     assert "nothing is kept there for the next start" in capsys.readouterr().out
+
+
+def test_a_vocabulary_is_kept_and_a_damaged_one_learned_again(tmp_path):
+    path, learned = tmp_path / "vocabulary.npz", WordVocabulary(["dog", "cat"])
+    for _ in range(2):
+        assert cached_files(path, learned.save, load_vocabulary).words == ["dog", "cat"]
+        assert cached_files(path, lambda place: never(), load_vocabulary).words == ["dog", "cat"]
+        path.write_bytes(path.read_bytes().replace(b"dog", b"dug"))
+
+
+def test_another_version_of_sentencepiece_has_another_cache(tmp_path, monkeypatch):
+    before = cache_folder(tmp_path, MANY, {})
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    assert cache_folder(tmp_path, MANY, {}) != before
 
 
 def test_pairs_from_the_cache_are_those_that_were_encoded(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common import cli
 from apps.common.training.sharding import count_tokens, shard
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import embedded_translations
@@ -271,6 +272,8 @@ def test_a_source_that_changes_is_told(table, tmp_path, monkeypatch, capsys):
     assert "begins anew" in capsys.readouterr().out  # nothing of the old source is kept
     own.touch()
     load_translations(str(tmp_path / "new"), "en", "de")  # the same content
+    prepare(own, tmp_path / "new")
+    assert "has all this already" in capsys.readouterr().out
     own.write_text(own.read_text() + "one more\teins mehr\n")
     refused(tmp_path / "new", "own.tsv: changed since", "Prepare it again with --overwrite; or move the file away")
     own.unlink()
@@ -313,7 +316,7 @@ def test_an_export_gets_the_hashes_of_the_rows_unless_they_are_too_many(folder, 
     assert not len(prepared.hashes()) and "evaluate can't warn" in capsys.readouterr().out
 
 
-def test_a_folder_that_was_changed_is_refused(table, tmp_path):
+def test_a_folder_that_was_changed_is_refused(table, tmp_path, capfd):
     folder = prepare(table, tmp_path / "new")
 
     def changing(path, data, *parts):
@@ -329,11 +332,24 @@ def test_a_folder_that_was_changed_is_refused(table, tmp_path):
     manifest = folder / MANIFEST
     changing(manifest, lambda old: old.replace(b'"format": 2', b'"format": 1'), "is of format 1; this version reads 2")
     changing(manifest, lambda old: old[:50], "manifest.json: can't be read")
+    for old, new in ((b'"rows"', b'"lines"'), (b'"dtype"', b'"type"'), (b'"tokens": ', b'"tokens": 1')):
+        changing(manifest, lambda text: text.replace(old, new, 1), "manifest.json: contradicts itself")  # noqa: B023
+    double = json.loads(manifest.read_text())
+    double["shards"] *= 2
+    double |= {name: 2 * double[name] for name in ("rows", "tokens")}
+    changing(manifest, lambda old: json.dumps(double).encode(), "manifest.json: contradicts itself")
     changing(manifest, lambda old: old.replace(b'"translation"', b'"weather"'), "was prepared for weather, not for translation")
     rows = load_translations(str(folder), "en", "de").prepared.rows
     ids.write_bytes(ids.read_bytes()[:200])
     with pytest.raises(DataError, match="was cut off while it was read"):
         rows.read(0, 30, np.arange(rows.counts().sum()))
+    options = {"max_tokens": 256, "boundaries": [30], "shuffle_seed": 0}
+    with pytest.raises(SystemExit) as end:  # inside tf.data, while training
+        cli.run(lambda: list(made(rows, options).dataset.take(99)))
+    assert end.value.code == 2
+    assert (
+        capfd.readouterr().err.strip().splitlines()[-1] == f"error: {ids}: was cut off while it was read. Prepare the data anew."
+    )
 
 
 def test_what_cannot_be_prepared_is_told(table, tmp_path, capsys):

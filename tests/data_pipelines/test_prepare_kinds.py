@@ -124,6 +124,12 @@ def test_rows_for_validation_that_a_file_names(table, tmp_path):
         load_reviews(str(folder))
 
 
+def test_a_guess_is_said_once(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("Review,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(40)))
+    prepare("sentiment_classification", tmp_path / "x.csv", tmp_path / "new")
+    assert capsys.readouterr().err.count("'Review' is read as text") == 1
+
+
 def test_what_is_wrong_with_labels_is_told(tmp_path, capsys):
     def line(content):
         (tmp_path / "x.tsv").write_text("text\tlabel\n" + content)
