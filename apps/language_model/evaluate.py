@@ -38,23 +38,16 @@ def evaluate_export(served: Any, texts: Sequence[str]) -> dict[str, float]:
     rows = min(STREAMS, len(texts))
     length = -(-len(texts) // rows)
     parts = [texts[i * length : (i + 1) * length] for i in range(rows)]
-    state = tf.zeros([rows, signature.structured_input_signature[1]["state"].shape[1]])
+    state = np.zeros([rows, signature.structured_input_signature[1]["state"].shape[1]], np.float32)
     nats = tokens = unknown = 0.0
     for column in range(length):
         there = [column < len(part) for part in parts]
         now = [part[column] if column < len(part) else "" for part in parts]
-        try:
-            outputs = {name: value.numpy() for name, value in signature(text=tf.constant(now), state=state).items()}
-        except tf.errors.InvalidArgumentError:
-            longest = max(now, key=len)
-            raise DataError(
-                f"a passage of {len(longest):,} characters ({longest[:40]!r}…) makes {rows} texts of more than "
-                f"{LARGEST_REQUEST:,} tokens. Cut it into lines."
-            ) from None
+        outputs = _score(signature, now, state)
         nats -= float(outputs["log_probabilities"][there].sum())
         tokens += float(outputs["count"][there].sum())
         unknown += float(outputs["unknown"][there].sum())
-        state = tf.constant(outputs["state"])
+        state = outputs["state"]
     words = sum(len(text.split()) + 1 for text in texts)
     size = sum(len(text.encode()) + 1 for text in texts)
     return {
@@ -63,6 +56,23 @@ def evaluate_export(served: Any, texts: Sequence[str]) -> dict[str, float]:
         "bits_per_byte": nats / size / math.log(2),
         "unknown": unknown / tokens,
     }
+
+
+def _score(signature: Any, texts: Sequence[str], state: np.ndarray) -> dict[str, np.ndarray]:
+    """The sums over each text, and the state after it; of few texts at a time where one is long: a request has a largest size."""
+    try:
+        outputs = {name: value.numpy() for name, value in signature(text=tf.constant(texts), state=tf.constant(state)).items()}
+        sums = {name: outputs[name].reshape(len(texts), -1).sum(axis=1) for name in ("log_probabilities", "count", "unknown")}
+        return {**sums, "state": outputs["state"]}
+    except tf.errors.InvalidArgumentError:
+        if len(texts) == 1:
+            raise DataError(
+                f"a passage of {len(texts[0]):,} characters ({texts[0][:40]!r}…) has more than {LARGEST_REQUEST:,} tokens. "
+                "Cut it into lines."
+            ) from None
+    half = len(texts) // 2
+    parts = [_score(signature, texts[part], state[part]) for part in (slice(half), slice(half, None))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def compare_with_ngrams(

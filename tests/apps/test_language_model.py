@@ -15,6 +15,7 @@ from apps.language_model.evaluate import evaluate_export
 from apps.language_model.serving import TextGenerator
 from apps.language_model.validation import StreamValidation
 from data_pipelines.embedded.reviews import embedded_reviews
+from data_pipelines.sources import DataError
 from data_pipelines.token_streams import whole_streams
 from data_pipelines.vocabulary import EOS, UNKNOWN, train_vocabulary
 from tests.apps import helpers
@@ -246,6 +247,7 @@ def test_evaluation_is_one_pass_over_each_stream(generator):
 
     served = types.SimpleNamespace(signatures={"score_step": Step()})
     texts = [*TEXTS, "a wug", "the dog"] * 13  # 65: streams of three texts, the last ones shorter
+    texts[7] = "the dog and the man " * 400  # too much for one request of 22 rows
     found = evaluate_export(served, texts)
     ids = [generator.vocabulary.encode(tf.constant([text])).to_list()[0] + [EOS] for text in texts]
     nats = 0.0
@@ -257,7 +259,9 @@ def test_evaluation_is_one_pass_over_each_stream(generator):
     assert found["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-3)
     assert found["perplexity_per_word"] == pytest.approx(math.exp(nats / sum(len(t.split()) + 1 for t in texts)), rel=1e-3)
     assert found["bits_per_byte"] == pytest.approx(nats / sum(len(t.encode()) + 1 for t in texts) / math.log(2), rel=1e-3)
-    assert found["unknown"] == pytest.approx(13 / tokens)
+    assert found["unknown"] == pytest.approx(sum(row.count(UNKNOWN) for row in ids) / tokens) and found["unknown"] > 0
+    with pytest.raises(DataError, match=r"a passage of 132,000 characters .* has more than 32,768 tokens\. Cut it into lines"):
+        evaluate_export(served, ["dog " * 33_000])
 
 
 @pytest.mark.parametrize("tokenizer", ["words", "spaces", "characters", "bpe"])
