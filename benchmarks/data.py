@@ -1,12 +1,15 @@
 """Data larger than memory: what preparing costs, and how soon and how fast prepared data are read.
 
     python -m benchmarks.data --pairs 1000000 [--save benchmarks/results/data]
+    python -m benchmarks.data --passages 200000 [--save benchmarks/results/passages]
 
 The corpus is made of invented words by Zipf's law, about 130 bytes a pair, in a temporary folder, and removed. Each part runs
 in a process of its own: preparing by the command, with the peak of the memory of all its processes; the first batch at step 0 and
 at step 123,456 of epoch 7; reading as fast as nothing else is done, by one process and by several; training steps of the
 translator's default model, and which share of their time they wait for data. Reading single rows in random order from these
-shards and from ArrayRecord, if that is installed.
+shards and from ArrayRecord, if that is installed. `--save` draws the tokens a second over the number of readers, too.
+
+With `--passages`: documents of about 1,500 bytes for a language model, prepared, and read as streams.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +33,38 @@ EPOCH, STEP = 7, 123_456
 ROWS = 200_000  # read one by one
 
 
-def make_corpus(path: Path, pairs: int) -> None:
-    """A table of sentences of 1 to 30 invented words, half of them up to 11."""
-    rng = np.random.default_rng(0)
-    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
-    words = np.array(["".join(rng.choice(letters, n)) for n in 1 + rng.poisson(4.2, 30_000)])
-    chances = np.cumsum(1 / np.arange(1, 30_001))
+class InventedText:
+    """Texts of invented words by Zipf's law."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+        letters = np.array(list("etaoinshrdlucmfwypvbgk"))
+        self.words = np.array(["".join(self.rng.choice(letters, n)) for n in 1 + self.rng.poisson(4.2, 30_000)])
+        self.chances = np.cumsum(1 / np.arange(1, 30_001))
+
+    def __call__(self, count: int, log_length: float, longest: int) -> list[str]:
+        """So many texts; the logarithm of their lengths has this mean."""
+        lengths = np.clip(self.rng.lognormal(log_length, 0.45, count), 1, longest).astype(int)
+        drawn = self.words[np.searchsorted(self.chances, self.chances[-1] * self.rng.random(lengths.sum()))]
+        return [" ".join(part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
+
+
+def make_pairs(path: Path, pairs: int) -> None:
+    """A table of sentences of 1 to 30 words, half of them up to 11."""
+    texts = InventedText()
     with path.open("w") as file:
         file.write("en\tde\n")
         for start in range(0, pairs, 10_000):
-            count = min(10_000, pairs - start)
-            lengths = np.clip(rng.lognormal(2.4, 0.45, 2 * count), 1, 30).astype(int)
-            drawn = words[np.searchsorted(chances, chances[-1] * rng.random(lengths.sum()))]
-            sentences = [" ".join(part) for part in np.split(drawn, np.cumsum(lengths)[:-1])]
+            sentences = texts(2 * min(10_000, pairs - start), 2.4, 30)
             file.writelines(f"{a}\t{b}\n" for a, b in zip(sentences[::2], sentences[1::2]))
+
+
+def make_passages(path: Path, passages: int) -> None:
+    """A document a line, half of them up to 220 words."""
+    texts = InventedText()
+    with path.open("w") as file:
+        for start in range(0, passages, 1_000):
+            file.writelines(f"{text}\n" for text in texts(min(1_000, passages - start), 5.4, 4_000))
 
 
 def resident(process: int) -> float:
@@ -62,11 +83,11 @@ def children(process: int) -> list[int]:
     return found + [below for one in found for below in children(one)]
 
 
-def prepare(source: Path, folder: Path, workers: int) -> dict[str, float]:
+def prepare(source: Path, folder: Path, workers: int, *flags: str) -> dict[str, float]:
     """Prepare by the command; seconds, seconds of the processors, and the peak of the memory of its processes."""
-    line = [sys.executable, "-m", "data_pipelines.prepare", str(source), "--to", str(folder), "--workers", str(workers)]
+    line = [sys.executable, "-m", "data_pipelines.prepare", str(source), "--to", str(folder), "--workers", str(workers), *flags]
     begun, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), [0.0, 0.0, 0.0]
-    with subprocess.Popen([*line, "--vocabulary-sample", "200000"], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             own, others = resident(process.pid), [resident(one) for one in children(process.pid)]
             peak = [max(a, b) for a, b in zip(peak, [own, max(others, default=0.0), own + sum(others)])]
@@ -179,7 +200,39 @@ def read_rows(folder: str) -> dict[str, float]:
     return found
 
 
-PARTS = {part.__name__: part for part in (first_batch, read, wait_for_data, read_rows)}
+def streams(folder: str, start_step: int) -> Any:
+    from data_pipelines.prepared import Prepared
+    from data_pipelines.token_streams import token_streams
+
+    text = Prepared.open(folder, "language_model").text
+    return token_streams(text, batch_size=32, steps=70, epochs=1_000, seed=0, start_step=start_step)
+
+
+def first_chunk(folder: str, start: str) -> dict[str, float]:
+    """As `first_batch`; late is in the middle of epoch 7."""
+    import data_pipelines.passages  # noqa: F401
+
+    begun = time.perf_counter()
+    step = int((EPOCH + 0.5) * streams(folder, 0).steps_per_epoch) if start == "late" else 0
+    next(iter(streams(folder, step).dataset))
+    return {"seconds": time.perf_counter() - begun, "step": step}
+
+
+def read_streams(folder: str, seconds: str) -> dict[str, float]:
+    """Tokens a second of the streams, by a consumer that does nothing; and the memory after that."""
+    tokens, begun, cpu = 0, time.perf_counter(), time.process_time()
+    for _, targets in streams(folder, 0).dataset:
+        tokens += int(np.count_nonzero(targets))
+        if time.perf_counter() - begun > float(seconds):
+            break
+    rates = {
+        "tokens_a_second": tokens / (time.perf_counter() - begun),
+        "tokens_a_cpu_second": tokens / (time.process_time() - cpu),
+    }
+    return {**rates, "memory_mb": resident(os.getpid())}
+
+
+PARTS = {part.__name__: part for part in (first_batch, read, wait_for_data, read_rows, first_chunk, read_streams)}
 
 
 def alone(*words: str, count: int = 1) -> list[dict[str, float]]:
@@ -190,58 +243,120 @@ def alone(*words: str, count: int = 1) -> list[dict[str, float]]:
     return [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
 
 
-def report(found: dict[str, Any]) -> str:
-    made, readers, pairs = found["prepare"], found["readers"], found["pairs"]
-    rows: dict[str, str] = {
+def _prepared_rows(found: dict[str, Any], unit: str) -> dict[str, str]:
+    made, count = found["prepare"], found[unit]
+    return {
         f"preparing, {found['workers']} processes that encode: seconds": f"{made['seconds']:,.0f}",
         "of the processors": f"{made['cpu_seconds']:,.0f}",
-        "pairs a second": f"{pairs / made['seconds']:,.0f}",
-        "pairs a second of a processor": f"{pairs / made['cpu_seconds']:,.0f}",
+        f"{unit} a second": f"{count / made['seconds']:,.0f}",
+        f"{unit} a second of a processor": f"{count / made['cpu_seconds']:,.0f}",
+        "MB of text a second of a processor": f"{found['megabytes'] / made['cpu_seconds']:.2f}",
         "peak memory of the first process, MB": f"{made['first_process_mb']:,.0f}",
         "of the largest other": f"{made['largest_other_mb']:,.0f}",
         "of all together": f"{made['together_mb']:,.0f}",
         "first batch of step 0, seconds": f"{found['first']['seconds']:.2f}",
         f"of step {found['late']['step']:,.0f}": f"{found['late']['seconds']:.2f}",
-        **{f"tokens a second, {n} reader(s)": f"{sum(one['tokens_a_second'] for one in of):,.0f}" for n, of in readers.items()},
-        "tokens a second of a processor": f"{readers['1'][0]['tokens_a_cpu_second']:,.0f}",
-        "memory of a reader, TensorFlow in it, MB": f"{max(one['memory_mb'] for one in readers['1']):,.0f}",
-        "training the default translator, tokens a second": f"{found['training']['tokens_a_second']:,.0f}",
-        "its share of waiting for data": f"{found['training']['share_waiting']:.2%}",
-        **{name: f"{number:,.0f}" for name, number in found["rows"].items()},
     }
-    sizes = f"{pairs:,} pairs, {found['megabytes']:,.0f} MB of text, {found['shards_mb']:,.0f} MB of shards"
-    return "\n".join(
-        [
-            f"{sizes}; {found['cores']} cores.",
-            "",
-            "| what | measured |",
-            "|---|--:|",
-            *(f"| {a} | {b} |" for a, b in rows.items()),
-        ]
+
+
+def _table(found: dict[str, Any], unit: str, rows: dict[str, str]) -> str:
+    sizes = f"{found[unit]:,} {unit}, {found['megabytes']:,.0f} MB of text, {found['shards_mb']:,.0f} MB of shards"
+    lines = [f"| {a} | {b} |" for a, b in rows.items()]
+    return "\n".join([f"{sizes}; {found['cores']} cores.", "", "| what | measured |", "|---|--:|", *lines])
+
+
+def report(found: dict[str, Any]) -> str:
+    readers = found["readers"]
+    return _table(
+        found,
+        "pairs",
+        {
+            **_prepared_rows(found, "pairs"),
+            **{f"tokens a second, {n} reader(s)": f"{_together(of):,.0f}" for n, of in readers.items()},
+            "tokens a second of a processor": f"{readers['1'][0]['tokens_a_cpu_second']:,.0f}",
+            "memory of a reader, TensorFlow in it, MB": f"{max(one['memory_mb'] for one in readers['1']):,.0f}",
+            "training the default translator, tokens a second": f"{found['training']['tokens_a_second']:,.0f}",
+            "its share of waiting for data": f"{found['training']['share_waiting']:.2%}",
+            **{name: f"{number:,.0f}" for name, number in found["rows"].items()},
+        },
     )
+
+
+def report_passages(found: dict[str, Any]) -> str:
+    read = found["read"]
+    return _table(
+        found,
+        "passages",
+        {
+            **_prepared_rows(found, "passages"),
+            "tokens a second, 1 reader": f"{read['tokens_a_second']:,.0f}",
+            "tokens a second of a processor": f"{read['tokens_a_cpu_second']:,.0f}",
+            "memory of a reader, TensorFlow in it, MB": f"{read['memory_mb']:,.0f}",
+        },
+    )
+
+
+def _together(readers: Sequence[dict[str, float]]) -> float:
+    return sum(one["tokens_a_second"] for one in readers)
+
+
+def draw_readers(readers: dict[str, list[dict[str, float]]], training: float, path: Path) -> None:
+    """Tokens a second over the number of readers, beside those that training takes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    axes.plot([int(n) for n in readers], [_together(of) for of in readers.values()], marker="o", label="read")
+    axes.axhline(training, linestyle="--", color="grey", label="taken by training the default translator")
+    axes.set(xlabel="readers", ylabel="tokens a second", yscale="log", xticks=[int(n) for n in readers])
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All parts, one after another."""
+    unit = "passages" if arguments.passages else "pairs"
+    count = getattr(arguments, unit)
+    found: dict[str, Any] = {unit: count, "cores": os.cpu_count(), "workers": arguments.workers}
+    with tempfile.TemporaryDirectory(dir=arguments.place) as place:
+        source, folder = Path(place, "pairs.tsv" if unit == "pairs" else "passages.txt"), str(Path(place, "prepared"))
+        make_pairs(source, count) if unit == "pairs" else make_passages(source, count)
+        found["megabytes"] = source.stat().st_size / 1e6
+        if unit == "pairs":
+            found["prepare"] = prepare(source, Path(folder), arguments.workers, "--vocabulary-sample", "200000")
+        else:
+            flags = "--for language_model --tokenizer bpe --vocabulary-sample 20000 --shard-rows 20000".split()
+            found["prepare"] = prepare(source, Path(folder), arguments.workers, *flags)
+        found["shards_mb"] = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
+        first = "first_batch" if unit == "pairs" else "first_chunk"
+        found["first"], found["late"] = (alone(first, folder, start)[0] for start in ("0", "late"))
+        if unit == "passages":
+            found["read"] = alone("read_streams", folder, "10")[0]
+        else:
+            found["readers"] = {str(n): alone("read", folder, "10", count=n) for n in (1, 2, 4)}
+            found["training"] = alone("wait_for_data", folder, "60")[0]
+            found["rows"] = alone("read_rows", folder)[0]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--passages", type=int, default=0, help="measure a language model's text instead")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--save", metavar="PATH", help="write PATH.md and PATH.json")
+    parser.add_argument("--place", metavar="FOLDER", help="where the corpus is made; default: the system's temporary folder")
+    parser.add_argument("--save", metavar="PATH", help="write PATH.md, PATH.json and, for pairs, PATH.png")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(PARTS[arguments.part[0]](*arguments.part[1:])))
         return
-    with tempfile.TemporaryDirectory() as place:
-        source, folder = Path(place, "pairs.tsv"), str(Path(place, "prepared"))
-        make_corpus(source, arguments.pairs)
-        found: dict[str, Any] = {"pairs": arguments.pairs, "megabytes": source.stat().st_size / 1e6, "cores": os.cpu_count()}
-        found |= {"workers": arguments.workers, "prepare": prepare(source, Path(folder), arguments.workers)}
-        found["shards_mb"] = sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6
-        found["first"], found["late"] = (alone("first_batch", folder, start)[0] for start in ("0", "late"))
-        found["readers"] = {str(n): alone("read", folder, "10", count=n) for n in (1, 2, 4)}
-        found["training"] = alone("wait_for_data", folder, "60")[0]
-        found["rows"] = alone("read_rows", folder)[0]
-    save(arguments.save, report(found), found)
+    found = measure(arguments)
+    save(arguments.save, (report_passages if arguments.passages else report)(found), found)
+    if arguments.save and not arguments.passages:
+        draw_readers(found["readers"], found["training"]["tokens_a_second"], Path(f"{arguments.save}.png"))
 
 
 if __name__ == "__main__":
