@@ -181,6 +181,7 @@ def caption_batches(
     shuffle_seed: int | None = None,
     start_step: int = 0,
     service: str | None = None,
+    numbered: bool = False,
 ) -> Batches:
     """A tf.data of `({"image": (n, rows, columns, channels), "caption": (n, t)}, targets (n, t))`, a row for each caption.
 
@@ -195,16 +196,18 @@ def caption_batches(
         augment: shift pixels and change brightness and contrast, in another way each time.
         flip: mirror every second image.
         shuffle_seed, start_step, service: see `batching.bucketed_batches`.
+        numbered: the inputs have `example` (n,), too: which of the examples it is.
     """
-    rows = [(store.paths[e.image], caption) for e in examples for caption in e.captions]
-    ids = vocabulary.encode(tf.constant([caption for _, caption in rows]))[:, : boundaries[-1] - 1]
+    rows = [(store.paths[e.image], n, caption) for n, e in enumerate(examples) for caption in e.captions]
+    ids = vocabulary.encode(tf.constant([caption for _, _, caption in rows]))[:, : boundaries[-1] - 1]
     ids = tf.concat([ids, tf.fill([len(rows), 1], EOS)], axis=1)
 
-    def load(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        paths, targets = batch
+    def load(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        paths, numbers, targets = batch
         images = tf.map_fn(store.load, paths, fn_output_signature=tf.TensorSpec(store.shape, tf.as_dtype(store.dtype)))
         seeds = tf.stack([tf.constant(shuffle_seed or 0, tf.int64), step])
-        return {"image": augment_images(images, seeds, augment, flip), "caption": batching.shift_right(targets)}, targets
+        inputs = {"image": augment_images(images, seeds, augment, flip), "caption": batching.shift_right(targets)}
+        return inputs | ({"example": numbers} if numbered else {}), targets
 
     def transform(dataset: tf.data.Dataset) -> tf.data.Dataset:
         if service:  # steps have no index there
@@ -213,5 +216,6 @@ def caption_batches(
             dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)
         return dataset.map(load, num_parallel_calls=2, deterministic=True)
 
-    columns, sizes = (tf.constant([path for path, _ in rows]), ids), [batch_size] * len(boundaries)
+    columns = (tf.constant([path for path, _, _ in rows]), tf.constant([n for _, n, _ in rows], tf.int32), ids)
+    sizes = [batch_size] * len(boundaries)
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, transform)

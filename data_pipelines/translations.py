@@ -328,6 +328,12 @@ class TrainingPairs(NamedTuple):
     too_long: int
     unknown: float
 
+    def targets(self, pairs: Sequence[Pair]) -> list[str]:
+        """The targets of the rows in memory, by their number."""
+        assert isinstance(self.rows, Encoded)
+        skipped = {*self.rows.skipped}
+        return [pair.target for i, pair in enumerate(pairs) if i not in skipped]
+
 
 def training_pairs(data: Translations, vocabularies: Vocabularies, max_length: int, cache: Path | None = None) -> TrainingPairs:
     """Encode the training split, unless it is prepared, or in a `cache.cache_folder`."""
@@ -347,6 +353,7 @@ def translation_batches(
     shuffle_seed: int | None = None,
     start_step: int = 0,
     service: str | None = None,
+    numbered: bool = False,
 ) -> Batches:
     """Batches of `({"source": (n, t), "target": (n, t)}, targets (n, t))`, bucketed by length.
 
@@ -357,16 +364,18 @@ def translation_batches(
         max_tokens: a batch of rows of length t has `max_tokens // t` rows.
         boundaries: the few lengths that batches have.
         shuffle_seed, start_step, service: see `batching.bucketed_batches`.
+        numbered: the inputs have `example` (n,), too: which row of what was encoded it is.
     """
     sizes = [max(1, max_tokens // boundary) for boundary in boundaries]
 
-    def teacher_forcing(source: tf.Tensor, targets: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        return {"source": source, "target": batching.shift_right(targets)}, targets
+    def teacher_forcing(source: tf.Tensor, targets: tf.Tensor, *numbers: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        return {"source": source, "target": batching.shift_right(targets), **dict(zip(["example"], numbers))}, targets
 
     def make(batches: tf.data.Dataset) -> tf.data.Dataset:
         return batches.map(teacher_forcing)
 
     if isinstance(encoded, PreparedRows):
         return batching.prepared_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, teacher_forcing)
-    columns = (encoded.source, encoded.target)
+    columns: tuple[Any, ...] = (encoded.source, encoded.target)
+    columns += (tf.range(encoded.source.nrows(), dtype=tf.int32),) if numbered else ()
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

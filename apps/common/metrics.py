@@ -180,14 +180,17 @@ def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
 
 
 def _as_coco(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:
+    return {i: [" ".join(words) for words in group] for i, group in enumerate(as_words(texts))}
+
+
+def as_words(texts: Sequence[Sequence[str]]) -> list[list[list[str]]]:
+    """The lower-cased words of each text of each group, without punctuation."""
     import tensorflow as tf
 
     from data_pipelines.vocabulary import split_words
 
-    words = split_words(tf.constant([text for group in texts for text in group])).to_list()
-    plain = [" ".join(w.decode() for w in row if any(c.isalnum() for c in w.decode())) for row in words]
-    rows = iter(plain)
-    return {i: [next(rows) for _ in group] for i, group in enumerate(texts)}
+    rows = iter(split_words(tf.constant([text for group in texts for text in group], tf.string)).to_list())
+    return [[[w for w in map(bytes.decode, next(rows)) if any(map(str.isalnum, w))] for _ in group] for group in texts]
 
 
 def _meteor(expected: dict[int, list[str]], found: dict[int, list[str]]) -> float:

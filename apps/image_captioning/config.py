@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from apps.common import config as shared
-from apps.common.config import FitFlags, Rate, RunFlags, SearchFlags, Size
+from apps.common.config import FitFlags, Rate, RunFlags, SearchFlags, SequenceFlags, Size
 
 APPLICATION = "image_captioning"
 
@@ -77,6 +77,13 @@ class TrainingFlags(FitFlags):
 
 
 @dataclass(frozen=True)
+class CaptionSequenceFlags(SequenceFlags):
+    """training for the metric"""
+
+    optimize: Annotated[Literal["cider", "bleu"], "the reward of a caption in --sequence-epochs"] = "cider"
+
+
+@dataclass(frozen=True)
 class CaptionSearchFlags(SearchFlags):
     """search"""
 
@@ -85,7 +92,7 @@ class CaptionSearchFlags(SearchFlags):
 
 
 @dataclass(frozen=True)
-class Config(DataFlags, EncoderFlags, ModelFlags, TrainingFlags, CaptionSearchFlags, RunFlags):
+class Config(DataFlags, EncoderFlags, ModelFlags, TrainingFlags, CaptionSequenceFlags, CaptionSearchFlags, RunFlags):
     """the run"""
 
     application: ClassVar = APPLICATION

@@ -155,6 +155,11 @@ class Captioner(keras.Model):
             self.add_loss(self.attention_penalty * ops.mean(ops.square(1.0 - total)))
         return logits
 
+    def sample_logits(self, image: Tensor, caption: Tensor, samples: int) -> Tensor:
+        """Decoder inputs (batch samples, time), those of a picture one after another -> logits, in training."""
+        values = ops.repeat(self.encode_image(image, training=True), samples, axis=0)
+        return self.decode(caption, values, training=True)[0]
+
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention. Never UNKNOWN."""
         output, weights, state = self.decoder.step(self.embedding(tokens), state, memory)

@@ -30,6 +30,7 @@ from apps.image_captioning.encoders import image_encoder
 from apps.image_captioning.evaluate import report
 from apps.image_captioning.export import DESCRIPTION, write
 from apps.image_captioning.model import Captioner
+from apps.image_captioning.sequence import sequence_trainer
 from apps.image_captioning.serving import search_captions
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.captions import caption_batches, load_captions
@@ -102,27 +103,31 @@ def train(config: Config) -> dict[str, float]:
     phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
     if config.fine_tune_epochs:
         phases.append(("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate))
+    if config.sequence_epochs:
+        phases.append(("sequence", config.seed + 2, config.sequence_epochs, config.sequence_learning_rate))
     before = None
     for name, seed, epochs, learning_rate in phases:
         if encoder.is_pretrained and encoder.trainable_top:
             encoder.trainable_top.trainable = name == "fine_tuning"
         phase = dataclasses.replace(config, learning_rate=learning_rate)
         optimizer = workers.optimizer(keras.optimizers.Adam)(**runs.optimizer_options(phase, epochs * steps))
-        model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
+        by_reward = name == "sequence"
+        trainer = sequence_trainer(model, vocabulary, examples, config) if by_reward else model
+        trainer.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=not by_reward and workers.jit_compile)
         checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
         checkpoint.continue_phase(before)
-        restored = checkpoint.restore(model, batches(held_out).dataset) if config.resume else None
+        restored = checkpoint.restore(trainer, batches(held_out).dataset) if config.resume else None
         if config.embeddings and before is None and restored is None and workers.is_chief:
             start_from_vectors(config.embeddings, model.embedding, vocabulary)
         runs.fit(
-            model,
-            partial(training, shuffle_seed=seed),
-            workers.broadcast_state(model, checkpoint, restored),
+            trainer,
+            partial(training, shuffle_seed=seed, numbered=by_reward),
+            workers.broadcast_state(trainer, checkpoint, restored),
             epochs,
             workers=workers,
             checkpoint=checkpoint,
             folder=folder,
-            plot=["loss", "cider"],
+            plot=["loss", "cider", *["reward", "distinct"] * by_reward],
             size=count_tokens,
             callbacks=[measure],
         )

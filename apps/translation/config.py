@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from apps.common import config as shared
-from apps.common.config import FitFlags, RunFlags, SearchFlags, Size
+from apps.common.config import FitFlags, RunFlags, SearchFlags, SequenceFlags, Size
 
 APPLICATION = "translation"
 CACHED = ("tokenizer", "vocabulary", "vocabulary_size", "max_length")  # the flags that ids depend on
@@ -67,6 +67,13 @@ class TrainingFlags(FitFlags):
 
 
 @dataclass(frozen=True)
+class TranslationSequenceFlags(SequenceFlags):
+    """training for the metric"""
+
+    optimize: Annotated[Literal["bleu"], "the reward of a translation in --sequence-epochs"] = "bleu"
+
+
+@dataclass(frozen=True)
 class TranslationSearchFlags(SearchFlags):
     """search"""
 
@@ -75,7 +82,7 @@ class TranslationSearchFlags(SearchFlags):
 
 
 @dataclass(frozen=True)
-class Config(DataFlags, ModelFlags, TrainingFlags, TranslationSearchFlags, RunFlags):
+class Config(DataFlags, ModelFlags, TrainingFlags, TranslationSequenceFlags, TranslationSearchFlags, RunFlags):
     """the run"""
 
     application: ClassVar = APPLICATION

@@ -241,6 +241,13 @@ class Translator(keras.Model):
         loss, count = sampled_cross_entropy(y, y_pred, self.target_embedding.embeddings, self.bias, uniform)
         return scaled(loss / ops.maximum(count, 1.0), sample_weight)
 
+    def sample_logits(self, source: Tensor, target: Tensor, samples: int) -> Tensor:
+        """Decoder inputs (batch samples, time), those of a source one after another -> logits, in training."""
+        encoded = keras.tree.map_structure(
+            lambda x: x if x is None else ops.repeat(x, samples, axis=0), self.encode(source, training=True)
+        )
+        return self.logits(self.decode(target, encoded, training=True)[0])
+
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention."""
         output, weights, state = self.decoder.step(self.target_embedding(tokens), state, memory)

@@ -5,6 +5,7 @@
 Read `train` from top to bottom: data, model, training, export, metrics, translations.
 """
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from apps.translation.evaluate import report
 from apps.translation.export import DESCRIPTION, write
 from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
+from apps.translation.sequence import check_sequence_flags, sequence_trainer
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.cache import cache_folder, cached_files
@@ -54,6 +56,7 @@ def train(config: Config) -> dict[str, float | str]:
     data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
     if data.prepared:
         data.prepared.check_flags(config, initial)
+    check_sequence_flags(config, data.prepared is not None)
     described = data.describe()
     folder = runs.open_run(APPLICATION, config, {"data": described}, workers)
     pairs, held_out = data.splits.get("train", []), data.splits["validation"]
@@ -82,7 +85,6 @@ def train(config: Config) -> dict[str, float | str]:
         training.rows,
         max_tokens=config.max_tokens,
         boundaries=boundaries,
-        shuffle_seed=config.seed,
         service=config.data_service,
     )
     encoded_held_out = encode(held_out, vocabularies, config.max_length)
@@ -91,44 +93,52 @@ def train(config: Config) -> dict[str, float | str]:
     # -- model
     sizes = (vocabularies.source.size, vocabularies.target.size)
     model = Translator(*sizes, joint=vocabularies.joint, **cli.flags_of(config, ModelFlags))
-    options = runs.optimizer_options(config, config.epochs * batches().steps_per_epoch)
-    if config.optimizer == "adam":
-        optimizer = workers.optimizer(keras.optimizers.Adam)(beta_2=0.98, **options)
-    else:
-        optimizer = workers.optimizer(keras.optimizers.SGD)(**options)
-    model.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=workers.jit_compile)
     model(next(iter(validation))[0])
     begin_with(model, initial)
 
     # -- training
     search = search_translations(model, vocabularies, held_out, config.validation_beam_size, bleu)
     measure = Validation(validation, token_cross_entropy, lambda loss: {"perplexity": perplexity(loss), **search()})
-    checkpoint = Checkpoint(folder / "checkpoints", f"val_{config.monitor}", config.patience)
-    restored = checkpoint.restore(model, validation) if config.resume else None
     size = " and ".join(f"{size:,}" for size in (sizes[:1] if joint else sizes))
     facts = {**data.summary(), "languages": f"{config.source_lang} to {config.target_lang}"}
     facts |= {"vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}", **init_facts(initial, training.unknown)}
     if training.too_long:
         facts["too long"] = f"{training.too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
-    if config.embeddings and restored is None and workers.is_chief:
-        start_from_vectors(config.embeddings, model.source_embedding, vocabularies.source)
-    start_step = workers.broadcast_state(model, checkpoint, restored)
-    runs.fit(
-        model,
-        batches,
-        start_step,
-        config.epochs,
-        workers=workers,
-        checkpoint=checkpoint,
-        folder=folder,
-        plot=["loss", "bleu", "chrf"],
-        size=count_tokens,
-        callbacks=[measure],
-    )
+    phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
+    if config.sequence_epochs:
+        phases.append(("sequence", config.seed + 1, config.sequence_epochs, config.sequence_learning_rate))
+    steps, before = batches(shuffle_seed=config.seed).steps_per_epoch, None
+    for name, seed, epochs, learning_rate in phases:
+        by_reward = name == "sequence"
+        trainer = sequence_trainer(model, vocabularies, training.targets(pairs), bleu, config) if by_reward else model
+        options = runs.optimizer_options(dataclasses.replace(config, learning_rate=learning_rate), epochs * steps)
+        if config.optimizer == "adam":
+            optimizer = workers.optimizer(keras.optimizers.Adam)(beta_2=0.98, **options)
+        else:
+            optimizer = workers.optimizer(keras.optimizers.SGD)(**options)
+        trainer.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=not by_reward and workers.jit_compile)
+        checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
+        checkpoint.continue_phase(before)
+        restored = checkpoint.restore(trainer, validation) if config.resume else None
+        if config.embeddings and before is None and restored is None and workers.is_chief:
+            start_from_vectors(config.embeddings, model.source_embedding, vocabularies.source)
+        runs.fit(
+            trainer,
+            partial(batches, shuffle_seed=seed, numbered=by_reward),
+            workers.broadcast_state(trainer, checkpoint, restored),
+            epochs,
+            workers=workers,
+            checkpoint=checkpoint,
+            folder=folder,
+            plot=["loss", "bleu", "chrf", *["reward", "distinct"] * by_reward],
+            size=count_tokens,
+            callbacks=[measure],
+        )
+        checkpoint.restore_best()
+        before = checkpoint
     if not workers.is_chief:
         return workers.wait_for_chief()
-    checkpoint.restore_best()
     runs.save_model(model, folder / "model.keras")
 
     # -- export, and the metrics of what was exported

@@ -31,11 +31,11 @@ def save_figure(figure: Any, path: Path) -> None:
 def plot_history(folder: Path, history: Sequence[dict[str, float]], names: Sequence[str], best_epoch: int) -> None:
     """`history.png`: a panel for each metric, training and validation over the epochs; the epoch that is kept is marked."""
     figure, axes = new_figure(1, len(names))
-    epochs = [row["epoch"] for row in history]
     for axis, name in zip(np.atleast_1d(axes), names):
         for prefix, label in (("", "training"), ("val_", "validation")):
-            if prefix + name in history[0]:
-                axis.plot(epochs, [row[prefix + name] for row in history], marker="o", markersize=3, label=label)
+            points = [(row["epoch"], row[prefix + name]) for row in history if prefix + name in row]
+            if points:
+                axis.plot(*zip(*points), marker="o", markersize=3, label=label)
         axis.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"kept: epoch {best_epoch}")
         axis.set(xlabel="epoch", ylabel=name, title=name)
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -1,0 +1,136 @@
+"""Training for the metric: the model learns from what it generates itself, by the reward that this gets.
+
+Of each example k sequences y_1 … y_k are sampled. With r_i the reward of y_i, from 0 upwards,
+
+    q_i  = p(y_i)^a / sum_j p(y_j)^a
+    risk = -sum_i q_i r_i
+
+is minimum risk training (Shen et al. 2016, https://aclanthology.org/P16-1159). Its gradient, divided by a, is
+
+    -sum_i q_i (r_i - sum_j q_j r_j) d log p(y_i)
+
+and for a -> 0, where all q_i are 1 / k, that of self-critical training (Rennie et al. 2017, https://arxiv.org/abs/1612.00563)
+with the other samples as baseline (Luo 2020, https://arxiv.org/abs/2003.09971). Both are this weighted log-likelihood, for a
+token of mean length, and a part of the cross entropy of the references, that what is generated stays a sentence.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common.decoding.search import sample
+from apps.common.decoding.sequences import Sequences
+from data_pipelines.batching import shift_right
+from data_pipelines.vocabulary import BOS, EOS
+
+Reward = Callable[[np.ndarray, Any], np.ndarray]
+
+
+def risk_weights(rewards: tf.Tensor, log_probabilities: tf.Tensor, sharpness: float) -> tf.Tensor:
+    """q_i (r_i - sum_j q_j r_j), of rewards and log-probabilities (n, k).
+
+    >>> risk_weights(tf.constant([[1.0, 0.0]]), tf.constant([[-5.0, -9.0]]), 0.0).numpy().tolist()
+    [[0.25, -0.25]]
+    """
+    q = tf.nn.softmax(sharpness * log_probabilities)
+    return q * (rewards - tf.reduce_sum(q * rewards, axis=1, keepdims=True))
+
+
+def sequence_log_probabilities(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """(rows,) of targets (rows, time), padded with 0."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+    return -tf.reduce_sum(losses * tf.cast(targets != 0, tf.float32), axis=1)
+
+
+@keras.saving.register_keras_serializable(package="unfold")
+class SequenceTrainer(keras.Model):
+    """Trains a model for a reward. Batches are `(inputs, targets)`, with the number of each example as the input `example`. `fit`
+    logs the loss, the mean `reward`, and `distinct`, the share of the samples of an example that differ.
+
+    Args:
+        model: built; of its methods are used `prepare_decoder(x)`, `step(tokens, state, memory)` and `sample_logits(x, decoder
+            inputs, k)`, with x what is encoded.
+        encoded: the name of this input.
+        detokenize: `Sequences` -> texts (rows, 1).
+        reward: (numbers of examples (n,), texts (n, k)) -> (n, k).
+        max_length: of a sample, EOS counted.
+        samples: k.
+        sharpness: a.
+        likelihood: the part of the reference's cross entropy, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        encoded: str,
+        detokenize: Callable[[Sequences], tf.Tensor],
+        reward: Reward,
+        *,
+        max_length: int,
+        samples: int,
+        sharpness: float,
+        likelihood: float,
+    ) -> None:
+        super().__init__()
+        self.model, self.encoded, self.max_length = model, encoded, max_length
+        self.detokenize, self.reward = detokenize, reward
+        self.samples, self.sharpness, self.likelihood = samples, sharpness, likelihood
+        self.seed_generator = keras.random.SeedGenerator()
+        self.means = {name: keras.metrics.Mean(name=name) for name in ("reward", "distinct")}
+        self.built = True
+
+    def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return self.model(inputs, training=training)
+
+    def sample(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """k samples of each example (n k, time), with EOS, and their rewards (n, k)."""
+        memory, state = tf.nest.map_structure(self._repeat, self.model.prepare_decoder(inputs[self.encoded]))
+
+        def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
+            return self.model.step(tokens, state, memory)
+
+        seed = keras.random.randint((), 0, 2**31 - 1, dtype="int32", seed=self.seed_generator)
+        count = self.samples * tf.shape(inputs["example"])[0]
+        found = sample(step, state, batch_size=count, start=BOS, end=EOS, max_length=self.max_length, seed=seed)
+        tokens, lengths = found.tokens[:, 0], found.lengths
+        targets = tf.where(tf.range(tf.shape(tokens)[1]) == lengths, EOS, tokens)[:, : tf.reduce_max(lengths) + 1]
+        texts = tf.reshape(self.detokenize(found), [-1, self.samples])
+        rewards, distinct = tf.numpy_function(self._rewards, [inputs["example"], texts], (tf.float32, tf.float32))
+        rewards = tf.ensure_shape(rewards, [None, self.samples])
+        self.means["reward"].update_state(rewards)
+        self.means["distinct"].update_state(tf.ensure_shape(distinct, [None]))
+        return targets, rewards
+
+    def _repeat(self, x: tf.Tensor | None) -> tf.Tensor | None:
+        return None if x is None else tf.repeat(x, self.samples, axis=0)
+
+    def _rewards(self, examples: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        decoded = [[text.decode("utf-8", "replace") for text in row] for row in texts]
+        distinct = np.array([len(set(row)) / self.samples for row in decoded], np.float32)
+        return self.reward(examples, decoded).astype(np.float32), distinct
+
+    def risk(self, targets: tf.Tensor, logits: tf.Tensor, rewards: tf.Tensor) -> tf.Tensor:
+        """The weighted negative log-likelihood of the samples, a token, whose gradient is that of the risk."""
+        log_probabilities = tf.reshape(sequence_log_probabilities(targets, logits), [-1, self.samples])
+        weights = tf.stop_gradient(risk_weights(rewards, log_probabilities, self.sharpness))
+        length = tf.reduce_mean(tf.reduce_sum(tf.cast(targets != 0, tf.float32), axis=1))
+        return -tf.reduce_mean(tf.reduce_sum(weights * log_probabilities, axis=1)) / tf.maximum(length, 1.0)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        inputs, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
+        samples, rewards = self.sample(inputs)
+        with tf.GradientTape() as tape:
+            logits = self.model.sample_logits(inputs[self.encoded], shift_right(samples), self.samples)
+            loss = (1 - self.likelihood) * self.risk(samples, logits, rewards)
+            if weight is not None:  # of several workers
+                loss *= tf.reduce_mean(tf.cast(weight, loss.dtype))
+            if self.likelihood:
+                logits = self.model(inputs, training=True)
+                loss += self.likelihood * self.compute_loss(inputs, targets, logits, weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        self.optimizer.apply(tape.gradient(scaled, self.trainable_variables), self.trainable_variables)
+        self._loss_tracker.update_state(loss)
+        return {"loss": self._loss_tracker.result(), **{name: mean.result() for name, mean in self.means.items()}}

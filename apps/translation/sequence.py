@@ -1,0 +1,58 @@
+"""Training of a translator for sentence BLEU: see `apps.common.training.sequence`."""
+
+from collections.abc import Sequence
+
+import sacrebleu
+
+from apps.common.decoding.search import detokenize
+from apps.common.training.rewards import BleuReward
+from apps.common.training.sequence import SequenceTrainer
+from apps.translation.config import Config
+from apps.translation.model import Translator
+from data_pipelines.sources import DataError
+from data_pipelines.translations import Vocabularies
+
+SHARPNESS = 5e-3  # of Shen et al. 2016
+
+
+def check_sequence_flags(config: Config, is_prepared: bool) -> None:
+    """Refuse what doesn't go with `--sequence-epochs`.
+
+    Raises:
+        DataError: there is such a flag.
+    """
+    if not config.sequence_epochs:
+        return
+    for name in ("sampled_softmax", "scheduled_sampling"):
+        if getattr(config, name):
+            raise DataError(
+                f"--sequence-epochs {config.sequence_epochs}: needs the exact probabilities of whole sentences. Leave out "
+                f"--{name.replace('_', '-')}; or train with it first, and begin another run with --init-from."
+            )
+    if is_prepared:
+        raise DataError(
+            f"--sequence-epochs {config.sequence_epochs}: reads the reference translations, and {config.data} holds token ids. "
+            "Pass --data with the texts."
+        )
+
+
+def sequence_trainer(
+    model: Translator, vocabularies: Vocabularies, references: Sequence[str], tokenizer: str, config: Config
+) -> SequenceTrainer:
+    """Minimum risk training.
+
+    Args:
+        references: the targets of the training pairs, by their number.
+        tokenizer: of sacreBLEU.
+    """
+
+    return SequenceTrainer(
+        model,
+        "source",
+        lambda found: detokenize(vocabularies.target, found),
+        BleuReward([[reference] for reference in references], sacrebleu.BLEU(tokenize=tokenizer).tokenizer),
+        max_length=config.max_length,
+        samples=config.sequence_samples,
+        sharpness=SHARPNESS,
+        likelihood=config.sequence_likelihood,
+    )

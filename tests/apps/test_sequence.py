@@ -1,0 +1,133 @@
+"""Training for the metric: rewards as the public tools compute them, the gradient of the risk, and what `fit` learns from it."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import sacrebleu
+import tensorflow as tf
+from pycocoevalcap.cider.cider import Cider
+
+from apps.common.training.losses import TokenLoss
+from apps.common.training.rewards import BleuReward, CiderReward
+from apps.common.training.sequence import SequenceTrainer, risk_weights, sequence_log_probabilities
+
+WORDS = "a the dog cat runs sleeps home red , . two".split()
+
+
+def texts(count, seed, shortest=0):
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(shortest, 12))) for _ in range(count)]
+
+
+def test_the_reward_is_cider_as_pycocoevalcap_computes_it():
+    references = [texts(draw, seed, 1) for seed, draw in enumerate([5, 1, 3, 2, 5, 4])]
+    references[3].append(references[0][0])
+    candidates = [[*texts(3, 50 + i), references[i][0]] for i in range(6)]
+    reward, plain = CiderReward(references), [[" ".join(t) for t in group] for group in CiderReward(references).words]
+    for k in range(4):
+        found = CiderReward([[group[k]] for group in candidates]).words
+        wanted = Cider().compute_score(dict(enumerate(plain)), {i: [" ".join(g[0])] for i, g in enumerate(found)})[1]
+        np.testing.assert_allclose(reward(np.arange(6), candidates)[:, k], wanted, atol=1e-6)
+    some = reward(np.array([4, 1]), [candidates[4], candidates[1]])
+    np.testing.assert_array_equal(some, reward(np.arange(6), candidates)[[4, 1]])
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "zh"])
+def test_the_reward_is_bleu_as_sacrebleu_computes_it(tokenize):
+    references = [texts(count, seed, 1) for seed, count in enumerate([3, 1, 2])]
+    candidates = [[*texts(4, 70 + i), "", "dog", references[i][0], "something else,entirely."] for i in range(3)]
+    bleu = sacrebleu.BLEU(tokenize=tokenize, effective_order=True)
+    wanted = [[bleu.sentence_score(text, refs).score / 100 for text in row] for row, refs in zip(candidates, references)]
+    np.testing.assert_allclose(BleuReward(references, bleu.tokenizer)(np.arange(3), candidates), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1e-3])
+def test_the_weights_give_the_gradient_of_the_risk(sharpness):
+    rng = np.random.default_rng(0)
+    log_probabilities, rewards = tf.Variable(rng.normal(-5, 1, (3, 4))), tf.constant(rng.random((3, 4)))
+    with tf.GradientTape() as tape:
+        risk = -tf.reduce_sum(tf.nn.softmax(sharpness * log_probabilities) * rewards) / sharpness
+    weights = risk_weights(rewards, tf.identity(log_probabilities), sharpness)
+    np.testing.assert_allclose(-weights, tape.gradient(risk, log_probabilities), rtol=1e-9)
+    even = risk_weights(rewards, tf.identity(log_probabilities), 0.0)  # the baseline of the other samples
+    others = (tf.reduce_sum(rewards, 1, keepdims=True) - rewards) / 3
+    np.testing.assert_allclose(even, (rewards - others) * 3 / 4 / 4, rtol=1e-9)
+
+
+def test_log_probabilities_are_of_whole_sequences():
+    logits = np.random.default_rng(1).normal(size=(2, 3, 5)).astype("float32")
+    p = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+    found = sequence_log_probabilities(tf.constant([[4, 3, 0], [2, 1, 3]]), logits)
+    np.testing.assert_allclose(found, [p[0, 0, 4] + p[0, 1, 3], p[1, 0, 2] + p[1, 1, 1] + p[1, 2, 3]], rtol=1e-5)
+
+
+class Unigrams(keras.Model):
+    """The same distribution at every place; two tokens, then EOS."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = self.add_weight(shape=(8,), initializer="zeros", name="scores")
+
+    def call(self, inputs, training=False):
+        return tf.broadcast_to(self.scores, [*tf.unstack(tf.shape(inputs["ids"])), 8])
+
+    def prepare_decoder(self, x):
+        return None, tf.zeros([tf.shape(x)[0], 1])
+
+    def step(self, tokens, state, memory):
+        allowed = tf.where(tf.range(8) < 4, -1e9, self.scores)
+        return tf.broadcast_to(allowed, [tf.shape(tokens)[0], 1, 8]), state, None
+
+    def sample_logits(self, x, decoder_inputs, samples):
+        return self({"ids": decoder_inputs})
+
+
+def trainer(likelihood, reward=None):
+    keras.utils.set_random_seed(0)
+
+    def sixes(examples, samples):
+        assert examples.tolist() == [0, 1, 2]
+        return np.array([[text.count("6") for text in row] for row in samples], np.float32)
+
+    def detokenize(found):
+        return tf.strings.reduce_join(tf.strings.as_string(found.tokens[:, :, :2]), axis=2)
+
+    made = SequenceTrainer(
+        Unigrams(), "ids", detokenize, reward or sixes, max_length=3, samples=4, sharpness=0.0, likelihood=likelihood
+    )
+    made.compile(keras.optimizers.Adam(0.1), TokenLoss(), jit_compile=False)
+    return made
+
+
+def batch(rows=3):
+    inputs = {"ids": tf.fill([rows, 3], 2), "example": tf.range(rows)}
+    return tf.data.Dataset.from_tensors((inputs, tf.tile([[5, 5, 3]], [rows, 1]))).repeat()
+
+
+def test_fit_learns_what_is_rewarded_and_references_pull_it_back():
+    rewarded = trainer(0.0)
+    logs = rewarded.fit(batch(), steps_per_epoch=30, epochs=2, shuffle=False, verbose=0).history
+    assert logs["reward"][1] > 1.6 > 0.9 > logs["reward"][0] * 0.5
+    assert 0.25 <= logs["distinct"][1] < logs["distinct"][0] <= 1
+    assert int(tf.argmax(rewarded.model.scores)) == 6
+    both = trainer(1.0)  # cross entropy alone
+    both.fit(batch(), steps_per_epoch=30, shuffle=False, verbose=0)
+    assert int(tf.argmax(both.model.scores)) == 5
+
+
+def test_equal_rewards_change_nothing():
+    made = trainer(0.0, lambda examples, samples: np.full((3, 4), 7.0))
+    made.fit(batch(), steps_per_epoch=2, shuffle=False, verbose=0)
+    np.testing.assert_allclose(made.model.scores, 0, atol=1e-6)
+
+
+def test_samples_are_others_at_each_step_and_the_same_with_the_same_seed():
+    inputs, _ = next(iter(batch()))
+    one, other = trainer(0.0), trainer(0.0)
+    (first, rewards), (again, _) = one.sample(inputs), other.sample(inputs)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, one.sample(inputs)[0])
+    assert first.shape == (12, 3) and (first.numpy()[:, -1] == 3).all()
+    np.testing.assert_array_equal(tf.reshape(rewards, [-1]), (first.numpy() == 6).sum(axis=1))
