@@ -12,6 +12,7 @@ import tensorflow as tf
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
+from data_pipelines.remote import local
 from data_pipelines.reviews import load_texts
 from data_pipelines.sources import DataError, find_splits, load_tfds, read_text, split_off
 from data_pipelines.tables import SUFFIXES
@@ -42,6 +43,7 @@ def load_passages(source: str, whole: bool = False, text_column: str | None = No
     Raises:
         DataError: no file, no such column, no passages.
     """
+    source = local(source)
     if source == "embedded":
         splits = {name: [text for text, _ in pairs] for name, pairs in embedded_reviews().items()}
     elif source.startswith("tfds:"):

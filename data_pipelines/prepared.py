@@ -14,6 +14,7 @@ kept in memory to find them. This module needs no TensorFlow: processes that pre
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -25,11 +26,13 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.files import replacing
+from data_pipelines.remote import RemoteFile, exists, is_remote, local, sizes, url_of
 from data_pipelines.sources import DataError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 PIECE = 1 << 22
+HEADER = 1 << 10  # more than that of an array has
 MOST_HASHES = 10_000_000  # 80 MB in an export
 
 
@@ -97,24 +100,36 @@ def padded_rows(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, width:
     return np.where(places < ends[:, None], values[np.minimum(places, len(values) - 1)], 0) if len(values) else places * 0
 
 
+class LocalFile:
+    """A file of which parts are read."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, count: int, begin: int) -> bytes:
+        return os.pread(self._descriptor, count, begin)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            os.close(self._descriptor)
+
+
 class _Array:
-    """The parts of a one-dimensional `.npy` file. They are read, not mapped: what the system keeps of the file is no memory of
-    this process."""
+    """The parts of a one-dimensional `.npy` file, there of a mirror if they are not here. They are read, not mapped: what the
+    system keeps of the file is no memory of this process."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            self.begin = file.tell()
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        url = None if path.is_file() else url_of(path)
+        self._bytes: Any = RemoteFile(url) if url else LocalFile(path)
+        header = io.BytesIO(self._bytes.read(HEADER, 0))
+        np.lib.format.read_magic(header)
+        np.lib.format.read_array_header_1_0(header)
+        self.begin = header.tell()
 
     def read(self, start: int, count: int) -> np.ndarray:
         size = self.dtype.itemsize
-        data = os.pread(self.descriptor, count * size, self.begin + start * size)
+        data = self._bytes.read(count * size, self.begin + start * size)
         if len(data) < count * size:
             raise DataError(f"{self.path}: was cut off while it was read. Prepare the data anew.")
         return np.frombuffer(data, self.dtype)
@@ -181,7 +196,12 @@ class PreparedRows:
 
 def prepared_flags(path: str) -> dict[str, Any]:
     """The flags with which a folder was prepared; none if the path is no such folder."""
-    return read_manifest(Path(path))["flags"] if _has_manifest(Path(path)) else {}
+    if is_remote(path):
+        url = f"{path.rstrip('/')}/{MANIFEST}"
+        folder = Path(local(url)).parent if exists(url) else None
+    else:
+        folder = Path(path)
+    return read_manifest(folder)["flags"] if folder and _has_manifest(folder) else {}
 
 
 def is_prepared(path: str) -> bool:
@@ -254,16 +274,17 @@ class Prepared:
                 f"{'warning':<12}more than {MOST_HASHES:,} training rows: the export has no hashes of them; evaluate can't warn"
             )
             return np.empty(0, np.uint64)
-        names = [shard["name"] for shard in self.manifest["shards"]]
-        return np.concatenate([np.load(shard_files(self.folder, name)[2]) for name in names])
+        shards = [(shard_files(self.folder, shard["name"])[2], shard["rows"]) for shard in self.manifest["shards"]]
+        return np.concatenate([_Array(path, "uint64").read(0, rows) for path, rows in shards])
 
     def _check_files(self) -> None:
         files = dict(self.manifest["files"])
         for shard in self.manifest["shards"]:
             files |= shard["files"]
+        there = sizes(self.folder, [name for name in files if not (self.folder / name).is_file()])
         for name, facts in files.items():
             path = self.folder / name
-            size = path.stat().st_size if path.is_file() else None
+            size = path.stat().st_size if path.is_file() else there.get(name)
             if size != facts["bytes"]:
                 found = "is missing" if size is None else f"has {size:,} bytes, {facts['bytes']:,} were written"
                 raise DataError(f"{path}: {found}. Prepare the data anew, or put back the file.")

@@ -13,6 +13,7 @@ from data_pipelines import batching
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_text, split_off
 from data_pipelines.tables import SUFFIXES, Column, read_table
 from data_pipelines.vocabulary import Vocabulary
@@ -70,6 +71,7 @@ def load_reviews(
     Raises:
         DataError: a file, column, row, label or split that can't be used.
     """
+    source = local(source)
     of_table = [_text(columns[0]), Column("--label-column", ("label", "sentiment", "class"), columns[1])]
     if source == "embedded":
         splits = {name: [Review(*pair) for pair in pairs] for name, pairs in embedded_reviews().items()}
@@ -78,7 +80,7 @@ def load_reviews(
     else:
         splits = _from_path(Path(source), whole, of_table)
     if validation_rows is not None:
-        splits = _split_by_rows(splits, Path(validation_rows))
+        splits = _split_by_rows(splits, Path(local(validation_rows)))
     else:
         splits = split_off(splits, not Path(source).is_dir(), whole, group=lambda review: review.label)
     return _checked(source, splits, whole)

@@ -35,6 +35,7 @@ from apps.common.training.runs import load_model, read_config, warm_up_and_decay
 from apps.sentiment_classification.config import Config
 from apps.sentiment_classification.model import fine_tuned_classifier
 from data_pipelines.passages import encode_passages, token_streams
+from data_pipelines.remote import mirror
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import Vocabulary
 
@@ -69,7 +70,7 @@ def start_from_language_model(
     Raises:
         DataError: that run is no language model.
     """
-    language_model = load_model(Path(config.init_from or ""))
+    language_model = load_model(mirror(config.init_from or ""))
     if not isinstance(language_model, LanguageModel):
         raise DataError(f"--init-from {config.init_from}: is no language model. Pass a run of apps.language_model.")
     if config.adapt_epochs and not newest_first(folder / "checkpoints"):
@@ -86,7 +87,7 @@ def start_from_language_model(
 
 def adapt(model: LanguageModel, texts: Sequence[str], vocabulary: Vocabulary, config: Config) -> None:
     """Train a language model in place on the texts of a task, with a quarter of the learning rate of its run."""
-    its = read_config(Path(config.init_from or ""))
+    its = read_config(mirror(config.init_from or ""))
     streams = token_streams(
         encode_passages(texts, vocabulary),
         batch_size=its.batch_size,

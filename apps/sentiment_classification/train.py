@@ -6,7 +6,6 @@ Read `train` from top to bottom: data, model, training, metrics, export, predict
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -28,6 +27,7 @@ from apps.sentiment_classification.finetune import VirtualAdversary, by_level, c
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
 from data_pipelines.batching import bucket_boundaries
+from data_pipelines.remote import mirror
 from data_pipelines.reviews import encode, load_reviews, review_batches
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
@@ -56,7 +56,7 @@ def train(config: Config) -> dict[str, float]:
         folder,
         load_vocabulary,
         lambda: (
-            load_vocabulary(Path(config.init_from))
+            load_vocabulary(mirror(config.init_from))
             if config.init_from
             else train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
         ),
@@ -124,7 +124,7 @@ def train(config: Config) -> dict[str, float]:
     if not config.force_export:
         labels, held_out_labels = ([review.label for review in reviews.splits[split]] for split in ("train", "validation"))
         checkpoint.selection.refuse_worse_than(constant_class(labels, held_out_labels, config.balance))
-    with new_version(Path(config.export_dir), config.export) as version:
+    with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, reviews.rows("train"))
         served = load_export(version.folder)
@@ -132,7 +132,7 @@ def train(config: Config) -> dict[str, float]:
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nThree validation texts:")
     print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
-    print(f"\nrun     {folder}\nexport  {version}  {size}")
+    print(f"\nrun     {runs.finish(folder)}\nexport  {version}  {size}")
     return metrics["validation"]
 
 
