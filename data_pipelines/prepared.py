@@ -18,6 +18,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.files import replacing
-from data_pipelines.remote import RemoteFile, exists, is_remote, local, sizes, url_of
+from data_pipelines.remote import THREADS, RemoteFile, exists, is_remote, local, sizes, url_of
 from data_pipelines.sources import DataError
 
 FORMAT = 1
@@ -150,6 +151,7 @@ class PreparedRows:
         self.kinds = ((2, "int32"),) * columns
         self.lengths = np.load(folder / "lengths.npy").astype(np.int64)
         self._opened = lru_cache(maxsize=200)(self._open)  # two files each, of the 1,000 that a process may have open
+        self._map: Any = ThreadPoolExecutor(THREADS).map if url_of(folder) else map
         self._bucket = lru_cache(maxsize=64)(self._find_bucket)
 
     def counts(self) -> np.ndarray:
@@ -161,10 +163,8 @@ class PreparedRows:
 
     def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
         shards, bounds = self._bounds(shortest, longest, places)
-        parts = [
-            self._opened(shard)[0].read(begin, end - begin)
-            for shard, begin, end in zip(shards, bounds[:, 0].tolist(), bounds[:, -1].tolist())
-        ]
+        begins, ends = bounds[:, 0].tolist(), bounds[:, -1].tolist()
+        parts = list(self._map(lambda shard, begin, end: self._opened(shard)[0].read(begin, end - begin), shards, begins, ends))
         lengths = bounds[:, -1] - bounds[:, 0]
         bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
         flat = np.concatenate(parts).astype(np.int32)
@@ -175,11 +175,10 @@ class PreparedRows:
         first, before = self._bucket(shortest, longest)
         shards = np.searchsorted(before, places, side="right") - 1
         rows = first[shards] + places - before[shards]
-        found = [
-            self._opened(shard)[1].read(row * self.columns, self.columns + 1)
-            for shard, row in zip(shards.tolist(), rows.tolist())
-        ]
-        return shards.tolist(), np.array(found, np.int64)
+        found = self._map(
+            lambda shard, row: self._opened(shard)[1].read(row * self.columns, self.columns + 1), shards.tolist(), rows.tolist()
+        )
+        return shards.tolist(), np.array(list(found), np.int64)
 
     def _find_bucket(self, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows of such lengths begin in each shard, and how many the shards before it have."""

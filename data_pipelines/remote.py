@@ -79,6 +79,15 @@ def url_of(path: Path) -> str | None:
     return None
 
 
+def above(url: str) -> str:
+    """The folder that a URL is in.
+
+    >>> above("gs://bucket/run"), above("file:///run")
+    ('gs://bucket', 'file://')
+    """
+    return url.rpartition("/")[0]
+
+
 def shown(path: Path) -> str:
     """A path as the user named it: its URL, if it is in a mirror."""
     return url_of(path) or str(path)
@@ -104,7 +113,7 @@ def local(path: str) -> str:
             names = [posixpath.basename(found.rstrip("/")) for found in ([url] if status else _gfile().glob(url + "*"))]
         if not names:
             raise RemoteError(f"{url}: nothing is there. Check the name, or with the store's own command what it lists.")
-        fetch(posixpath.dirname(url), here.parent, names)
+        fetch(above(url), here.parent, names)
     else:
         fetch(url, here)
     return str(here)
@@ -271,7 +280,7 @@ def _upload(folder: Path, url: str, name: str) -> Facts:
     """Bring a file there whole or not at all."""
     temporary = f"{url}/.writing-{socket.gethostname()}-{os.getpid()}"
     with _told(f"{url}/{name}", folder):
-        _gfile().makedirs(posixpath.dirname(f"{url}/{name}"))
+        _gfile().makedirs(above(f"{url}/{name}"))
         _gfile().copy(str(folder / name), temporary, overwrite=True)
         _gfile().rename(temporary, f"{url}/{name}", overwrite=True)
     return _facts_there(url, [name])[name]
@@ -292,7 +301,7 @@ def publish(folder: Path) -> None:
     if url is None:
         return
     renames = url.partition("://")[0] in RENAMES_FOLDERS
-    place = f"{posixpath.dirname(url)}/.writing-{socket.gethostname()}-{os.getpid()}-{folder.name}" if renames else url
+    place = f"{above(url)}/.writing-{socket.gethostname()}-{os.getpid()}-{folder.name}" if renames else url
     try:
         push(folder, place)
         if renames:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -381,13 +382,20 @@ def shards(tmp_path_factory):
     return folder, url
 
 
-def test_shards_are_read_where_they_are(machine, shards):
-    folder, url = shards
+def test_shards_are_read_where_they_are_many_rows_at_once(machine, shards, monkeypatch):
+    (folder, url), threads, read = shards, set(), remote.RemoteFile.read
+
+    def noted(self, *arguments):
+        threads.add(threading.get_ident())
+        return read(self, *arguments)
+
+    monkeypatch.setattr(remote.RemoteFile, "read", noted)
     here, data = (load_translations(str(path), "en", "de") for path in shards)
     assert data.prepared.folder == remote.mirror(url) and not list(data.prepared.folder.glob("train-*"))
     for wanted, found in zip(batches(here, start_step=3), batches(data, start_step=3), strict=True):
         for one, other in zip(wanted, found):
             np.testing.assert_array_equal(other, one)
+    assert len(threads) > 2  # each waits for the network
     np.testing.assert_array_equal(data.prepared.hashes(), here.prepared.hashes())
     assert prepared_flags(url) == prepared_flags(str(folder)) != {}
     assert prepared_flags(f"{url}/lengths.npy") == prepared_flags(f"file://{folder}/lengths.npy") == {}

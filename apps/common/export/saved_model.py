@@ -64,7 +64,7 @@ def new_version(root: str | Path, publish: bool = True) -> Iterator[Version]:
         version.folder.chmod(0o755)
         url = remote.url_of(root)
         if url and remote.url_of(root.parent):
-            remote.fetch(os.path.dirname(url), root.parent, [MODELS_CONFIG])
+            remote.fetch(remote.above(url), root.parent, [MODELS_CONFIG])
         _add_to_models_config(root)
         version.folder = _publish(version.folder, root)
         remote.publish(version.folder)
