@@ -67,11 +67,11 @@ def new_version(root: str | Path, publish: bool = True) -> Iterator[Version]:
             remote.fetch(remote.above(url), root.parent, [MODELS_CONFIG])
         _add_to_models_config(root)
         version.folder = _publish(version.folder, root)
-        remote.publish(version.folder)
-        remote.push(root.parent, names=[MODELS_CONFIG])
     except BaseException:
         shutil.rmtree(version.folder, ignore_errors=True)
         raise
+    remote.publish(version.folder)
+    remote.push(root.parent, names=[MODELS_CONFIG])
 
 
 def _publish(folder: Path, root: Path) -> Path:
