@@ -154,6 +154,9 @@ def fetch(url: str, folder: Path, names: Collection[str] | None = None) -> None:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(folder / name, aside / name)
             print(f"{WARNING}{url} was changed elsewhere; what was only here is now in {aside}", file=sys.stderr)
+        elif mine:
+            some = ", ".join(sorted(mine)[:3])
+            print(f"{WARNING}{folder} has {len(mine):,} files that are not at {url} yet, which are used: {some}", file=sys.stderr)
         wanted = sorted(theirs | {name for name in there if not (folder / name).is_file()})
 
         def bring(name: str) -> None:
@@ -404,4 +407,6 @@ def _told(url: str, folder: Path | None = None) -> Iterator[None]:
                 f"This TensorFlow knows no {scheme}://. Install a tensorflow-io that goes with TensorFlow {tf.__version__}, or "
                 "mount the store as a folder and name that"
             )
+        elif isinstance(error, tf.errors.ResourceExhaustedError):
+            remedy = "Free some space"
         raise RemoteError(f"{url}: {reason}. {remedy}{f'; nothing is lost in {folder}' if folder else ''}.") from None

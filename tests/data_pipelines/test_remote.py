@@ -154,6 +154,9 @@ def test_only_what_changed_moves(machine, url, monkeypatch, capsys):
     remote.run_folder(url)
     assert read(folder) == {"a": b"4444", "b": b"333"}
     assert f"{url}: 1 files, 4 bytes, to {folder}" in capsys.readouterr().err
+    write(folder, {"b": b"55555"})
+    remote.run_folder(url)
+    assert f"{folder} has 1 files that are not at {url} yet, which are used: b" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("killed", [False, True])
