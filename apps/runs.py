@@ -23,6 +23,7 @@ from apps.common.files import RUNS
 from apps.common.training.checkpoint_files import newest_first
 from apps.common.training.runs import read_run
 from apps.common.training.selection import is_lower_better
+from data_pipelines.remote import local, mirror, shown
 from data_pipelines.sources import DataError, visible
 
 PLACES = ("run_dir", "resume", "export_dir")  # flags that say nothing of a model
@@ -75,7 +76,7 @@ def read(folder: Path) -> Run:
         metrics,
         state,
         sum(_seconds(folder / phase) for phase in ("checkpoints", "fine_tuning")) / 60,
-        _export(folder, Path(run["config"].get("export_dir", ""))),
+        _export(folder, mirror(run["config"].get("export_dir", ""))),
     )
 
 
@@ -95,7 +96,7 @@ def _export(run: Path, root: Path) -> str:
     """The newest version that was exported from a run and is still there."""
     wanted = run_id(run)
     cards = sorted(root.glob("*/model_card.md"), key=lambda card: card.stat().st_mtime, reverse=True)
-    return next((str(card.parent) for card in cards if wanted in card.read_text()), "")
+    return next((shown(card.parent) for card in cards if wanted in card.read_text()), "")
 
 
 def overview(runs: Sequence[Run], sort: str | None = None) -> str:
@@ -117,7 +118,7 @@ def overview(runs: Sequence[Run], sort: str | None = None) -> str:
             chosen.sort(key=lambda run: _rank(run.metrics.get("validation", {}).get(sort), sort))
         rows = [
             [
-                visible(str(run.folder)),
+                visible(shown(run.folder)),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)),
                 visible(str(run.flags.get("data", ""))),
                 *(run.metrics.get("validation", {}).get(name, "") for name in names),
@@ -165,15 +166,15 @@ def comparison(one: Run, other: Run) -> str:
 
 
 def _name(run: Run) -> str:
-    return visible(str(run.folder))
+    return visible(shown(run.folder))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.runs", allow_abbrev=False)
-    parser.add_argument("folder", nargs="*", type=Path, help="where the runs are (default: runs/); or two runs to compare")
+    parser.add_argument("folder", nargs="*", help="where the runs are (default: runs/); or two runs to compare")
     parser.add_argument("--sort", metavar="METRIC", help="of validation, the best first; default: the newest first")
     arguments = parser.parse_args()
-    folders = arguments.folder or [RUNS]
+    folders = [Path(local(folder)) for folder in arguments.folder] or [RUNS]
     if len(folders) == 2 and not arguments.sort:
         print(comparison(*map(read, folders)))
         return

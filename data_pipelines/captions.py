@@ -17,6 +17,7 @@ from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.files import replacing
 from data_pipelines.image_store import ImageFile, ImageStore
 from data_pipelines.images import augment_images
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, check_zip, load_tfds, split_off
 from data_pipelines.tables import Column
 from data_pipelines.vocabulary import EOS, Vocabulary
@@ -86,6 +87,7 @@ def load_captions(
     Raises:
         DataError: a file, column or split that can't be used.
     """
+    source = local(source)
     if source == "embedded":
         scenes = embedded_scenes()
         return Captions(

@@ -66,3 +66,28 @@ def lock_folder(folder: Path) -> str | None:
     os.pwrite(descriptor, holder.encode(), 0)
     _held.add(folder)
     return None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder by `lock_folder`, this one or another."""
+    if folder.resolve() in _held:
+        return True
+    with contextlib.suppress(FileNotFoundError), (folder / ".lock").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # its file system has no locks
+            return False
+    return False
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block; the system ends it if this process is killed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.prepared import Prepared, is_prepared
+from data_pipelines.remote import local
 from data_pipelines.reviews import text_column as text_of
 from data_pipelines.sources import DataError, find_splits, load_tfds, read_lines, split_off
 from data_pipelines.tables import SUFFIXES, read_table
@@ -39,6 +40,7 @@ def load_passages(source: str, whole: bool = False, text_column: str | None = No
     Raises:
         DataError: no file, no such column, no passages.
     """
+    source = local(source)
     prepared = None
     if is_prepared(source):
         prepared = Prepared.open(source, "language_model")

@@ -11,6 +11,7 @@ import tensorflow as tf
 from data_pipelines import batching, musicxml
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus, Skipped
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, check_zip, find_splits, split_off
 from data_pipelines.tunes import Streams
 
@@ -42,6 +43,7 @@ def load_rolls(source: str, frame_beats: float = 0.25, whole: bool = False) -> R
     Raises:
         DataError: no file, arrays of the wrong shape, no pieces.
     """
+    source = local(source)
     skipped: list[Skipped] = []
     path = Path(source)
     if source == "embedded":

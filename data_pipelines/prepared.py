@@ -16,9 +16,11 @@ This module needs no TensorFlow: processes that prepare start at once.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,12 +29,14 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.files import replacing
+from data_pipelines.remote import THREADS, RemoteFile, exists, is_remote, local, sizes, url_of
 from data_pipelines.sources import DataError
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 NEEDED = {"application", "flags", "source", "data", "left_out", "unknown", "dtype", "columns", "sequences", "files"}
 PIECE = 1 << 22
+HEADER = 1 << 10  # more than that of an array has
 MOST_HASHES = 10_000_000  # 80 MB in an export
 
 
@@ -103,24 +107,36 @@ def padded_rows(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, width:
     return np.where(places < ends[:, None], values[np.minimum(places, len(values) - 1)], 0) if len(values) else places * 0
 
 
+class LocalFile:
+    """A file of which parts are read."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, count: int, begin: int) -> bytes:
+        return os.pread(self._descriptor, count, begin)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # it could not be opened
+            os.close(self._descriptor)
+
+
 class _Array:
-    """The parts of a one-dimensional `.npy` file. They are read, not mapped: what the system keeps of the file is no memory of
-    this process."""
+    """The parts of a one-dimensional `.npy` file, there of a mirror if they are not here. They are read, not mapped: what the
+    system keeps of the file is no memory of this process."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype = path, np.dtype(dtype)
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            self.begin = file.tell()
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        url = None if path.is_file() else url_of(path)
+        self._bytes: Any = RemoteFile(url) if url else LocalFile(path)
+        header = io.BytesIO(self._bytes.read(HEADER, 0))
+        np.lib.format.read_magic(header)
+        np.lib.format.read_array_header_1_0(header)
+        self.begin = header.tell()
 
     def read(self, start: int, count: int) -> np.ndarray:
         size = self.dtype.itemsize
-        data = os.pread(self.descriptor, count * size, self.begin + start * size)
+        data = self._bytes.read(count * size, self.begin + start * size)
         if len(data) < count * size:
             raise DataError(f"{self.path}: was cut off while it was read. Prepare the data anew.")
         return np.frombuffer(data, self.dtype)
@@ -142,6 +158,7 @@ class PreparedRows:
         self.kinds = [(2 if i < sequences else 1, "int32") for i in range(columns)]
         self.lengths = np.load(folder / "lengths.npy").astype(np.int64)
         self._opened = lru_cache(maxsize=200)(self._open)  # two files each, of the 1,000 that a process may have open
+        self._map: Any = ThreadPoolExecutor(THREADS).map if url_of(folder) else map
         self._bucket = lru_cache(maxsize=64)(self._find_bucket)
 
     def counts(self) -> np.ndarray:
@@ -153,10 +170,8 @@ class PreparedRows:
 
     def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
         shards, bounds = self._bounds(shortest, longest, places)
-        parts = [
-            self._opened(shard)[0].read(begin, end - begin)
-            for shard, begin, end in zip(shards, bounds[:, 0].tolist(), bounds[:, -1].tolist())
-        ]
+        begins, ends = bounds[:, 0].tolist(), bounds[:, -1].tolist()
+        parts = list(self._map(lambda shard, begin, end: self._opened(shard)[0].read(begin, end - begin), shards, begins, ends))
         lengths = bounds[:, -1] - bounds[:, 0]
         bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
         flat = np.concatenate(parts).astype(np.int32)
@@ -170,11 +185,10 @@ class PreparedRows:
         first, before = self._bucket(shortest, longest)
         shards = np.searchsorted(before, places, side="right") - 1
         rows = first[shards] + places - before[shards]
-        found = [
-            self._opened(shard)[1].read(row * self.columns, self.columns + 1)
-            for shard, row in zip(shards.tolist(), rows.tolist())
-        ]
-        return shards.tolist(), np.array(found, np.int64)
+        found = self._map(
+            lambda shard, row: self._opened(shard)[1].read(row * self.columns, self.columns + 1), shards.tolist(), rows.tolist()
+        )
+        return shards.tolist(), np.array(list(found), np.int64)
 
     def _find_bucket(self, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows of such lengths begin in each shard, and how many the shards before it have."""
@@ -198,12 +212,12 @@ class PreparedText:
 
     def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], dtype: str, unknown: float) -> None:
         self.folder, self.dtype, self.unknown = folder, dtype, unknown
-        self.names = [shard["name"] for shard in shards]
+        self.names, self.rows = [shard["name"] for shard in shards], [shard["rows"] for shard in shards]
         self.tokens = np.array([shard["tokens"] for shard in shards], np.int64)
         self._opened = lru_cache(maxsize=200)(self._open)
 
     def offsets(self, shard: int) -> np.ndarray:
-        return np.load(shard_files(self.folder, self.names[shard])[1])
+        return _Array(shard_files(self.folder, self.names[shard])[1], "uint32").read(0, self.rows[shard] + 1)
 
     def read(self, shard: int, begin: int, end: int) -> np.ndarray:
         return self._opened(shard).read(begin, end - begin).astype(np.int32)
@@ -234,7 +248,14 @@ def prepared_flags(path: str, application: str) -> dict[str, Any]:
     Raises:
         DataError: it was prepared for another application.
     """
-    return _check_application(Path(path), read_manifest(Path(path)), application)["flags"] if _has_manifest(Path(path)) else {}
+    if is_remote(path):
+        url = f"{path.rstrip('/')}/{MANIFEST}"
+        folder = Path(local(url)).parent if exists(url) else None
+    else:
+        folder = Path(path)
+    if folder is None or not _has_manifest(folder):
+        return {}
+    return _check_application(folder, read_manifest(folder), application)["flags"]
 
 
 def _check_application(folder: Path, manifest: dict[str, Any], application: str) -> dict[str, Any]:
@@ -314,16 +335,17 @@ class Prepared:
                 f"{'warning':<12}more than {MOST_HASHES:,} training rows: the export has no hashes of them; evaluate can't warn"
             )
             return np.empty(0, np.uint64)
-        names = [shard["name"] for shard in self.manifest["shards"]]
-        return np.concatenate([np.load(shard_files(self.folder, name)[2]) for name in names])
+        shards = [(shard_files(self.folder, shard["name"])[2], shard["rows"]) for shard in self.manifest["shards"]]
+        return np.concatenate([_Array(path, "uint64").read(0, rows) for path, rows in shards])
 
     def _check_files(self) -> None:
         files = dict(self.manifest["files"])
         for shard in self.manifest["shards"]:
             files |= shard["files"]
+        there = sizes(self.folder, [name for name in files if not (self.folder / name).is_file()])
         for name, facts in files.items():
             path = self.folder / name
-            size = path.stat().st_size if path.is_file() else None
+            size = path.stat().st_size if path.is_file() else there.get(name)
             if size != facts["bytes"]:
                 found = "is missing" if size is None else f"has {size:,} bytes, {facts['bytes']:,} were written"
                 raise DataError(f"{path}: {found}. Prepare the data anew, or put back the file.")

@@ -15,6 +15,7 @@ from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.prepared import Prepared, PreparedRows, is_prepared
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_text, split_off
 from data_pipelines.tables import SUFFIXES, Column, read_table
 from data_pipelines.vocabulary import Vocabulary
@@ -71,6 +72,7 @@ def load_reviews(
     Raises:
         DataError: a file, column, row, label or split that can't be used.
     """
+    source = local(source)
     if is_prepared(source):
         return _from_prepared(Prepared.open(source, "sentiment_classification"))
     if source == "embedded":
@@ -81,7 +83,7 @@ def load_reviews(
     else:
         splits = _from_path(Path(source), whole, columns)
     if validation is not None:
-        chosen = validation_rows(Path(validation), len(splits["train"]))
+        chosen = validation_rows(Path(local(validation)), len(splits["train"]))
         splits |= {
             "train": [review for i, review in enumerate(splits["train"]) if i not in chosen],
             "validation": [splits["train"][i] for i in sorted(chosen)],

@@ -16,6 +16,7 @@ from data_pipelines.cache import cached_arrays
 from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.prepared import Prepared, PreparedRows, is_prepared
+from data_pipelines.remote import local
 from data_pipelines.sources import SPLIT_NAMES, DataError, check_name, find_splits, load_tfds, read_lines, split_off
 from data_pipelines.tables import SUFFIXES, Column, read_table
 from data_pipelines.vocabulary import EOS, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
@@ -85,6 +86,7 @@ def load_translations(
     Raises:
         DataError: a file, column, language or split that can't be used; files of different length.
     """
+    source = local(source)
     if source_lang == target_lang:
         raise DataError(f"--source-lang and --target-lang are both {source_lang!r}. Name two columns or files of the data.")
     languages, alone, prepared = (source_lang, target_lang), True, None

@@ -15,6 +15,7 @@ from data_pipelines import batching
 from data_pipelines.abc import Tune, read_tunes, transpose
 from data_pipelines.batching import Batches
 from data_pipelines.corpus import Corpus, Skipped
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, find_splits, load_tfds, read_text, split_off
 from data_pipelines.vocabulary import BOS, EOS, WordVocabulary
 
@@ -79,6 +80,7 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
     Raises:
         DataError: no file, no tunes, a place that isn't there.
     """
+    source = local(source)
     skipped: list[Skipped] = []
 
     def read(split: str, text: str) -> list[Tune]:
@@ -94,7 +96,7 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
     else:
         splits = {split: read(split, text) for split, text in _texts(Path(source), whole).items()}
     if validation_tunes is not None:
-        splits = _split_by_list(splits, Path(validation_tunes))
+        splits = _split_by_list(splits, Path(local(validation_tunes)))
     else:
         splits = _split_off_titles(splits, not (Path(source) / "train.abc").is_file(), whole)
     return Tunes(splits, skipped=skipped).check_not_empty(source, "A tune begins with X: and has M: and K:.")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, check_zip
 
 
@@ -30,7 +31,7 @@ def check_vectors(path: str | None, embedding_size: int) -> None:
     Raises:
         DataError: they are, or can't be read.
     """
-    if path is not None and (size := vector_size(Path(path))) != embedding_size:
+    if path is not None and (size := vector_size(Path(local(path)))) != embedding_size:
         raise DataError(f"{path}: vectors of {size}; --embedding-size is {embedding_size}. Pass --embedding-size {size}.")
 
 
@@ -54,7 +55,7 @@ def fill_vectors(path: str, words: Sequence[str], embeddings: np.ndarray) -> tup
     places = {word: place for place, word in enumerate(words) if word}
     rank = np.zeros(len(words), int)  # 2: found as it is, 1: in another letter case
     embeddings = embeddings.copy()
-    for word, vector in _vectors(Path(path), places):
+    for word, vector in _vectors(Path(local(path)), places):
         exact = word in places
         place = places[word if exact else word.lower()]
         if rank[place] < 1 + exact:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from apps.common.files import newest_run
 from apps.common.training.cluster import LOST, LOST_WORKER
+from data_pipelines import remote
 from data_pipelines.prepared import prepared_flags
 from data_pipelines.sources import DataError, visible
 
@@ -126,7 +127,7 @@ def read_flags(path: str) -> dict[str, Any]:
         DataError: it is no JSON of flags.
     """
     try:
-        flags = json.loads(Path(path).read_text("utf-8-sig"))
+        flags = json.loads(Path(remote.local(path)).read_text("utf-8-sig"))
         if "config" in flags:  # of a run: its flags for a new run
             flags = {name: value for name, value in flags["config"].items() if name not in ("run_dir", "resume")}
         return {name.replace("-", "_"): value for name, value in flags.items()}
@@ -147,11 +148,11 @@ def run_flags(application: str, typed: dict[str, Any]) -> dict[str, Any]:
     several = typed.get("strategy") == "multiworker"
     if several and not typed.get("run_dir"):
         return {}
-    folder = Path(typed["run_dir"]) if typed.get("run_dir") else newest_run(application)
+    folder = remote.run_folder(typed["run_dir"]) if typed.get("run_dir") else newest_run(application)
     if folder is None or not (folder / "config.json").is_file():
-        place = folder or f"runs/{application}"
+        place = typed.get("run_dir") or f"runs/{application}"
         raise DataError(f"{place}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
-    flags = {**read_flags(str(folder / "config.json")), "run_dir": str(folder)}
+    flags = {**read_flags(str(folder / "config.json")), "run_dir": remote.shown(folder)}
     if "strategy" in typed:  # these go with the strategy of the run only
         flags = {name: value for name, value in flags.items() if name not in ("workers", "data_service")}
     return flags
@@ -159,7 +160,7 @@ def run_flags(application: str, typed: dict[str, Any]) -> dict[str, Any]:
 
 def _flags_to_begin_with(config_class: Any, run: str) -> dict[str, Any]:
     """The flags that the weights of the run of `--init-from` depend on, which `config_class.kept` names."""
-    file = Path(run) / "config.json"
+    file = Path(remote.local(run)) / "config.json"
     flags = read_flags(str(file)) if file.is_file() else {}  # `initial_run` says what is wrong with it
     return {name: value for name, value in flags.items() if name in config_class.kept}
 

@@ -14,7 +14,7 @@ Cell = Annotated[Literal["simple_rnn", "gated_rnn", "gru", "lstm", "sru", "qrnn"
 Size = "[1, inf)"
 Rate = "[0, 1)"
 
-ExportDir = Annotated[str, "folder that gets the export as <version>/"]
+ExportDir = Annotated[str, "folder or URL that gets the export as <version>/"]
 DataService = Annotated[str | None, "HOST:PORT of a tf.data service that prepares the batches"]
 VocabularySize = Annotated[int, "tokens at most", "[8, inf)"]
 MinCount = Annotated[int, "rarer words are unknown", Size]
@@ -36,7 +36,7 @@ NoRepeatNgramSize = Annotated[int, "never repeat so many tokens in a row; 0: all
 class RunFlags:
     """the run"""
 
-    run_dir: Annotated[str | None, "folder of the run; default: runs/<application>/<time>"] = None
+    run_dir: Annotated[str | None, "folder or URL (gs://…) of the run; default: runs/<application>/<time>"] = None
     resume: Annotated[bool, "continue the run in --run-dir, or the newest one, with its flags"] = False
     export_dir: ExportDir = "saved_models"
     export: Annotated[bool, "let the server have the export; else it is measured only"] = True

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from apps.common.export.saved_model import find_version
 from data_pipelines.corpus import row_hashes
 from data_pipelines.sources import DataError
 
@@ -50,9 +51,7 @@ def write_training_rows(folder: Path, hashes: np.ndarray) -> None:
 
 def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], split: str) -> int:
     """Warn of rows that the export was trained on, and return their number."""
-    folder = Path(export)
-    versions = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    path = (max(versions, key=lambda p: int(p.name)) if versions else folder) / TRAINING_ROWS
+    path = find_version(export) / TRAINING_ROWS
     if not path.is_file():
         return 0
     found = _hashes(rows)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from apps.common import cli
 from data_pipelines.files import replacing
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError, encoding_of
 from data_pipelines.tables import parquet_rows
 
@@ -52,7 +53,7 @@ def batches_by_length(texts: Sequence[str], rows: int, size: int) -> Iterator[li
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a `predict` command that takes texts from a file."""
-    parser.add_argument("--data", type=Path, help=f"a file with texts, instead of typed ones: {', '.join(INPUTS)}; gzip too")
+    parser.add_argument("--data", help=f"a file with texts, instead of typed ones: {', '.join(INPUTS)}; gzip too")
     parser.add_argument("--column", default="text", help="of --data, in which the texts are (default: text)")
     add_output_flags(parser, "rows of --data with their predictions")
 
@@ -125,7 +126,7 @@ def predict_file(arguments: argparse.Namespace, predict: Callable[[list[str]], S
         arguments: the flags of `add_file_flags`, checked.
         predict: texts -> the new columns of each.
     """
-    path, column = arguments.data, arguments.column
+    path, column = Path(local(arguments.data)), arguments.column
 
     def predicted() -> Iterator[Row]:
         rows, done = read_rows(path, column), 0

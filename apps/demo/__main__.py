@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import tempfile
-from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.demo", allow_abbrev=False)
-    parser.add_argument("--models", type=Path, default=Path("saved_models"), help="folder of exports, <application>/<version>/")
+    parser.add_argument("--models", default="saved_models", help="folder or URL of exports, <application>/<version>/")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)
     arguments = parser.parse_args()

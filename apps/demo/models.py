@@ -1,13 +1,17 @@
 """The exported models of the page: loaded when they are needed, again when there is a newer version."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from apps.applications import APPLICATIONS
 from apps.common.export.model_card import card_facts, card_summary
 from apps.common.export.saved_model import load_export, newest_version, run_warm_up
+from data_pipelines.remote import is_remote
 from data_pipelines.sources import DataError
+
+SECONDS = 60.0  # after which a store is asked again for newer versions
 
 
 class About(NamedTuple):
@@ -20,10 +24,12 @@ class About(NamedTuple):
 
 
 class Models:
-    """What lies in a folder of exports, `<application>/<version>/`."""
+    """What lies in a folder of exports, `<application>/<version>/`, or at such a URL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = folder
+        self._found: dict[str, tuple[float, Path | None]] = {}
+        self._looking = threading.Lock()
         self._loaded: dict[str, tuple[Path, Any]] = {}
         self._lock = threading.Lock()
 
@@ -39,7 +45,12 @@ class Models:
 
     def newest(self, application: str) -> Path | None:
         """The folder of the newest version."""
-        return newest_version(self.folder / application)
+        if not is_remote(self.folder):
+            return newest_version(Path(self.folder) / application)
+        with self._looking:
+            if application not in self._found or time.monotonic() - self._found[application][0] > SECONDS:
+                self._found[application] = time.monotonic(), newest_version(f"{str(self.folder).rstrip('/')}/{application}")
+            return self._found[application][1]
 
     def how_to_train(self, application: str) -> str:
         """How to make the model, or "" if it is there."""
@@ -47,7 +58,7 @@ class Models:
             return ""
         minutes = APPLICATIONS[application].minutes
         return (
-            f"There is no model in `{self.folder / application}` yet. Make one, in about {minutes} minute{'s' * (minutes > 1)}, "
+            f"There is no model in `{self.folder}/{application}` yet. Make one, in about {minutes} minute{'s' * (minutes > 1)}, "
             f"by `python -m apps.{application}.train --quick`, and reload this page."
         )
 

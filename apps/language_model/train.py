@@ -6,7 +6,6 @@ Read `train` from top to bottom: data, model, training, metrics, export, complet
 """
 
 from functools import partial
-from pathlib import Path
 
 import keras
 
@@ -114,7 +113,7 @@ def train(config: Config) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
-    with new_version(Path(config.export_dir), config.export) as version:
+    with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, passages.training_hashes())
         served = load_export(version.folder)
@@ -123,7 +122,7 @@ def train(config: Config) -> dict[str, float]:
     print("\nCompletions:")
     prompts = ["", *(text[:30] for text in passages.splits["validation"][:2])]
     print("\n".join(prediction["text"] for prediction in predictions(served, prompts)))
-    print(f"\nrun     {folder}\nexport  {version}  {size}")
+    print(f"\nrun     {runs.finish(folder)}\nexport  {version}  {size}")
     return metrics["validation"]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from apps.common import cli
 from data_pipelines.files import write_whole
 from data_pipelines.piano_rolls import SCORES
+from data_pipelines.remote import local
 from data_pipelines.sources import DataError
 
 DESCRIPTION = (
@@ -18,7 +19,7 @@ DESCRIPTION = (
 
 def kind_of_data(source: str) -> Literal["tunes", "rolls"]:
     """`rolls` where there are MIDI files, MusicXML or arrays, else `tunes`."""
-    path = Path(source)
+    path = Path(local(source))
     files = [path] if path.is_file() else path.rglob("*") if path.is_dir() else []
     return "rolls" if any(file.suffix.lower() in (*SCORES, ".npz") for file in files) else "tunes"
 

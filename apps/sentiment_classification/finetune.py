@@ -36,6 +36,7 @@ from apps.sentiment_classification.config import Config
 from apps.sentiment_classification.model import fine_tuned_classifier
 from data_pipelines.passages import encode_passages
 from data_pipelines.prepared import Prepared
+from data_pipelines.remote import mirror
 from data_pipelines.sources import DataError
 from data_pipelines.token_streams import MemoryText, token_streams
 from data_pipelines.vocabulary import Vocabulary
@@ -66,7 +67,7 @@ def check_prepared(config: Config, prepared: Prepared) -> None:
     Raises:
         DataError: there is one.
     """
-    prepared.check_flags(config, Path(config.init_from) if config.init_from else None)
+    prepared.check_flags(config, mirror(config.init_from) if config.init_from else None)
     for name, needs_texts in (("adapt_epochs", bool(config.init_from)), ("virtual_adversary", True)):
         if needs_texts and getattr(config, name):
             flag = f"--{name.replace('_', '-')}"
@@ -87,7 +88,7 @@ def start_from_language_model(
     Raises:
         DataError: that run is no language model.
     """
-    language_model = load_model(Path(config.init_from or ""))
+    language_model = load_model(mirror(config.init_from or ""))
     if not isinstance(language_model, LanguageModel):
         raise DataError(f"--init-from {config.init_from}: is no language model. Pass a run of apps.language_model.")
     if config.adapt_epochs and not newest_first(folder / "checkpoints"):
@@ -104,7 +105,7 @@ def start_from_language_model(
 
 def adapt(model: LanguageModel, texts: Sequence[str], vocabulary: Vocabulary, config: Config) -> None:
     """Train a language model in place on the texts of a task, with a quarter of the learning rate of its run."""
-    its = read_config(Path(config.init_from or ""))
+    its = read_config(mirror(config.init_from or ""))
     streams = token_streams(
         MemoryText(encode_passages(texts, vocabulary)),
         batch_size=its.batch_size,

@@ -6,7 +6,6 @@ Read `train` from top to bottom: data, model, training, metrics, export, predict
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -34,6 +33,7 @@ from apps.sentiment_classification.finetune import (
 from apps.sentiment_classification.model import bag_of_words_classifier, recurrent_classifier
 from apps.sentiment_classification.predict import explain
 from data_pipelines.batching import bucket_boundaries
+from data_pipelines.remote import mirror
 from data_pipelines.reviews import encode, encode_reviews, load_reviews, review_batches, training_reviews
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_or_train, load_vocabulary, train_vocabulary
@@ -60,12 +60,12 @@ def train(config: Config) -> dict[str, float]:
         check_prepared(config, reviews.prepared)
     folder = runs.open_run(APPLICATION, config, {"data": reviews.describe(), "labels": reviews.labels}, workers)
     texts = [review.text for review in reviews.splits.get("train", [])]
-    begin_from = reviews.prepared.folder if reviews.prepared else config.init_from
+    begin_from = reviews.prepared.folder if reviews.prepared else config.init_from and mirror(config.init_from)
     vocabulary = load_or_train(
         folder,
         load_vocabulary,
         lambda: (
-            load_vocabulary(Path(begin_from))
+            load_vocabulary(begin_from)
             if begin_from
             else train_vocabulary(config.tokenizer, texts, config.vocabulary_size, config.min_count)
         ),
@@ -133,7 +133,7 @@ def train(config: Config) -> dict[str, float]:
     if not config.force_export:
         shares = constant_class(reviews.label_counts("train"), reviews.label_counts("validation"), config.balance)
         checkpoint.selection.refuse_worse_than(shares)
-    with new_version(Path(config.export_dir), config.export) as version:
+    with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, reviews.training_hashes())
         served = load_export(version.folder)
@@ -141,7 +141,7 @@ def train(config: Config) -> dict[str, float]:
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print("\nThree validation texts:")
     print("\n".join(explain(served, [review.text for review in reviews.splits["validation"][:3]])))
-    print(f"\nrun     {folder}\nexport  {version}  {size}")
+    print(f"\nrun     {runs.finish(folder)}\nexport  {version}  {size}")
     return metrics["validation"]
 
 

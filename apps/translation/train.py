@@ -7,7 +7,6 @@ Read `train` from top to bottom: data, model, training, export, metrics, transla
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import keras
 
@@ -144,7 +143,7 @@ def train(config: Config) -> dict[str, float | str]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(validation)})
-    with new_version(Path(config.export_dir), config.export) as version:
+    with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, data.training_hashes())
         served = load_export(version.folder)
@@ -153,7 +152,7 @@ def train(config: Config) -> dict[str, float | str]:
     print("\n".join(explain(served, [pair.source for pair in held_out[:3]])))
     for n, pair in enumerate(held_out[:3], start=1):
         plot_attention(served, pair.source, folder / f"attention_{n}.png")
-    print(f"\nrun     {folder}\nexport  {version}  {size}")
+    print(f"\nrun     {runs.finish(folder)}\nexport  {version}  {size}")
     return metrics["validation"]
 
 

@@ -11,13 +11,14 @@ from data_pipelines.files import lock_folder, write_whole
 from data_pipelines.prepare.kinds import Kind
 from data_pipelines.prepare.progress import say
 from data_pipelines.prepared import MANIFEST, Prepared, partial_folder, read_manifest
+from data_pipelines.remote import RECORD, shown
 from data_pipelines.sources import DataError
 
 STATE = "state.json"
 REPLACED = "replaced"  # what --overwrite replaces, until the new folder has its name
 OWN_FILES = re.compile(
     r"train-\d{5,}\.((ids|offsets|hashes)\.npy|json)|lengths\.npy|(joint|source|target|vocabulary)\.(model|json)|words\.json"
-    rf"|(validation|test)\.jsonl|{MANIFEST}|{STATE}|\.lock|\.writing-.*|{REPLACED}"
+    rf"|(validation|test)\.jsonl|{MANIFEST}|{STATE}|\.lock|{re.escape(RECORD)}|\.writing-.*|{REPLACED}"
 )
 
 
@@ -108,6 +109,6 @@ def publish(folder: Path, partial: Path, kind: Kind) -> Prepared:
     (place / ".lock").unlink(missing_ok=True)  # last: until here nobody else writes
     skipped = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["left_out"].items())
     rows, shards, tokens = manifest["rows"], len(manifest["shards"]), manifest["tokens"]
-    say("prepared", f"{folder}: {rows:,} training {kind.unit} in {shards:,} shard(s), {tokens:,} tokens; {skipped}")
-    say("train by", f"python -m apps.{kind.application}.train --data {folder}")
+    say("prepared", f"{shown(folder)}: {rows:,} training {kind.unit} in {shards:,} shard(s), {tokens:,} tokens; {skipped}")
+    say("train by", f"python -m apps.{kind.application}.train --data {shown(folder)}")
     return Prepared.open(str(folder), kind.application)

@@ -19,6 +19,7 @@ from data_pipelines.prepare.folder import STATE, begin, is_there, publish
 from data_pipelines.prepare.kinds import COMPLETE, VOCABULARIES, Kind, Row
 from data_pipelines.prepare.progress import counted, say
 from data_pipelines.prepared import FORMAT, MANIFEST, Prepared, changed, sha256_of, source_facts
+from data_pipelines.remote import exists, is_remote, local, mirror, push, run_folder
 from data_pipelines.sources import DataError
 from data_pipelines.tables import saying_once
 
@@ -36,25 +37,28 @@ def prepare(kind: Kind) -> Prepared:
         OSError: the disk is full.
     """
     options = kind.options
-    source, folder = Path(options.source), Path(options.to)
+    folder = run_folder(options.to) if is_remote(options.to) and exists(options.to) else mirror(options.to)
     if folder.resolve() == Path.cwd():
         raise DataError(f"--to {folder}: this is the working directory. Name a folder in it.")
     if options.source == "embedded" or options.source.startswith("tfds:"):
         raise DataError(f"{options.source}: only files are prepared. Train with --data {options.source}, or pass a path.")
-    splits, alone = kind.files(source)
+    splits, alone = kind.files(Path(local(options.source)))
     files = [path for split in splits.values() for path in split.files]
     files += [Path(options.validation_rows)] if getattr(options, "validation_rows", None) else []
     for path in files:
         say("source", f"{path}, {path.stat().st_size:,} bytes" if path.is_file() else path)
     key = kind.key({str(path.absolute()): source_facts(path) for path in files if path.is_file()}, FORMAT)
     if is_there(folder, key, options.overwrite):
-        say("prepared", f"{folder} has all this already")
+        say("prepared", f"{options.to} has all this already")
         return Prepared.open(str(folder), kind.application)
     partial = begin(folder, key)
     if not (partial / MANIFEST).is_file():
         with saying_once():
             _fill(partial, kind, splits, alone, key)
-    return publish(folder, partial, kind)
+    prepared = publish(folder, partial, kind)
+    if is_remote(options.to):
+        push(folder)
+    return prepared
 
 
 class TrainingRows:

@@ -11,6 +11,7 @@ from apps.common.export.converters import ENDINGS, write_network
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import new_version
 from apps.common.training import runs
+from data_pipelines import remote
 from data_pipelines.sources import DataError
 
 
@@ -33,24 +34,25 @@ def main(
     parser = argparse.ArgumentParser(f"python -m apps.{application}.export", allow_abbrev=False)
     parser.add_argument(
         "run",
-        type=Path,
         nargs="+" if average else 1,
         help="folder of a finished run" + ("; several are averaged" if average else ""),
     )
     parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
-    parser.add_argument("--export-dir", type=Path, help="folder for <version>/, by default where the run exported to")
+    parser.add_argument("--export-dir", help="folder for <version>/, by default where the run exported to")
     arguments = parser.parse_args()
-    models = [runs.load_model(run) for run in arguments.run]
-    model = average(arguments.run, models) if average and len(models) > 1 else models[0]
-    run = arguments.run[0]
+    folders = [Path(remote.local(run)) for run in arguments.run]
+    models = [runs.load_model(folder) for folder in folders]
+    model = average(folders, models) if average and len(models) > 1 else models[0]
+    run = folders[0]
     if arguments.format != "savedmodel":
         if arguments.export_dir:
             raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
         path = run / f"network{ENDINGS[arguments.format]}"
         difference = write_network(model, network(model), path, arguments.format)
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
+        remote.push(run)
+        print(f"{remote.shown(path)}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
         return
-    with new_version(arguments.export_dir or Path(runs.read_config(run).export_dir)) as version:
+    with new_version(arguments.export_dir or runs.read_config(run).export_dir) as version:
         write(version.folder, run, model)
         size = write_card(version.folder, run, application, description)
-    print(f"export  {version.folder}  {size}")
+    print(f"export  {version}  {size}")

@@ -1,7 +1,6 @@
 """SavedModels that TF Serving loads as they are: versioned, whole or not at all, measured, warmed up."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -15,12 +14,14 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from data_pipelines.files import replacing, write_whole
+from data_pipelines import remote
+from data_pipelines.files import locked, replacing, write_whole
 from data_pipelines.sources import DataError
 from layers import portable
 
 Signatures = dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]]
 
+MODELS_CONFIG = "models.config"
 LEFT_OVER_SECONDS = 24 * 3600  # what an export that was killed left behind is removed after a day
 
 
@@ -31,20 +32,21 @@ class Version:
         self.folder = folder
 
     def __str__(self) -> str:
-        return str(self.folder) if self.folder.exists() else "none: measured only (--no-export)"
+        return remote.shown(self.folder) if self.folder.exists() else "none: measured only (--no-export)"
 
 
 @contextlib.contextmanager
-def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
+def new_version(root: str | Path, publish: bool = True) -> Iterator[Version]:
     """Write an export into `version.folder`; it becomes `root/<number>/` when the block ends well, and vanishes when it doesn't.
 
     Two exports at once get two numbers. The model is added to `models.config` beside `root`, which `tensorflow_model_server
     --model_config_file` reads; other entries are kept.
 
     Args:
-        root: `saved_models/<application>`.
+        root: `saved_models/<application>`, or a URL: written to its mirror, then pushed.
         publish: False: it vanishes when the block ends well, too.
     """
+    root = remote.mirror(root)
     root.mkdir(parents=True, exist_ok=True)
     for path in root.glob(".writing-*"):
         with contextlib.suppress(OSError):  # another export removes it, too
@@ -60,16 +62,23 @@ def new_version(root: Path, publish: bool = True) -> Iterator[Version]:
                 root.rmdir()
             return
         version.folder.chmod(0o755)
+        url = remote.url_of(root)
+        if url and remote.url_of(root.parent):
+            remote.fetch(remote.above(url), root.parent, [MODELS_CONFIG])
         _add_to_models_config(root)
         version.folder = _publish(version.folder, root)
     except BaseException:
         shutil.rmtree(version.folder, ignore_errors=True)
         raise
+    remote.publish(version.folder)
+    remote.push(root.parent, names=[MODELS_CONFIG])
 
 
 def _publish(folder: Path, root: Path) -> Path:
+    url = remote.url_of(root)
+    there = remote.versions(url)[:1] if url else []
     while True:
-        number = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
+        number = 1 + max([*there, *(int(p.name) for p in root.iterdir() if p.name.isdigit())], default=0)
         try:
             os.rename(folder, root / str(number))  # fails if another export took the number
             return root / str(number)
@@ -82,10 +91,10 @@ def _add_to_models_config(root: Path) -> None:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    path = root.parent / "models.config"
+    path = root.parent / MODELS_CONFIG
     name = root.resolve().name
     config = model_server_config_pb2.ModelServerConfig()
-    with _locked(root.parent):
+    with locked(root.parent):
         if path.exists():
             try:
                 text_format.Parse(path.read_text(), config)
@@ -98,17 +107,6 @@ def _add_to_models_config(root: Path) -> None:
         with replacing(path) as temporary:
             temporary.write_text(text_format.MessageToString(config))
             temporary.chmod(0o644)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block; the system ends it if this process is killed."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def write_saved_model(
@@ -188,20 +186,27 @@ def run_warm_up(folder: Path, served: Any) -> list[dict[str, tf.Tensor]]:
     return results
 
 
-def newest_version(root: Path) -> Path | None:
-    """The folder of the newest version of a model, or None if it has none."""
-    versions = [p for p in root.glob("*") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
+def newest_version(root: str | Path) -> Path | None:
+    """The folder of the newest version of a model, fetched if `root` is a URL, or None if it has none."""
+    if remote.is_remote(root):
+        urls = (f"{str(root).rstrip('/')}/{number}" for number in remote.versions(str(root)))
+        url = next((url for url in urls if remote.exists(f"{url}/saved_model.pb")), None)
+        return Path(remote.local(url)) if url else None
+    versions = [p for p in Path(root).glob("*") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
     return max(versions, key=lambda p: int(p.name), default=None)
 
 
 def find_version(path: str | Path) -> Path:
-    """The folder of a SavedModel; `path` is it, or the folder above it for the newest version.
+    """The folder of a SavedModel; `path` is it, or the folder above it for the newest version. A URL is fetched.
 
     Raises:
         DataError: there is no SavedModel.
     """
-    folder = Path(path)
-    version = folder if (folder / "saved_model.pb").is_file() else newest_version(folder)
+    if remote.is_remote(path):
+        whole = remote.exists(f"{str(path).rstrip('/')}/saved_model.pb")
+        version = Path(remote.local(str(path))) if whole else newest_version(path)
+    else:
+        version = Path(path) if (Path(path) / "saved_model.pb").is_file() else newest_version(path)
     if version is None:
         raise DataError(f"{path}: no SavedModel there. Train one, or pass saved_models/<application>/<version>.")
     return version

@@ -17,6 +17,7 @@ from apps.common.training.averages import averaged_weights
 from apps.common.training.checkpoint_files import checkpoint_path, newest_first, read_checkpoint, write_checkpoint
 from apps.common.training.selection import Selection
 from apps.common.training.signals import Stopped, StopSignals
+from data_pipelines import remote
 from data_pipelines.sources import DataError
 
 
@@ -177,6 +178,7 @@ class Checkpoint(keras.callbacks.Callback):
         state = {"step": self.step, "seconds": round(self.seconds, 1), **self.selection.state_dict()}
         try:
             write_checkpoint(self.folder, {**arrays, "best": self.best_weights}, state, self.keep)
+            remote.push_or_warn(self.folder.parent)
         except OSError as error:  # the disk is full
             path = checkpoint_path(self.folder, state["step"])
             print(f"{path}: not written ({error.strerror}); the run continues, and the checkpoints before it are as they were")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from apps.common.training.checkpoint_files import newest_first
 from apps.common.training.runs import load_model, read_run
+from data_pipelines import remote
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import UNKNOWN
 
@@ -23,9 +24,9 @@ def initial_run(application: str, config: Any) -> Path | None:
     Raises:
         DataError: it is no finished run of this application, or such a flag differs.
     """
-    if config.init_from is None or (config.resume and newest_first(Path(config.run_dir or "") / "checkpoints")):
+    if config.init_from is None or (config.resume and newest_first(remote.mirror(config.run_dir or "") / "checkpoints")):
         return None
-    folder = Path(config.init_from)
+    folder = Path(remote.local(config.init_from))
     if not (folder / "model.keras").is_file():
         raise DataError(f"--init-from {folder}: holds no finished run. Pass the folder of one, below runs/{application}/.")
     run = read_run(folder)

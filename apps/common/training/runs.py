@@ -23,6 +23,7 @@ from apps.common.training.averages import AveragedValidation
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
 from apps.common.training.workers import Workers
+from data_pipelines import remote
 from data_pipelines.batching import Batches
 from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
@@ -55,7 +56,7 @@ def log_summary(config: RunFlags, model: keras.Model, folder: Path, facts: dict[
             + is_deterministic(config) * ", deterministic"
         )
     facts = {"device": f"{device}, {config.precision}", **facts, "parameters": f"{model.count_params():,}"}
-    for name, fact in {**facts, "run": folder, "started": time.strftime("%H:%M:%S")}.items():
+    for name, fact in {**facts, "run": remote.shown(folder), "started": time.strftime("%H:%M:%S")}.items():
         print(f"{name:<12}{visible(str(fact))}", flush=True)
 
 
@@ -74,7 +75,7 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
     check_ranges(config)
     if not workers.is_chief:
         return workers.scratch()
-    folder = Path(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
+    folder = remote.run_folder(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
     path = folder / "config.json"
     command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
     flags = {**dataclasses.asdict(config), "deterministic": is_deterministic(config)}  # --resume may be on another machine
@@ -82,15 +83,18 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
     new = json.loads(json.dumps(new))
     if config.resume:
         if not path.is_file():
-            raise DataError(f"{folder}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
+            raise DataError(f"{remote.shown(folder)}: no run to resume. Leave out --resume, or name its folder with --run-dir.")
         lock_run(folder)
         _check_same(folder, read_run(folder), new)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     lock_run(folder)
     if path.exists():
-        raise DataError(f"{folder}: holds a run already. Continue it with --resume, or name another with --run-dir.")
+        raise DataError(
+            f"{remote.shown(folder)}: holds a run already. Continue it with --resume, or name another with --run-dir."
+        )
     write_whole(path, json.dumps(new, indent=2))
+    remote.push(folder)  # what can't be written is told before the training
     return folder
 
 
@@ -118,6 +122,13 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Save a `.keras` file atomically."""
     with replacing(path) as temporary:
         model.save(temporary)
+    remote.push_or_warn(path.parent)
+
+
+def finish(folder: Path) -> str:
+    """Push a run that is complete, if it has a URL; return its name."""
+    remote.push(folder)
+    return remote.shown(folder)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -137,7 +148,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 def resume_command(folder: Path) -> str:
     """What to type to continue a run."""
     with contextlib.suppress(DataError, KeyError):
-        return shlex.join(["python", "-m", f"apps.{read_run(folder)['application']}.train", "--resume", "--run-dir", str(folder)])
+        return shlex.join(
+            ["python", "-m", f"apps.{read_run(folder)['application']}.train", "--resume", "--run-dir", remote.shown(folder)]
+        )
     return "the first worker's command, with --resume"  # another worker has no folder of a run
 
 

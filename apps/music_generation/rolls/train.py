@@ -1,7 +1,6 @@
 """Train a model of piano rolls: data, model, training, export, metrics, an example."""
 
 from functools import partial
-from pathlib import Path
 
 import keras
 
@@ -80,7 +79,7 @@ def train(config: RollConfig) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_frame_loss(held_out)})
-    with new_version(Path(config.export_dir), config.export) as version:
+    with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, rolls.training_hashes())
         served = load_export(version.folder)
@@ -88,5 +87,5 @@ def train(config: RollConfig) -> dict[str, float]:
         report(metrics, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, rolls.splits["validation"][0], folder / "example", config.frame_beats)
-    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version}  {size}")
+    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {runs.finish(folder)}\nexport  {version}  {size}")
     return metrics["validation"]

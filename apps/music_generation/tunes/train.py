@@ -3,7 +3,6 @@
 import json
 import math
 from functools import partial
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -28,6 +27,7 @@ from apps.music_generation.tunes.predict import write_example
 from apps.music_generation.tunes.serving import tune_headers
 from data_pipelines.abc import Tune
 from data_pipelines.files import write_whole
+from data_pipelines.remote import mirror
 from data_pipelines.tunes import TuneVocabulary, load_tunes, train_tune_vocabulary, tune_streams, whole_tunes
 
 
@@ -40,7 +40,7 @@ def train(config: TuneConfig) -> dict[str, float]:
     initial = initial_run(APPLICATION, config)
     tunes = load_tunes(config.data, config.validation_tunes)
     if config.init_from:  # a resumed run has kept its vocabulary
-        vocabulary = TuneVocabulary.load(initial or Path(config.run_dir or ""))
+        vocabulary = TuneVocabulary.load(initial or mirror(config.run_dir or ""))
     else:
         vocabulary = train_tune_vocabulary(tunes.splits["train"], config.tokenizer, config.transpose_prob > 0)
     streams = partial(
@@ -97,7 +97,7 @@ def train(config: TuneConfig) -> dict[str, float]:
     # -- export, and the metrics of what was exported
     if not config.force_export:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
-    with new_version(Path(config.export_dir), config.export) as version:
+    with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
         write_training_rows(version.folder, tunes.training_hashes())
         served = load_export(version.folder)
@@ -114,7 +114,7 @@ def train(config: TuneConfig) -> dict[str, float]:
         report(metrics, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, folder / "example")
-    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {folder}\nexport  {version}  {size}")
+    print(f"\nmusic   {', '.join(map(str, files))}\nrun     {runs.finish(folder)}\nexport  {version}  {size}")
     return metrics["validation"]
 
 
