@@ -66,7 +66,7 @@ class ModelFlags:
 class TrainingFlags(FitFlags):
     """training"""
 
-    epochs: shared.Epochs = 10
+    epochs: shared.EpochsOrNone = 10
     init_from: shared.InitFrom = None
     batch_size: Annotated[int, "captions", Size] = 64
     buckets: shared.Buckets = 4

@@ -52,6 +52,14 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config)
 
     check_embeddings(config)
+    phases = runs.phases_to_train(
+        [
+            ("checkpoints", config.seed, config.epochs, config.learning_rate),
+            ("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate),
+            ("sequence", config.seed + 2, config.sequence_epochs, config.sequence_learning_rate),
+        ],
+        config.init_from,
+    )
 
     # -- data
     initial = initial_run(APPLICATION, config)
@@ -100,11 +108,6 @@ def train(config: Config) -> dict[str, float]:
     )
     training = partial(batches, examples, augment=config.augment, flip=config.flip, service=config.data_service)
     steps = training(shuffle_seed=config.seed).steps_per_epoch
-    phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
-    if config.fine_tune_epochs:
-        phases.append(("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate))
-    if config.sequence_epochs:
-        phases.append(("sequence", config.seed + 2, config.sequence_epochs, config.sequence_learning_rate))
     before = None
     for name, seed, epochs, learning_rate in phases:
         if encoder.is_pretrained and encoder.trainable_top:

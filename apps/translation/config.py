@@ -52,7 +52,7 @@ class ModelFlags:
 class TrainingFlags(FitFlags):
     """training"""
 
-    epochs: shared.Epochs = 22
+    epochs: shared.EpochsOrNone = 22
     init_from: shared.InitFrom = None
     max_tokens: Annotated[int, "of a batch, on its longer side, padding counted", Size] = 1_536
     buckets: shared.Buckets = 6

@@ -48,6 +48,13 @@ def train(config: Config) -> dict[str, float | str]:
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     check_embeddings(config)
+    phases = runs.phases_to_train(
+        [
+            ("checkpoints", config.seed, config.epochs, config.learning_rate),
+            ("sequence", config.seed + 1, config.sequence_epochs, config.sequence_learning_rate),
+        ],
+        config.init_from,
+    )
 
     # -- data
     initial = initial_run(APPLICATION, config)
@@ -104,9 +111,6 @@ def train(config: Config) -> dict[str, float | str]:
     if training.too_long:
         facts["too long"] = f"{training.too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
-    phases = [("checkpoints", config.seed, config.epochs, config.learning_rate)]
-    if config.sequence_epochs:
-        phases.append(("sequence", config.seed + 1, config.sequence_epochs, config.sequence_learning_rate))
     steps, before = batches(shuffle_seed=config.seed).steps_per_epoch, None
     for name, seed, epochs, learning_rate in phases:
         by_reward = name == "sequence"

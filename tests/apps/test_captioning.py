@@ -220,6 +220,18 @@ def captioner(**options):
     return model
 
 
+@pytest.mark.parametrize("options", VARIANTS)
+def test_logits_of_samples_are_those_of_each_on_its_picture(options):
+    model, rng = captioner(**options), np.random.default_rng(0)
+    images = rng.normal(size=(2, *model.image_shape)).astype("float32")
+    samples = rng.integers(4, 20, (6, 5)).astype("int32")
+    model.freeze_batch_norm = True
+    found = model.sample_logits(images, samples, 3)
+    for row in range(6):
+        one = {"image": images[row // 3 : row // 3 + 1], "caption": samples[row : row + 1]}
+        np.testing.assert_allclose(found[row], model(one)[0], rtol=1e-4, atol=1e-5)
+
+
 def batch(model, seed=0):
     generator = np.random.default_rng(seed)
     ids = generator.integers(4, 20, (3, 6)).astype("int32")

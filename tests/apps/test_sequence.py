@@ -9,9 +9,11 @@ import sacrebleu
 import tensorflow as tf
 from pycocoevalcap.cider.cider import Cider
 
+from apps.common.training import runs
 from apps.common.training.losses import TokenLoss
 from apps.common.training.rewards import BleuReward, CiderReward
 from apps.common.training.sequence import SequenceTrainer, risk_weights, sequence_log_probabilities
+from data_pipelines.sources import DataError
 
 WORDS = "a the dog cat runs sleeps home red , . two".split()
 
@@ -131,3 +133,12 @@ def test_samples_are_others_at_each_step_and_the_same_with_the_same_seed():
     assert not np.array_equal(first, one.sample(inputs)[0])
     assert first.shape == (12, 3) and (first.numpy()[:, -1] == 3).all()
     np.testing.assert_array_equal(tf.reshape(rewards, [-1]), (first.numpy() == 6).sum(axis=1))
+
+
+def test_a_run_without_cross_entropy_needs_a_model_and_something_to_train():
+    phases = [("checkpoints", 0, 0, 1e-3), ("fine_tuning", 1, 0, 1e-4), ("sequence", 2, 3, 1e-5)]
+    assert runs.phases_to_train(phases, "runs/one") == phases[2:]
+    assert runs.phases_to_train([("checkpoints", 0, 2, 1e-3), phases[1]], None) == [("checkpoints", 0, 2, 1e-3)]
+    for some, begins in ((phases, None), (phases[:2], "runs/one")):
+        with pytest.raises(DataError, match="--epochs 0: needs --init-from, and epochs that follow"):
+            runs.phases_to_train(some, begins)

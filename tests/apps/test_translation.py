@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import keras
 import numpy as np
@@ -54,6 +55,19 @@ def trained(files, tmp_path_factory):
     ]
     kept = {"files": "attention_1.png joint.model", "wrong": wrong}
     return Trained("translation", files, SMALL, tmp_path_factory.mktemp("trained"), **kept)
+
+
+def test_a_run_killed_while_it_learns_by_reward_ends_as_one_not_killed(trained, tmp_path):
+    flags = ["--init-from", trained.run, "--epochs", "0", "--sequence-epochs", "2", "--sequence-samples", "2"]
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    trained.train(tmp_path / "one", *flags)
+    rows = helpers.log(tmp_path / "one" / "run")
+    assert len(rows) == 2 and all(0 <= row["reward"] <= 1 and 0.5 <= row["distinct"] <= 1 for row in rows)
+    helpers.kill_twice("translation", tmp_path / "other" / "run", *trained.line(tmp_path / "other", *flags), phase="sequence")
+    printed = trained.train(tmp_path / "other", *flags, "--resume")
+    assert re.search(r"continued at step [\d,]+ of \S*/sequence", printed)
+    helpers.assert_same_end(tmp_path / "other" / "run", tmp_path / "one" / "run", "sequence")
 
 
 def test_training_says_how_it_measures(trained):
@@ -167,6 +181,16 @@ def batch(seed=0):
     ids = np.random.default_rng(seed).integers(4, 20, (3, 6)).astype("int32")
     ids[1, 3:] = ids[2, 5:] = 0
     return {"source": ids, "target": np.concatenate([np.full((3, 1), BOS, "int32"), ids[:, :4]], axis=1)}
+
+
+@pytest.mark.parametrize("options", [{}, {"encoder": "forward"}, {"encoder": "self-attention", "attention": "none"}])
+def test_logits_of_samples_are_those_of_each_on_its_source(options):
+    model, inputs = translator(**options), batch()
+    samples = np.random.default_rng(1).integers(4, 20, (6, 5)).astype("int32")
+    found = model.sample_logits(inputs["source"], samples, 2)
+    for row in range(6):
+        one = {"source": inputs["source"][row // 2 : row // 2 + 1], "target": samples[row : row + 1]}
+        np.testing.assert_allclose(found[row], model(one)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", VARIANTS)
