@@ -25,8 +25,13 @@ class Place(NamedTuple):
 
 
 Part = tuple[Place, Place]  # where the head ends, and where the file goes on
-Parts = dict[str, Part]  # by the path
+Parts = dict[str, Part]  # by `key_of`
 WHOLE = (Place(), Place())
+
+
+def key_of(path: Path) -> str:
+    """Other processes have other working directories."""
+    return str(path.absolute())
 
 
 class Trail:
@@ -39,8 +44,9 @@ class Trail:
         self.rows = 0
         self._parts: Parts = {}
 
-    def note(self, path: Path, place: Place, head: Place) -> None:
-        self._parts[str(path)] = (self._parts.get(str(path), (head, head))[0], place)
+    def note(self, key: str, place: Place, head: Place) -> None:
+        """A row begins here; `head`: where the head of the file ends, if that is not known yet."""
+        self._parts[key] = (self._parts[key][0] if key in self._parts else head, place)
 
     def note_lines(self, path: Path, lines: Iterator[str], offset: int, ends: int) -> Iterator[str]:
         """The lines, of which those that begin rows are noted.
@@ -49,17 +55,17 @@ class Trail:
             offset: of the first one.
             ends: bytes after each line that it lacks.
         """
-        row = 0
+        row, key = 0, key_of(path)
         for line in lines:
             if self.rows != row:
                 row = self.rows
-                self.note(path, Place(offset, row), Place(offset, row))
+                self.note(key, place := Place(offset, row), head=place)
             offset += len(line.encode()) + ends
             yield line
 
     def parts(self, files: Collection[Path]) -> Parts:
         """From which the next row can be read, and perhaps some before it; empty: from the beginning alone."""
-        found = {str(path): self._parts[str(path)] for path in files if str(path) in self._parts}
+        found = {key: self._parts[key] for key in map(key_of, files) if key in self._parts}
         same = {(head.row, place.row) for head, place in found.values()}
         return found if len(found) == len(files) and len(same) == 1 else {}
 
@@ -91,4 +97,4 @@ def reading(parts: Parts) -> Iterator[int]:
 
 def part_of(path: Path) -> Part:
     """What of a file is to be read."""
-    return (_parts.get() or {}).get(str(path), WHOLE)
+    return (_parts.get() or {}).get(key_of(path), WHOLE)

@@ -57,12 +57,16 @@ def encode_shards(shards: Sequence[Shard], settings: Settings, workers: int) -> 
         finished = (future.result() for future in as_completed([pool.submit(work, shard) for shard in shards]))
         return list(counted("encoding", finished, len(shards) * rows, rows))
     except BrokenProcessPool:
-        raise DataError(
-            "a process that encodes was killed: memory ran out, most likely. Repeat the command, which goes on, with fewer "
-            f"--workers than {workers}."
-        ) from None
+        raise killed_worker(workers) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def killed_worker(workers: int) -> DataError:
+    return DataError(
+        "a process that encodes was killed: memory ran out, most likely. Repeat the command, which goes on, with fewer "
+        f"--workers than {workers}."
+    )
 
 
 def finished_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
