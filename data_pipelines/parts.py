@@ -42,11 +42,13 @@ class Trail:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._parts: Parts = {}
+        self._last: dict[str, tuple[int, int]] = {}
+        self._heads: dict[str, Place] = {}
 
-    def note(self, key: str, place: Place, head: Place) -> None:
+    def note(self, path: Path, place: Place, head: Place) -> None:
         """A row begins here; `head`: where the head of the file ends, if that is not known yet."""
-        self._parts[key] = (self._parts[key][0] if key in self._parts else head, place)
+        self._heads.setdefault(key_of(path), head)
+        self._last[key_of(path)] = place
 
     def note_lines(self, path: Path, lines: Iterator[str], offset: int, ends: int) -> Iterator[str]:
         """The lines, of which those that begin rows are noted.
@@ -55,17 +57,19 @@ class Trail:
             offset: of the first one.
             ends: bytes after each line that it lacks.
         """
-        row, key = 0, key_of(path)
+        row, key, last = 0, key_of(path), self._last
         for line in lines:
             if self.rows != row:
+                if not row:
+                    self.note(path, Place(offset, self.rows), head=Place(offset, self.rows))
                 row = self.rows
-                self.note(key, place := Place(offset, row), head=place)
-            offset += len(line.encode()) + ends
+                last[key] = offset, row  # no `Place`: this is done for each row
+            offset += len(line if line.isascii() else line.encode()) + ends
             yield line
 
     def parts(self, files: Collection[Path]) -> Parts:
         """From which the next row can be read, and perhaps some before it; empty: from the beginning alone."""
-        found = {key: self._parts[key] for key in map(key_of, files) if key in self._parts}
+        found = {key: (self._heads[key], Place(*self._last[key])) for key in map(key_of, files) if key in self._last}
         same = {(head.row, place.row) for head, place in found.values()}
         return found if len(found) == len(files) and len(same) == 1 else {}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.parts import Place, key_of, part_of, trail
+from data_pipelines.parts import Place, part_of, trail
 from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, note_lines, read_lines, read_pieces, read_text, visible
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
@@ -232,7 +232,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     before += file.metadata.row_group(group).num_rows
                     continue
                 if noted := trail.get():  # no head: any row has the names
-                    noted.note(key_of(path), Place(before, noted.rows), head=Place())
+                    noted.note(path, Place(before, noted.rows), head=Place())
                 for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
                     size += batch.nbytes
                     if size > limit:
