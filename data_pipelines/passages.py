@@ -1,8 +1,8 @@
 """Passages of plain text, and their ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
@@ -10,9 +10,8 @@ from data_pipelines.corpus import Corpus
 from data_pipelines.embedded.reviews import embedded_reviews
 from data_pipelines.prepared import Prepared, is_prepared
 from data_pipelines.remote import local
-from data_pipelines.reviews import text_column as text_of
-from data_pipelines.sources import DataError, find_splits, load_tfds, read_lines, split_off
-from data_pipelines.tables import SUFFIXES, read_table
+from data_pipelines.sources import DataError, load_tfds, split_off
+from data_pipelines.text_files import passage_files
 from data_pipelines.vocabulary import EOS, Vocabulary
 
 
@@ -56,31 +55,6 @@ def load_passages(source: str, whole: bool = False, text_column: str | None = No
     splits = {name: [text for text in texts if text.strip()] for name, texts in splits.items()}
     passages = Passages(split_off(splits, not Path(source).is_dir(), whole), prepared=prepared)
     return passages.check_not_empty(source, "Write a passage a line, or give a larger file.")
-
-
-class PassageFile(NamedTuple):
-    """A text with a passage a line, or a table with a column of texts."""
-
-    path: Path
-    column: str | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    def read(self) -> Iterator[tuple[str]]:
-        """The passages that are not empty, some lines at a time."""
-        if Path(self.path.name.removesuffix(".gz")).suffix in SUFFIXES:
-            texts = (text for _, (text,) in read_table(self.path, [text_of(self.column)]))
-        else:
-            texts = (part for line in read_lines(self.path) for part in line.splitlines())
-        return ((text,) for text in texts if text.strip())
-
-
-def passage_files(path: Path, column: str | None, whole: bool = False) -> dict[str, PassageFile]:
-    """The file of each split of a path; see `load_passages`."""
-    files = find_splits(path, (".txt", *SUFFIXES), whole) if path.is_dir() else {"train": path}
-    return {name: PassageFile(file, column) for name, file in files.items()}
 
 
 def _from_tfds(row: dict[str, Any], _: Any) -> str:

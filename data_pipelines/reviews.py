@@ -18,6 +18,7 @@ from data_pipelines.prepared import Prepared, PreparedRows, is_prepared
 from data_pipelines.remote import local
 from data_pipelines.sources import DataError, check_name, find_splits, load_tfds, read_text, split_off
 from data_pipelines.tables import SUFFIXES, Column, read_table
+from data_pipelines.text_files import text_column
 from data_pipelines.vocabulary import Vocabulary
 
 MAX_CLASSES = 1_000
@@ -103,10 +104,6 @@ def _from_prepared(prepared: Prepared) -> Reviews:
     files = review_files(prepared.folder, (None, None), whole=True)
     splits = {name: list(file._replace(known=labels).read()) for name, file in files.items()}
     return _checked(str(prepared.folder), splits, labels, prepared)
-
-
-def text_column(name: str | None) -> Column:
-    return Column("--text-column", ("text", "review", "sentence"), name)
 
 
 def _columns(names: Sequence[str | None]) -> list[Column]:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.parts import part_of, trail
+
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -77,6 +79,10 @@ def find_splits(folder: Path, suffixes: Sequence[str], whole: bool = False) -> d
 def _pieces(path: Path) -> Iterator[bytes]:
     """The bytes of a file, unpacked, some at a time."""
     with path.open("rb") as packed, gzip.open(packed) if path.suffix == ".gz" else contextlib.nullcontext(packed) as file:
+        head, place = part_of(path)
+        if place.offset:
+            yield file.read(head.offset)
+            file.seek(place.offset)
         size = 0
         while piece := file.read(PIECE):
             size += len(piece)
@@ -123,6 +129,20 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of such a file without their line feeds, some read at a time."""
+    return note_lines(path, _lines(path), ends=1)
+
+
+def note_lines(path: Path, lines: Iterator[str], ends: int) -> Iterator[str]:
+    """The lines of a text; within `parts.noting`, if it is UTF-8, the places of its rows are noted; see `parts.Trail`."""
+    noted, first = trail.get(), b""
+    with contextlib.suppress(OSError, EOFError, zlib.error):  # the lines tell it
+        first = next(_pieces(path), b"") if noted else b""
+    if noted is None or encoding_of(first) != "utf-8-sig":
+        return lines
+    return noted.note_lines(path, lines, len(codecs.BOM_UTF8) * first.startswith(codecs.BOM_UTF8), ends)
+
+
+def _lines(path: Path) -> Iterator[str]:
     parts: list[str] = []
     for piece in read_pieces(path):
         first, *lines = piece.split("\n")

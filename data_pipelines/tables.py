@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, read_lines, read_pieces, read_text, visible
+from data_pipelines.parts import Place, part_of, trail
+from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, note_lines, read_lines, read_pieces, read_text, visible
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 csv.field_size_limit(2**31 - 1)  # a novel is no broken quote; `read_text` bounds the file
@@ -145,6 +146,10 @@ def _split(path: Path) -> Iterator[list[str]]:
 
 def _lines_of_csv(path: Path) -> Iterator[str]:
     """The lines of a file with their ends, which may be carriage returns alone."""
+    return note_lines(path, _lines_with_ends(path), ends=0)
+
+
+def _lines_with_ends(path: Path) -> Iterator[str]:
     rest = ""
     for piece in read_pieces(path):
         *lines, rest = io.StringIO(rest + piece, newline="") if rest + piece else [""]
@@ -240,12 +245,18 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                size += batch.nbytes
-                if size > limit:
-                    raise DataError(f"{path}: unpacks to more than {limit:,} bytes. Write it as .jsonl if you trust it.")
-                yield from enumerate(batch.to_pylist(), start=before + 1)
-                before += len(batch)
+            for group in range(file.num_row_groups):
+                if before < part_of(path)[1].offset:
+                    before += file.metadata.row_group(group).num_rows
+                    continue
+                if noted := trail.get():  # no head: any row has the names
+                    noted.note(path, Place(before, noted.rows), head=Place())
+                for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
+                    size += batch.nbytes
+                    if size > limit:
+                        raise DataError(f"{path}: unpacks to more than {limit:,} bytes. Write it as .jsonl if you trust it.")
+                    yield from enumerate(batch.to_pylist(), start=before + 1)
+                    before += len(batch)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path given to --data.") from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:

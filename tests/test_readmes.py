@@ -15,9 +15,10 @@ DOCUMENTS = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("apps/*/*.md")]
     if path.name != "CHANGELOG.md" and not path.relative_to(ROOT).parts[0].startswith(".")
 )
-FOREIGN = set(  # of pip, docker, TensorFlow Serving, Slurm
+FOREIGN = set(  # of pip, docker, TensorFlow Serving, Slurm, Beam
     "--require-hashes --no-deps --no-build-isolation --rm --model_config_file "
-    "--nodes --ntasks-per-node --gpus-per-task --exclusive --gpus".split()
+    "--nodes --ntasks-per-node --gpus-per-task --exclusive --gpus "
+    "--flink_master --sdk_container_image --environment_type".split()
 )
 PATHS = re.compile(r"`((?:[\w.]+/)+[\w.]+\.(?:py|md|sh|tsv|txt)|[\w.]+\.py)`")
 COMMANDS = re.compile(r"python -m ([\w.]+)([^`#;|)\n]*)")

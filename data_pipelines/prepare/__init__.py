@@ -7,9 +7,9 @@
     python -m apps.language_model.train --data prepared/
 
 The source is read three times, a piece at a time: to count it, to learn the vocabulary from a sample, and to encode it by
-several processes. What is finished is kept: after a kill, or on a full disk, the same command goes on. The folder gets its name
-when all is in it. `data_pipelines/README.md` says what that is.
+several processes, each its own parts. What is finished is kept: after a kill, or on a full disk, the same command goes on. The
+folder gets its name when all is in it. `data_pipelines/README.md` says what that is.
 
-`kinds.py` says what differs from application to application, `job.py` does the work in its order, `encoding.py` by several
-processes, `folder.py` keeps what is finished.
+`kinds.py` says what differs from application to application, `job.py` does the work in its order, `rows.py` and `encoding.py` a
+shard at a time by any process, `beam.py` by those of other machines; `folder.py` keeps what is finished.
 """

@@ -1,13 +1,13 @@
 """The command: see the package."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from data_pipelines.prepare.job import prepare
 from data_pipelines.prepare.kinds import KINDS, SHARD_ROWS
+from data_pipelines.prepare.progress import reason
 from data_pipelines.sources import DataError, visible
 
 
@@ -22,6 +22,9 @@ def parser(application: str) -> argparse.ArgumentParser:
     if "max_length" in KINDS[application].flags:
         parser.add_argument("--max-length", type=_number(1), help="tokens, as in training")
     parser.add_argument("--workers", type=_number(1), default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument(
+        "--runner", help="of Apache Beam: `direct`, or `DataflowRunner`, `FlinkRunner`, … with flags of Beam (default: none)"
+    )
     parser.add_argument("--shard-rows", type=_number(1), default=SHARD_ROWS, help="rows of a shard (default: 100000)")
     parser.add_argument("--overwrite", action="store_true", help="replace prepared data that are there")
     KINDS[application].add_flags(parser.add_argument_group(f"of {application}"))
@@ -41,23 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     first.add_argument("--for", choices=[*KINDS], default="translation")
     application = vars(first.parse_known_args(arguments)[0])["for"]
-    options = parser(application).parse_args(arguments)
+    command = parser(application)
+    options, flags = command.parse_known_args(arguments)
+    if flags and options.runner in (None, "direct"):
+        command.error(f"unrecognized arguments: {' '.join(flags)}")
+    options.runner_flags = flags
     try:
         prepare(KINDS[application](options))
     except DataError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            print(
-                f"error: {visible(where)}{error.strerror}. Name a folder that can be written, or a file that can be read.",
-                file=sys.stderr,
-            )
-            sys.exit(2)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not (line := reason(error)):
             raise
-        print(f"error: {visible(where)}the disk is full. Free some space and repeat the command: it goes on.", file=sys.stderr)
+        print(f"error: {visible(line)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

@@ -1,5 +1,6 @@
-"""Rows of texts to shards of ids, by several processes."""
+"""Rows of texts to shards of ids, by several processes, each of which reads its own part of the source."""
 
+import argparse
 import contextlib
 import functools
 import itertools
@@ -8,8 +9,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,9 @@ import numpy as np
 
 from data_pipelines.corpus import row_hashes
 from data_pipelines.files import write_whole
-from data_pipelines.prepare.kinds import KINDS, UNKNOWN, Encoder, Row
+from data_pipelines.prepare.kinds import KINDS, UNKNOWN, Encoder, Kind, Row
+from data_pipelines.prepare.progress import counted
+from data_pipelines.prepare.rows import Shard, TrainingRows
 from data_pipelines.prepared import sha256_of, write_shard
 from data_pipelines.sources import DataError
 
@@ -26,45 +29,49 @@ BLOCK = 5_000  # rows that are encoded at once
 
 
 class Settings(NamedTuple):
-    """What a process needs to know to encode."""
+    """What a process needs to know to encode; of JSON's types."""
 
-    folder: Path
+    folder: str
     application: str
-    flags: dict[str, Any]
+    options: dict[str, Any]
     groups: dict[str, int]
     vocabulary: str  # its SHA-256: another one in the same folder is no longer the one that is loaded
 
+    @classmethod
+    def of(cls, kind: Kind, folder: Path, groups: dict[str, int], vocabulary: str) -> "Settings":
+        """Paths become absolute: other processes may have another working directory."""
+        options = dict(vars(kind.options))
+        for name in ("source", "validation_rows"):
+            if options.get(name) is not None:
+                options[name] = str(Path(options[name]).absolute())
+        return cls(str(folder.absolute()), kind.application, options, groups, vocabulary)
 
-def encode_shards(shards: Iterable[tuple[str, list[Row]]], settings: Settings, workers: int) -> Iterator[dict[str, Any]]:
-    """What was written of each shard; those that are there already are kept.
 
-    Args:
-        shards: the name and the rows of each.
-        settings: for the processes.
-        workers: how many of them.
-    """
-    pool, running = None, set[Future]()
+def encode_shards(shards: Sequence[Shard], settings: Settings, workers: int) -> list[dict[str, Any]]:
+    """What was written of each shard, by so many processes."""
+    work, rows = functools.partial(finished_shard, settings=settings), settings.options["shard_rows"]
+    if workers == 1:
+        return list(counted("encoding", map(work, shards), len(shards) * rows, rows))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        for name, rows in shards:
-            if facts := _written(settings.folder, name):
-                yield facts
-            elif workers == 1:
-                yield encode_shard(name, rows, settings)
-            else:
-                pool = pool or ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
-                running.add(pool.submit(encode_shard, name, rows, settings))
-                if len(running) > workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in finished)
-        yield from (future.result() for future in running)
+        finished = (future.result() for future in as_completed([pool.submit(work, shard) for shard in shards]))
+        return list(counted("encoding", finished, len(shards) * rows, rows))
     except BrokenProcessPool:
-        raise DataError(
-            "a process that encodes was killed: memory ran out, most likely. Repeat the command, which goes on, with fewer "
-            f"--workers than {workers}."
-        ) from None
+        raise killed_worker(workers) from None
     finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
+
+
+def killed_worker(workers: int) -> DataError:
+    return DataError(
+        "a process that encodes was killed: memory ran out, most likely. Repeat the command, which goes on, with fewer "
+        f"--workers than {workers}."
+    )
+
+
+def finished_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
+    """What was written of a shard, before a kill or now."""
+    return _written(Path(settings.folder), shard.name) or encode_shard(shard, settings)
 
 
 def _written(folder: Path, name: str) -> dict[str, Any] | None:
@@ -89,15 +96,24 @@ def _start_worker() -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(settings: str) -> Encoder:
-    folder, application, flags, groups, _ = json.loads(settings)
-    return KINDS[application].encoder(Path(folder), flags, groups)
+def _opened(settings: str) -> tuple[TrainingRows, Encoder]:
+    folder, application, options, groups, _ = json.loads(settings)
+    kind = KINDS[application](argparse.Namespace(**options))
+    return TrainingRows(kind, *kind.files(Path(options["source"])), groups), kind.encoder(Path(folder), options, groups)
 
 
-def encode_shard(name: str, rows: Sequence[Row], settings: Settings) -> dict[str, Any]:
-    """Encode some rows and write them; what is too long for the kind is left out."""
-    kind = KINDS[settings.application]
-    encoder = _encoder(json.dumps([str(settings.folder), *settings[1:]]))
+def encode_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
+    """Read the rows of a shard, encode and write them; what is too long for the kind is left out."""
+    of, encoder = _opened(json.dumps(settings))
+    kind, folder, name = of.kind, Path(settings.folder), shard.name
+    rows, empty, held_out = list[Row](), 0, {split: list[Row]() for split in of.counts if split != "train"}
+    for _, row, split in of.of(shard, settings.options["shard_rows"]):
+        if split != "train":
+            held_out[split].append(row)
+        elif kind.is_complete(row):
+            rows.append(tuple(row))
+        else:
+            empty += 1
     dtype = "uint16" if encoder.size <= 1 << 16 else "uint32"
     parts: list[list[np.ndarray]] = [[] for _ in range(kind.columns)]
     lengths: list[list[int]] = [[] for _ in range(kind.columns)]
@@ -114,7 +130,7 @@ def encode_shard(name: str, rows: Sequence[Row], settings: Settings) -> dict[str
     none = [np.empty(0, dtype)]
     columns = [(np.concatenate(none + part), np.array(number, np.int64)) for part, number in zip(parts, lengths)]
     hashes = np.frombuffer(row_hashes(row[:1] for row in kept), np.uint64)
-    facts = write_shard(settings.folder, name, columns, hashes, dtype, kind.sequences if kind.by_length else 0)
-    facts |= {"counts": sums, "first_tokens": sum(lengths[0]), "dtype": dtype}
-    write_whole(settings.folder / f"{name}.json", json.dumps(facts))  # last: with it the shard is whole
+    facts = write_shard(folder, name, columns, hashes, dtype, kind.sequences if kind.by_length else 0)
+    facts |= {"counts": sums, "first_tokens": sum(lengths[0]), "dtype": dtype, "empty": empty, "held_out": held_out}
+    write_whole(folder / f"{name}.json", json.dumps(facts))  # last: with it the shard is whole
     return facts

@@ -1,12 +1,10 @@
 """The work of preparing, in its order: count, learn the vocabulary, encode, write the manifest."""
 
-import contextlib
 import itertools
 import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,12 @@ import numpy as np
 
 from data_pipelines.corpus import row_hashes
 from data_pipelines.files import replacing, write_whole
+from data_pipelines.prepare.beam import check_beam, encode_by_beam
 from data_pipelines.prepare.encoding import Settings, encode_shards
 from data_pipelines.prepare.folder import STATE, begin, is_there, publish
-from data_pipelines.prepare.kinds import COMPLETE, VOCABULARIES, Kind, Row
-from data_pipelines.prepare.progress import counted, say
+from data_pipelines.prepare.kinds import COMPLETE, VOCABULARIES, Kind
+from data_pipelines.prepare.progress import say
+from data_pipelines.prepare.rows import Shard, TrainingRows, count_rows
 from data_pipelines.prepared import FORMAT, MANIFEST, Prepared, changed, sha256_of, source_facts
 from data_pipelines.remote import exists, is_remote, local, mirror, push, run_folder
 from data_pipelines.sources import DataError
@@ -42,6 +42,8 @@ def prepare(kind: Kind) -> Prepared:
         raise DataError(f"--to {folder}: this is the working directory. Name a folder in it.")
     if options.source == "embedded" or options.source.startswith("tfds:"):
         raise DataError(f"{options.source}: only files are prepared. Train with --data {options.source}, or pass a path.")
+    if options.runner:
+        check_beam(options.runner)
     splits, alone = kind.files(Path(local(options.source)))
     files = [path for split in splits.values() for path in split.files]
     files += [Path(options.validation_rows)] if getattr(options, "validation_rows", None) else []
@@ -61,73 +63,37 @@ def prepare(kind: Kind) -> Prepared:
     return prepared
 
 
-class TrainingRows:
-    """The rows of the training file, and which split each belongs to.
-
-    Args:
-        kind: of the data.
-        read: reads them anew.
-        groups: how many rows each group has.
-        held_out: those of other splits, see `Kind.held_out`.
-    """
-
-    def __init__(self, kind: Kind, read: Callable[[], Iterator[Row]], groups: dict[str, int], held_out: dict[str, Any]) -> None:
-        self.kind, self.read, self.groups = kind, read, groups
-        self.count = sum(groups.values())
-        self.held_out = {place: name for name, places in held_out.items() for place in places}
-
-    def __call__(self, task: str) -> Iterator[tuple[int, Row, str]]:
-        """Number, row and split of each; progress is shown as that of a task."""
-        passed: Counter[str] = Counter()
-        for number, row in enumerate(counted(task, self.read(), self.count)):
-            group = self.kind.group(row)
-            split = self.held_out.get(number) or self.held_out.get((group, passed[group]), "train")
-            passed[group] += 1
-            yield number, row, split
-
-
 def _fill(partial: Path, kind: Kind, splits: dict[str, Any], alone: bool, key: dict[str, Any]) -> None:
     """Write all files, the manifest last."""
     options = kind.options
     state = json.loads((partial / STATE).read_text())
-    groups = state.get("groups") or dict(Counter(kind.group(row) for row in counted("counting", splits["train"].read())))
+    if "shards" in state:
+        groups, shards = state["groups"], [Shard.of_json(values) for values in state["shards"]]
+    else:
+        groups, shards = count_rows(kind, splits["train"], options.shard_rows)
     kind.check_groups(groups)
-    write_whole(partial / STATE, json.dumps({**key, "groups": groups}))
-    held_out = kind.held_out(groups, [*splits], alone)
-    rows = TrainingRows(kind, splits["train"].read, groups, held_out)
-    for name, count in {"train": rows.count - len(rows.held_out), **{name: len(of) for name, of in held_out.items()}}.items():
+    write_whole(partial / STATE, json.dumps({**key, "groups": groups, "shards": shards}))
+    rows = TrainingRows(kind, splits, alone, groups)
+    for name, count in rows.counts.items():
         if not count:
             raise DataError(f"{options.source}: the {name} split has no {kind.unit} to use. Add some, or give a larger file.")
     _vocabulary(partial, rows)
-    empty = 0
-    with contextlib.ExitStack() as stack:
-        others = {*held_out, *splits} - {"train"}
-        write = {name: stack.enter_context(_text_file(partial / f"{name}.jsonl", kind)) for name in others}
-        for name in splits.keys() - {"train"}:
-            for row in splits[name].read():
-                write[name](row)
-
-        def shards() -> Iterator[tuple[str, list[Row]]]:
-            nonlocal empty
-            source = rows("encoding")
-            for number in range(-(-rows.count // options.shard_rows)):
-                kept = []
-                for _, row, split in itertools.islice(source, options.shard_rows):
-                    if split != "train":
-                        write[split](row)
-                    elif kind.is_complete(row):
-                        kept.append(tuple(row))
-                    else:
-                        empty += 1
-                yield f"train-{number:05d}", kept
-
-        digests = "".join(sha256_of(partial / name) for name in VOCABULARIES if (partial / name).is_file())
-        settings = Settings(partial, kind.application, key["flags"], groups, digests)
-        written = sorted(encode_shards(shards(), settings, options.workers), key=lambda facts: facts["name"])
-    for name, facts in key["source"].items():
-        if changed(Path(name), facts):
+    digests = "".join(sha256_of(partial / name) for name in VOCABULARIES if (partial / name).is_file())
+    settings = Settings.of(kind, partial, groups, digests)
+    if options.runner:
+        facts = encode_by_beam(shards, settings, options.runner, options.runner_flags, options.workers)
+    else:
+        facts = encode_shards(shards, settings, options.workers)
+    written = sorted(facts, key=lambda facts: facts["name"])
+    for name in {*rows.counts, *splits} - {"train"}:
+        others = splits[name].read() if name in splits else itertools.chain(*(facts["held_out"][name] for facts in written))
+        with replacing(partial / f"{name}.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+            for row in others:
+                print(json.dumps(kind.fields(row), ensure_ascii=False), file=file)
+    for name, of in key["source"].items():
+        if changed(Path(name), of):
             raise DataError(f"{name}: changed while it was read. Repeat the command when it is whole.")
-    _finish(partial, kind, key, written, groups, empty)
+    _finish(partial, kind, key, written, groups)
 
 
 def _vocabulary(partial: Path, rows: TrainingRows) -> None:
@@ -139,7 +105,9 @@ def _vocabulary(partial: Path, rows: TrainingRows) -> None:
         return kind.take_vocabulary(Path(options.vocabulary_from), partial, [])
     some = rows.count > options.vocabulary_sample
     chosen = set(random.Random(SAMPLE_SEED).sample(range(rows.count), options.vocabulary_sample)) if some else range(rows.count)
-    sample = [row for number, row, split in rows("sampling") if number in chosen and split == "train" and kind.is_complete(row)]
+    sample = [
+        row for number, row, split in rows.all("sampling") if number in chosen and split == "train" and kind.is_complete(row)
+    ]
     if not sample:
         raise DataError(f"{options.source}: the train split has no {kind.unit} to use. Add some, or give a larger file.")
     say("learning", f"the vocabulary, from {len(sample):,} of {rows.count:,} {kind.unit}")
@@ -148,18 +116,12 @@ def _vocabulary(partial: Path, rows: TrainingRows) -> None:
     kind.learn(sample, partial)
 
 
-@contextlib.contextmanager
-def _text_file(path: Path, kind: Kind) -> Iterator[Callable[[Row], None]]:
-    """What writes rows to a file, a JSON object a line."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yield lambda row: print(json.dumps(kind.fields(row), ensure_ascii=False), file=file)
-
-
-def _finish(
-    partial: Path, kind: Kind, key: dict[str, Any], shards: list[dict[str, Any]], groups: dict[str, int], empty: int
-) -> None:
+def _finish(partial: Path, kind: Kind, key: dict[str, Any], shards: list[dict[str, Any]], groups: dict[str, int]) -> None:
     """Write the manifest."""
     options = kind.options
+    for facts in shards:
+        del facts["held_out"]
+    empty = sum(facts.pop("empty") for facts in shards)
     rows = sum(facts["rows"] for facts in shards)
     if not rows:
         raise DataError(

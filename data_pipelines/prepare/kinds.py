@@ -212,7 +212,7 @@ class PairsKind(Kind):
         return self.options.source_lang, self.options.target_lang
 
     def files(self, source: Path) -> tuple[dict[str, Any], bool]:
-        from data_pipelines.translations import translation_files
+        from data_pipelines.text_files import translation_files
 
         return translation_files(source, *self.languages, columns=(self.options.source_column, self.options.target_column))
 
@@ -304,7 +304,7 @@ class PassagesKind(TextKind):
         parser.set_defaults(vocabulary_size=20_000)
 
     def files(self, source: Path) -> tuple[dict[str, Any], bool]:
-        from data_pipelines.passages import passage_files
+        from data_pipelines.text_files import passage_files
 
         return passage_files(source, self.options.text_column), not source.is_dir()
 

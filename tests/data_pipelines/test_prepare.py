@@ -130,12 +130,12 @@ def test_what_a_killed_command_finished_is_kept(table, tmp_path, monkeypatch, ca
     wanted = content(prepare(table, tmp_path / "whole", "--shard-rows", "90"))
     encode_shard, encoded = encoding.encode_shard, []
 
-    def dying(name, *arguments):
+    def dying(shard, settings):
         if len(encoded) == 2:
             (tmp_path / "new.partial" / ".writing-1-x").touch()
             raise KeyboardInterrupt
-        encoded.append(name)
-        return encode_shard(name, *arguments)
+        encoded.append(shard.name)
+        return encode_shard(shard, settings)
 
     monkeypatch.setattr(encoding, "encode_shard", dying)
     with pytest.raises(SystemExit) as end:
@@ -146,7 +146,7 @@ def test_what_a_killed_command_finished_is_kept(table, tmp_path, monkeypatch, ca
     ids = shard_files(tmp_path / "new.partial", "train-00001")[0]
     ids.write_bytes(ids.read_bytes()[:-2])  # a shard that is not whole is written again
     again = []
-    monkeypatch.setattr(encoding, "encode_shard", lambda name, *rest: again.append(name) or encode_shard(name, *rest))
+    monkeypatch.setattr(encoding, "encode_shard", lambda shard, *rest: again.append(shard.name) or encode_shard(shard, *rest))
     assert content(prepare(table, tmp_path / "new", "--shard-rows", "90")) == wanted
     assert again == ["train-00001", "train-00002", "train-00003", "train-00004"]
     assert not (tmp_path / "new.partial").exists()
