@@ -11,7 +11,7 @@ import argparse
 import os
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
