@@ -16,7 +16,8 @@ DOCUMENTS = sorted(
     if path.name != "CHANGELOG.md" and not path.relative_to(ROOT).parts[0].startswith(".")
 )
 FOREIGN = set(  # of pip, docker, TensorFlow Serving, Slurm
-    "--require-hashes --no-deps --no-build-isolation --rm --model_config_file --enable_batching --enable_per_model_batching_parameters --batching_parameters_file "
+    "--require-hashes --no-deps --no-build-isolation --rm --model_config_file "
+    "--enable_batching --enable_per_model_batching_parameters --batching_parameters_file "
     "--nodes --ntasks-per-node --gpus-per-task --exclusive --gpus".split()
 )
 PATHS = re.compile(r"`((?:[\w.]+/)+[\w.]+\.(?:py|md|sh|tsv|txt)|[\w.]+\.py)`")
