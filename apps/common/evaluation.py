@@ -3,14 +3,15 @@
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from apps.common.export.saved_model import find_version
-from data_pipelines.corpus import row_hashes
+from data_pipelines.corpus import Corpus, row_hashes
 from data_pipelines.sources import DataError
 
+T = TypeVar("T")
 TRAINING_ROWS = "training_rows.npy"
 SPLIT_HELP = (
     "train, validation or test, cut as for training; default: a lone file whole, else the test split, else the validation split"
@@ -41,7 +42,7 @@ def choose_split(load: Callable[[bool], Any], source: str, split: str | None) ->
 
 
 def _hashes(rows: Iterable[Sequence[Any]]) -> np.ndarray:
-    return np.unique(np.frombuffer(row_hashes(rows), np.uint64))
+    return np.frombuffer(row_hashes(rows), np.uint64)
 
 
 def write_training_rows(folder: Path, hashes: np.ndarray) -> None:
@@ -49,13 +50,15 @@ def write_training_rows(folder: Path, hashes: np.ndarray) -> None:
     np.save(folder / TRAINING_ROWS, np.unique(hashes))
 
 
+def _training_rows(export: str | Path) -> np.ndarray | None:
+    path = find_version(export) / TRAINING_ROWS
+    return np.load(path) if path.is_file() else None
+
+
 def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], split: str) -> int:
     """Warn of rows that the export was trained on, and return their number."""
-    path = find_version(export) / TRAINING_ROWS
-    if not path.is_file():
-        return 0
-    found = _hashes(rows)
-    seen = int(np.isin(found, np.load(path)).sum())
+    known, found = _training_rows(export), np.unique(_hashes(rows))
+    seen = 0 if known is None else int(np.isin(found, known).sum())
     if seen:
         print(
             f"warning: {seen:,} of the {len(found):,} different rows of {split!r} were in the training split of this export; "
@@ -63,3 +66,14 @@ def warn_of_training_rows(export: str | Path, rows: Sequence[Sequence[Any]], spl
             file=sys.stderr,
         )
     return seen
+
+
+def training_examples(export: str | Path, data: Corpus[T]) -> list[T] | None:
+    """What the export was trained on, or None where the data have not all of it."""
+    known = _training_rows(export)
+    if known is None or "train" not in data.splits:
+        return None
+    hashes = _hashes(data.rows("train"))
+    is_known = np.isin(hashes, known)
+    found = [example for example, kept in zip(data.splits["train"], is_known, strict=True) if kept]
+    return found if len(np.unique(hashes[is_known])) == len(known) else None

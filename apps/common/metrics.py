@@ -1,16 +1,11 @@
 """Metrics: of a classifier, from the true class and the probabilities of all classes; of a translator, from its texts."""
 
-import atexit
-import contextlib
-import functools
 import importlib.util
-import shutil
-import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from apps.common.meteor import meteor_scores
 from data_pipelines.languages import CHINESE, JAPANESE, KOREAN, UNSPACED, language_code
 from data_pipelines.sources import DataError
 
@@ -150,7 +145,7 @@ def sentence_scores(translations: Sequence[str], references: Sequence[str], toke
 
 
 def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]], meteor: bool = True) -> dict[str, float]:
-    """BLEU-1 to 4, ROUGE-L, CIDEr-D, and METEOR 1.5 where Java is installed, by pycocoevalcap.
+    """BLEU-1 to 4, ROUGE-L and CIDEr-D by pycocoevalcap, and METEOR 1.5 (for English), which takes some seconds.
 
     Both sides are lower-cased and cut into words; punctuation is left out, as in the evaluation of COCO (Chen et al. 2015,
     https://arxiv.org/abs/1504.00325). BLEU, ROUGE-L and METEOR are times 100; CIDEr is as usual.
@@ -167,9 +162,34 @@ def caption_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]
     rouge, _ = Rouge().compute_score(expected, found)
     metrics = {f"bleu_{n}": 100 * float(value) for n, value in enumerate(bleu, start=1)}
     metrics |= {"cider": float(np.mean(cider_scores(captions, references))), "rouge_l": 100 * float(rouge)}
-    if meteor and shutil.which("java"):
-        metrics["meteor"] = 100 * _meteor(expected, found)
+    if meteor:
+        metrics["meteor"] = 100 * meteor_scores([text for [text] in found.values()], list(expected.values()))[0]
     return {**metrics, "examples": len(captions)}
+
+
+def diversity_metrics(captions: Sequence[str], training: Iterable[str] | None = None) -> dict[str, float]:
+    """How much captions differ from one another: `distinct_1` and `distinct_2`, different words and pairs of words over all of
+    them (Li et al. 2016, https://aclanthology.org/N16-1014), the number of different captions and their mean length; and from
+    those of the training, the share of `novel_captions`. Words are as in `caption_metrics`; one caption for all has the least.
+
+    Args:
+        training: the captions of the training; without them nothing is said of novelty.
+
+    >>> metrics = diversity_metrics(["A dog runs.", "A dog sits."], training=["a dog runs"])
+    >>> print(metrics["distinct_1"], metrics["distinct_2"], metrics["unique_captions"], metrics["novel_captions"])
+    0.6666666666666666 0.75 2 0.5
+    """
+    plain = [text for [text] in _as_coco([[caption] for caption in captions]).values()]
+    words = [text.split() for text in plain]
+    metrics: dict[str, float] = {}
+    for n in (1, 2):
+        grams = [gram for row in words for gram in zip(*(row[start:] for start in range(n)))]
+        metrics[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
+    metrics |= {"unique_captions": len(set(plain)), "words_per_caption": float(np.mean([len(row) for row in words]))}
+    if training is not None:
+        known = {text for [text] in _as_coco([[caption] for caption in training]).values()}
+        metrics["novel_captions"] = float(np.mean([text not in known for text in plain]))
+    return metrics
 
 
 def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -191,32 +211,3 @@ def as_words(texts: Sequence[Sequence[str]]) -> list[list[list[str]]]:
 
     rows = iter(split_words(tf.constant([text for group in texts for text in group], tf.string)).to_list())
     return [[[w for w in map(bytes.decode, next(rows)) if any(map(str.isalnum, w))] for _ in group] for group in texts]
-
-
-def _meteor(expected: dict[int, list[str]], found: dict[int, list[str]]) -> float:
-    try:
-        return float(_meteor_scorer().compute_score(expected, found)[0])
-    except (OSError, ValueError) as error:  # its Java process has ended
-        _end_meteor()
-        raise DataError(f"METEOR: its Java process ended ({error}). Start again, or remove Java to leave METEOR out.") from None
-
-
-@functools.cache
-def _meteor_scorer() -> Any:
-    """One Java process for all scores, as its start takes four seconds."""
-    from pycocoevalcap.meteor.meteor import Meteor
-
-    atexit.register(_end_meteor)
-    return Meteor()
-
-
-def _end_meteor() -> None:
-    if _meteor_scorer.cache_info().currsize:
-        scorer = _meteor_scorer()
-        _meteor_scorer.cache_clear()
-        scorer.lock = threading.Lock()  # an error leaves it locked, and its end would wait
-        scorer.meteor_p.kill()
-        for stream in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
-        scorer.meteor_p.wait()

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
-from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
+from apps.common.evaluation import SPLIT_HELP, choose_split, training_examples, warn_of_training_rows
 from apps.common.export.saved_model import load_export
-from apps.common.metrics import caption_metrics, cider_scores
+from apps.common.metrics import caption_metrics, cider_scores, diversity_metrics
 from apps.common.prediction import check_output, write_rows
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from apps.image_captioning.serving import MOST_LARGEST
@@ -47,10 +47,18 @@ def caption_images(served: Any, examples: Sequence[Example], progress: bool = Fa
     return [caption.decode("utf-8", "replace") for _, outputs in batches for caption in outputs["caption"]]
 
 
-def measure(source: str, captions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Metrics against the references; of embedded scenes also the fraction of captions that are true, for all scenes and for
-    those with a pair of shapes that no training scene has."""
+def measure(
+    source: str, captions: Sequence[str], examples: Sequence[Example], training: Sequence[Example] | None
+) -> dict[str, float]:
+    """Metrics against the references, and of diversity; of embedded scenes also the fraction of captions that are true, for all
+    scenes and for those with a pair of shapes that no training scene has.
+
+    Args:
+        training: what the export was trained on, if it is known.
+    """
     metrics = caption_metrics(captions, [example.captions for example in examples])
+    known = None if training is None else [caption for example in training for caption in example.captions]
+    metrics |= diversity_metrics(captions, known)
     if source == "embedded":
         scenes = {scene.name: scene for part in embedded_scenes().values() for scene in part}
         correct = np.array([is_true(c, scenes[e.image.name]) for c, e in zip(captions, examples)])
@@ -78,7 +86,7 @@ def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, 
     for split, examples in data.splits.items():
         if split != "train":
             captions = caption_images(served, examples)
-            metrics[split] = measure(source, captions, examples)
+            metrics[split] = measure(source, captions, examples, data.splits["train"])
             contact_sheet(examples, captions, folder / f"contact_sheet_{split}.png")
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]
@@ -107,7 +115,7 @@ def main() -> None:
     served = load_export(arguments.export, "image_captioning")
     warn_of_training_rows(arguments.export, data.rows(split), split)
     captions = caption_images(served, data.splits[split], progress=sys.stderr.isatty())
-    metrics = measure(arguments.data, captions, data.splits[split])
+    metrics = measure(arguments.data, captions, data.splits[split], training_examples(arguments.export, data))
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     if arguments.errors:
         found = errors(captions, data.splits[split])

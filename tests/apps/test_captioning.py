@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import apps
-from apps.common.metrics import caption_metrics, cider_scores
+from apps.common.metrics import caption_metrics, cider_scores, diversity_metrics
 from apps.common.training.losses import TokenLoss
 from apps.image_captioning.encoders import SmallCNN, image_encoder
 from apps.image_captioning.model import Captioner
@@ -76,7 +76,8 @@ def trained(files, tmp_path_factory):
 
 def test_training_names_what_it_skips_and_measures_captions(trained):
     assert "broken.png in train: broken: its pixels can't be decoded" in trained.printed
-    assert {"bleu_1", "bleu_4", "cider", "rouge_l", "examples"} <= set(trained.metrics()["validation"])
+    metrics = trained.metrics()["validation"]
+    assert {"bleu_1", "bleu_4", "cider", "rouge_l", "meteor", "distinct_1", "novel_captions", "examples"} <= set(metrics)
 
 
 def test_predict_takes_files_and_folders(trained, files, tmp_path):
@@ -348,10 +349,26 @@ def test_the_other_backbones_build(name, channels):
     assert encoder.trainable_top(pixels).shape == (1, 2, 2, channels)
 
 
-def test_metrics_of_captions():
+def test_metrics_of_captions(monkeypatch):
     references = [["a dog runs home", "the dog runs"], ["two cats sleep"]]
     perfect = caption_metrics(["A dog runs home.", "Two cats sleep !"], references, meteor=False)
     assert perfect["bleu_4"] > 99 and perfect["rouge_l"] == pytest.approx(100)
     scores = cider_scores(["a dog runs home", "a horse"], references)
     assert scores[0] > 1 and scores[1] == 0
     assert caption_metrics(["", ""], references, meteor=False)["cider"] == 0
+    monkeypatch.setattr("apps.common.meteor._paraphrases", lambda phrases: {})  # reading the table takes seconds
+    assert caption_metrics(["a dog runs home.", "Two cats sleep"], references)["meteor"] == pytest.approx(100)
+
+
+def test_diversity_of_captions():
+    captions = ["A dog runs.", "a dog runs", "a dog sits", ""]
+    found = diversity_metrics(captions, training=["A dog , runs !", "no dog"])
+    assert found == {
+        "distinct_1": 4 / 9,
+        "distinct_2": 3 / 6,
+        "unique_captions": 3,
+        "words_per_caption": 9 / 4,
+        "novel_captions": 2 / 4,
+    }
+    assert "novel_captions" not in diversity_metrics(captions)
+    assert diversity_metrics([""])["distinct_1"] == 0

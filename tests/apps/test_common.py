@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common import cli
+from apps.common.evaluation import training_examples, write_training_rows
 from apps.common.metrics import classification_metrics, expected_calibration_error
 from apps.common.training import runs
 from apps.common.training.init_from import begin_with, initial_run
@@ -18,6 +19,7 @@ from apps.common.training.validation import constant_class
 from apps.common.training.workers import Workers
 from apps.sentiment_classification.config import Config as SentimentConfig
 from apps.translation.config import Config as TranslationConfig
+from data_pipelines.corpus import Corpus
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Vocabularies
 
@@ -36,6 +38,18 @@ def test_metrics_of_a_known_case():
 def test_calibration_error_of_an_overconfident_model():
     probabilities = np.tile([0.95, 0.05], (10, 1))
     assert expected_calibration_error(np.array([0] * 6 + [1] * 4), probabilities) == pytest.approx(0.35)
+
+
+def test_training_examples_are_those_an_export_was_trained_on(tmp_path):
+    corpus = Corpus({"train": [("a", 1), ("b", 2), ("c", 3)]})
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "saved_model.pb").touch()
+    assert training_examples(tmp_path, corpus) is None
+    write_training_rows(tmp_path / "2", Corpus({"train": [("b", 2), ("a", 1)]}).training_hashes())
+    assert training_examples(tmp_path, corpus) == [("a", 1), ("b", 2)]  # "c" was skipped
+    assert training_examples(tmp_path, Corpus({"train": [("a", 1)]})) is None
+    assert training_examples(tmp_path, Corpus({"test": [("a", 1)]})) is None
 
 
 def test_several_classes():

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 from tensorflow.python.framework import kernels, op_def_registry
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -19,6 +19,7 @@ import layers
 from apps.common.export.converters import write_network
 from apps.common.export.saved_model import load_export, new_version, run_warm_up, write_saved_model
 from apps.common.training.runs import load_model
+from apps.image_captioning.serving import MOST_PICTURES
 from data_pipelines.sources import DataError
 from tests.apps import helpers
 from tests.apps.helpers import ENVIRONMENT, ROOT
@@ -193,6 +194,44 @@ def test_an_export_has_its_contract_its_warm_up_its_vocabulary_and_its_card(appl
 def test_models_config_lists_all_exports(exports):
     config = read_config(exports["translation"].parents[1] / "models.config")
     assert [model.name for model in config] == list(WRITERS)
+
+
+def batching_parameters():
+    """TensorFlow Serving's message, which its Python package leaves out (session_bundle_config.proto)."""
+    file = descriptor_pb2.FileDescriptorProto(name="batching.proto", package="test", syntax="proto3")
+    file.dependency.append("google/protobuf/wrappers.proto")
+    message = file.message_type.add(name="BatchingParameters")
+    kinds = {"max_batch_size": 1, "batch_timeout_micros": 2, "max_enqueued_batches": 3, "num_batch_threads": 4}
+    kinds |= {"enable_large_batch_splitting": 8, "max_execution_batch_size": 9}
+    for name, number in kinds.items():
+        wrapper = ".google.protobuf." + ("BoolValue" if name.startswith("enable") else "Int64Value")
+        message.field.add(name=name, number=number, type=11, label=1, type_name=wrapper)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.BatchingParameters"))()
+
+
+def test_models_that_a_server_may_batch_have_parameters_for_it(exports):
+    batched = {name for name, folder in exports.items() if (folder / "batching_params.pbtxt").exists()}
+    assert batched == {"sentiment_classification", "translation", "image_captioning"}
+    found = text_format.Parse((exports["translation"] / "batching_params.pbtxt").read_text(), batching_parameters())
+    assert found.enable_large_batch_splitting.value
+    assert found.max_execution_batch_size.value <= MOST_PICTURES
+    assert found.max_batch_size.value <= found.max_execution_batch_size.value * found.max_enqueued_batches.value
+
+
+def test_batching_parameters_that_a_person_wrote_are_kept_and_used(tmp_path):
+    for _ in range(2):
+        with new_version(tmp_path / "one") as version:
+            (version.folder / "batching_params.pbtxt").write_text("")
+        mine = tmp_path / "batching_parameters.txt"
+        assert (version.folder / "batching_params.pbtxt").read_text() == mine.read_text()
+        mine.write_text("max_batch_size { value: 8 }")
+    assert (version.folder / "batching_params.pbtxt").read_text() == "max_batch_size { value: 8 }"
+    with new_version(tmp_path / "two") as version:
+        pass
+    assert not (version.folder / "batching_params.pbtxt").exists()
 
 
 # -- other formats

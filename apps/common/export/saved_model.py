@@ -22,6 +22,17 @@ from layers import portable
 Signatures = dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]]
 
 MODELS_CONFIG = "models.config"
+BATCHING_FILE = "batching_parameters.txt"  # beside `models.config`
+MODEL_BATCHING_FILE = "batching_params.pbtxt"  # in a version; the name is TensorFlow Serving's
+BATCHING = """\
+# TensorFlow Serving's BatchingParameters. Each export whose inputs all have a row for each text or picture gets a copy.
+max_execution_batch_size { value: 32 }  # rows that the graph runs at once: the most rows a second of those measured
+max_batch_size { value: 1024 }  # rows of a request; more are refused
+enable_large_batch_splitting { value: true }  # a request of more than 32 rows is run in parts
+batch_timeout_micros { value: 1000 }  # how long a row waits for others: a sixteenth of the time of a translation
+max_enqueued_batches { value: 64 }  # then requests are refused
+"""
+
 LEFT_OVER_SECONDS = 24 * 3600  # what an export that was killed left behind is removed after a day
 
 
@@ -40,7 +51,8 @@ def new_version(root: str | Path, publish: bool = True) -> Iterator[Version]:
     """Write an export into `version.folder`; it becomes `root/<number>/` when the block ends well, and vanishes when it doesn't.
 
     Two exports at once get two numbers. The model is added to `models.config` beside `root`, which `tensorflow_model_server
-    --model_config_file` reads; other entries are kept.
+    --model_config_file` reads; other entries are kept. `batching_parameters.txt` is written beside it, once; an export that a
+    server may batch gets a copy.
 
     Args:
         root: `saved_models/<application>`, or a URL: written to its mirror, then pushed.
@@ -64,14 +76,15 @@ def new_version(root: str | Path, publish: bool = True) -> Iterator[Version]:
         version.folder.chmod(0o755)
         url = remote.url_of(root)
         if url and remote.url_of(root.parent):
-            remote.fetch(remote.above(url), root.parent, [MODELS_CONFIG])
+            remote.fetch(remote.above(url), root.parent, [MODELS_CONFIG, BATCHING_FILE])
         _add_to_models_config(root)
+        _copy_batching_parameters(version.folder, root)
         version.folder = _publish(version.folder, root)
     except BaseException:
         shutil.rmtree(version.folder, ignore_errors=True)
         raise
     remote.publish(version.folder)
-    remote.push(root.parent, names=[MODELS_CONFIG])
+    remote.push(root.parent, names=[MODELS_CONFIG, BATCHING_FILE])
 
 
 def _publish(folder: Path, root: Path) -> Path:
@@ -109,6 +122,17 @@ def _add_to_models_config(root: Path) -> None:
             temporary.chmod(0o644)
 
 
+def _copy_batching_parameters(folder: Path, root: Path) -> None:
+    path = root.parent / BATCHING_FILE
+    with locked(root.parent):
+        if not path.exists():
+            with replacing(path) as temporary:
+                temporary.write_text(BATCHING)
+                temporary.chmod(0o644)
+    if (folder / MODEL_BATCHING_FILE).exists():
+        write_whole(folder / MODEL_BATCHING_FILE, path.read_bytes())
+
+
 def write_saved_model(
     folder: Path,
     resources: list[tf.Module],
@@ -138,6 +162,8 @@ def write_saved_model(
         archive.write_out(str(folder), verbose=False)
     _check_portable(folder)
     _write_warm_up(folder / "assets.extra", warm_up)
+    if all(spec.shape.rank for _, specs in signatures.values() for spec in specs):  # a server can't join scalars into a batch
+        write_whole(folder / MODEL_BATCHING_FILE, BATCHING)
     for name, content in files.items():
         write_whole(folder / name, content)
 
