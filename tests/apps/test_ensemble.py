@@ -1,9 +1,11 @@
 """Several decoders as one in the searches, against each alone and against plain loops over their logits."""
 
+import dataclasses
 import functools
 import json
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +14,7 @@ from apps.common.decoding.ensemble import Ensemble, logits_of_mean
 from apps.common.decoding.search import sample
 from apps.common.evaluation import join_training_rows
 from apps.image_captioning import export as captioning_export
+from apps.image_captioning.config import Config
 from apps.image_captioning.encoders import ImageEncoder, ImageEncoders
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.serving import search as search_captions
@@ -228,3 +231,22 @@ def test_the_training_rows_are_those_of_all_runs(tmp_path, capsys):
     join_training_rows(tmp_path, runs)
     assert np.load(tmp_path / "training_rows.npy").tolist() == [3, 4, 5]
     assert capsys.readouterr().out == f"{runs[2]}: has no training_rows.npy, so evaluate can't tell rows that it was trained on\n"
+
+
+def test_the_encoders_of_runs_are_one_where_their_frozen_backbones_are_equal(tmp_path):
+    backbone = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(6, 4, 4)])
+    runs = [tmp_path / name for name in "abc"]
+    for run in runs:
+        run.mkdir()
+        WordVocabulary(["a", "b"], has_bos_eos=True).save(run)
+        (run / "config.json").write_text(json.dumps({"config": dataclasses.asdict(Config(image_size=16))}))
+        if run.name == "c":
+            backbone.set_weights([weight + 1 for weight in backbone.get_weights()])
+        backbone.save(run / "frozen_backbone.keras")
+    models = [with_weights(Captioner(12, (4, 4, 6), embedding_size=6, units=6, memory_size=6, num_layers=1), 0) for _ in runs]
+    assert len(captioning_export.average(runs[:2], models[:2]).encoders.frozen_backbones) == 1
+    ensemble = captioning_export.average(runs, models)
+    a, b, c = ensemble.encoders.encode_image(np.full((2, 16, 16, 3), 100, "uint8"))
+    assert a is b and len(ensemble.encoders.frozen_backbones) == 2 and np.abs(np.asarray(a) - c).max() > 1
+    with pytest.raises(DataError, match="the runs have different backbones, and a network takes the features of one"):
+        captioning_export.network(ensemble)
