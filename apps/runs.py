@@ -93,10 +93,11 @@ def _seconds(folder: Path) -> float:
 
 
 def _export(run: Path, root: Path) -> str:
-    """The newest version that was exported from a run and is still there."""
+    """The newest version that was exported from a run, not with others as one, and is still there."""
     wanted = run_id(run)
     cards = sorted(root.glob("*/model_card.md"), key=lambda card: card.stat().st_mtime, reverse=True)
-    return next((shown(card.parent) for card in cards if wanted in card.read_text()), "")
+    found = (card.parent for card in cards if wanted in (text := card.read_text()) and "\n| ensemble |" not in text)
+    return next(map(shown, found), "")
 
 
 def overview(runs: Sequence[Run], sort: str | None = None) -> str:

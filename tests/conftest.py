@@ -50,6 +50,7 @@ SLOW = {
     "test_networks_are_written_and_do_what_the_model_does[[]sentiment_classification-*": None,
     "test_networks_are_written_and_do_what_the_model_does*": "those of the classifier",
     "test_the_command_exports_again_and_refuses_what_is_no_run": "what training exports",
+    "test_a_run_given_twice_is_exported_as_the_run_alone*": "a model with itself in the searches; the training rows",
     "test_a_killed_export_leaves_no_version": "an export that fails",
     "test_examples.py::*": "what the signatures take and give",
     "test_c_gets_the_answers_that_python_gets[[]sentiment_classification[]]": None,

@@ -9,6 +9,7 @@ import numpy as np
 
 from apps.common.export.saved_model import find_version
 from data_pipelines.corpus import Corpus, row_hashes
+from data_pipelines.files import replacing
 from data_pipelines.sources import DataError
 
 T = TypeVar("T")
@@ -45,9 +46,21 @@ def _hashes(rows: Iterable[Sequence[Any]]) -> np.ndarray:
     return np.frombuffer(row_hashes(rows), np.uint64)
 
 
-def write_training_rows(folder: Path, hashes: np.ndarray) -> None:
-    """Write hashes of the training rows into the folder of an export."""
-    np.save(folder / TRAINING_ROWS, np.unique(hashes))
+def write_training_rows(folder: Path, run: Path, hashes: np.ndarray) -> None:
+    """Write hashes of the training rows into the folders of an export and of its run."""
+    for place in (folder, run):
+        with replacing(place / TRAINING_ROWS) as temporary, temporary.open("wb") as file:
+            np.save(file, np.unique(hashes))
+
+
+def join_training_rows(folder: Path, runs: Sequence[Path]) -> None:
+    """Write hashes of the training rows of all runs into the folder of an export."""
+    known = [run / TRAINING_ROWS for run in runs if (run / TRAINING_ROWS).is_file()]
+    for run in runs:
+        if run / TRAINING_ROWS not in known:
+            print(f"{run}: has no {TRAINING_ROWS}, so evaluate can't tell rows that it was trained on")
+    if known:
+        np.save(folder / TRAINING_ROWS, np.unique(np.concatenate([np.load(path) for path in known])))
 
 
 def _training_rows(export: str | Path) -> np.ndarray | None:

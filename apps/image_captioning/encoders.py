@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from apps.common.training.runs import read_config
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.image_store import weights_key
 from data_pipelines.sources import DataError
@@ -39,6 +40,40 @@ class ImageEncoder(NamedTuple):
         if self.frozen_backbone is None:
             return pixels
         return ops.cast(self.frozen_backbone(ops.cast(pixels, "float32"), training=False), "float16")
+
+    @property
+    def frozen_backbones(self) -> list[keras.Model]:
+        return [] if self.frozen_backbone is None else [self.frozen_backbone]
+
+
+class ImageEncoders(NamedTuple):
+    """Those of several captioners; what has one key is computed once."""
+
+    each: tuple[ImageEncoder, ...]
+
+    def encode_image(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Pixels (n, size, size, 3), uint8, to the input of each captioner."""
+        features = {key: encoder.encode_image(pixels) for key, encoder in self.different.items()}
+        return tuple(features[encoder.key] for encoder in self.each)
+
+    @property
+    def different(self) -> dict[str, ImageEncoder]:
+        return {encoder.key: encoder for encoder in self.each}
+
+    @property
+    def frozen_backbones(self) -> list[keras.Model]:
+        return [backbone for encoder in self.different.values() for backbone in encoder.frozen_backbones]
+
+
+def run_encoder(run: Path) -> ImageEncoder:
+    """The encoder of a finished run; its trainable top, if it has one, is in the model."""
+    path, config = run / "frozen_backbone.keras", read_config(run)
+    if not path.exists():
+        return ImageEncoder(None, None, "pixels", False)
+    backbone = keras.saving.load_model(path)
+    cut = config.fine_tune_blocks if config.fine_tune_epochs else 0
+    key = f"{config.backbone}-{config.backbone_layer}-{cut}-{config.precision}-{weights_key(backbone)}"
+    return ImageEncoder(backbone, None, key, True)
 
 
 def image_encoder(

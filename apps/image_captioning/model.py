@@ -8,12 +8,14 @@ p(y_t | y_1 … y_{t-1}, picture) = softmax(E o_t + b)  E: the embedding of the 
 after Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from apps.common.decoding.attention_decoder import AttentionDecoder, Memory
+from apps.common.decoding.ensemble import Ensemble
 from apps.common.training.workers import Workers
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.vocabulary import PADDING, UNKNOWN
@@ -146,6 +148,14 @@ class Captioner(keras.Model):
         outputs, weights = self.decoder(words, values, states=self.get_initial_state(values), training=training)
         return self.logits(outputs), weights
 
+    @property
+    def has_attention(self) -> bool:
+        return self.decoder.attention != "none"
+
+    def attention_weights(self, caption: Tensor, image: Tensor) -> Tensor | None:
+        """The attention (batch, time, regions) of decoder inputs (batch, time) to pictures; None: the model has none."""
+        return self.decode(caption, self.encode_image(image))[1]
+
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         caption = inputs["caption"]
         logits, weights = self.decode(caption, self.encode_image(inputs["image"], training), training)
@@ -174,3 +184,16 @@ class Captioner(keras.Model):
     def from_config(cls, config: dict[str, Any]) -> "Captioner":
         encoder = config.pop("encoder")
         return cls(encoder=encoder and keras.saving.deserialize_keras_object(encoder), **config)
+
+
+class CaptionerEnsemble(Ensemble):
+    """Captioners as one; each has its own input, and all the same grid of regions.
+
+    Args:
+        models: the captioners.
+        encoders: what makes their inputs of pixels, `apps.image_captioning.encoders.ImageEncoders`.
+    """
+
+    def __init__(self, models: Sequence[Captioner], encoders: Any) -> None:
+        super().__init__(models)
+        self.encoders, self.grid = encoders, models[0].grid

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from apps.common.decoding.ensemble import Ensemble
 from apps.common.decoding.search import decode, detokenize
 from apps.common.decoding.sequences import NEG_INF, Sequences
 from apps.common.metrics import caption_metrics
-from apps.image_captioning.encoders import ImageEncoder
-from apps.image_captioning.model import Captioner
+from apps.image_captioning.encoders import ImageEncoder, ImageEncoders
+from apps.image_captioning.model import Captioner, CaptionerEnsemble
 from data_pipelines.captions import Example
 from data_pipelines.image_store import ImageStore
 from data_pipelines.images import decode_images
@@ -19,14 +20,16 @@ from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 MOST_PICTURES, MOST_LARGEST = 32, 8  # of a request: of any size, and of the largest
 
 
-def search(model: Captioner, images: tf.Tensor, max_length: int, **settings: Any) -> Sequences:
+def search(model: Captioner | Ensemble, images: Any, max_length: int, **settings: Any) -> Sequences:
     """Caption images (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(images)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decode(step, state, batch_size=tf.shape(images)[0], start=BOS, end=EOS, max_length=max_length, **settings)
+    return decode(
+        step, state, batch_size=tf.shape(tf.nest.flatten(state)[0])[0], start=BOS, end=EOS, max_length=max_length, **settings
+    )
 
 
 def search_captions(
@@ -50,8 +53,8 @@ def search_captions(
 
 
 def serving_signatures(
-    encoder: ImageEncoder,
-    model: Captioner,
+    encoder: ImageEncoder | ImageEncoders,
+    model: Captioner | CaptionerEnsemble,
     vocabulary: Vocabulary,
     *,
     size: int,
@@ -66,7 +69,7 @@ def serving_signatures(
     Every score is that of `beam_search`, `log p / ((5 + length) / 6)^length_penalty`.
     """
 
-    def encode_images(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def encode_images(image_bytes: tf.Tensor) -> tuple[Any, tf.Tensor]:
         """The inputs of the captioner, at least one, as convolutions want; and what is wrong with each image."""
         count = tf.shape(image_bytes)[0]
         message = tf.strings.format(
@@ -82,7 +85,7 @@ def serving_signatures(
         problems = tf.where(problems == "", "", tf.strings.join(["image_bytes[", places, "]: ", problems]))
         return encoder.encode_image(pixels), problems
 
-    def decode(images: tf.Tensor, problems: tf.Tensor, **changed: Any) -> tuple[Sequences, tf.Tensor]:
+    def decode(images: Any, problems: tf.Tensor, **changed: Any) -> tuple[Sequences, tf.Tensor]:
         found = search(model, images, max_length, **{**settings, **changed})
         good = problems[:, None] == ""
         found = found._replace(lengths=tf.where(good, found.lengths, 0), scores=tf.where(good, found.scores, NEG_INF))
@@ -100,7 +103,7 @@ def serving_signatures(
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
         decoder_inputs = tf.concat([tf.fill([tf.shape(best)[0], 1], BOS), best[:, :-1]], axis=1)
-        _, attention = model.decode(decoder_inputs, model.encode_image(images))
+        attention = model.attention_weights(decoder_inputs, images)
         outputs = {
             "caption": strings[:, 0],
             "score": found.scores[:, 0],

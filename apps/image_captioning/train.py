@@ -147,7 +147,7 @@ def train(config: Config) -> dict[str, float]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(batches(held_out).dataset)})
     with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, data.training_hashes())
+        write_training_rows(version.folder, folder, data.training_hashes())
         metrics = report(load_export(version.folder), config.data, data, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     print(f"\nrun     {runs.finish(folder)}\nexport  {version}  {size}")

@@ -115,7 +115,7 @@ def train(config: Config) -> dict[str, float]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
     with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, passages.training_hashes())
+        write_training_rows(version.folder, folder, passages.training_hashes())
         served = load_export(version.folder)
         metrics = report(served, passages, vocabulary, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)

@@ -17,7 +17,6 @@ from apps.common.export.saved_model import vocabulary_files, write_saved_model
 from apps.common.training.runs import read_config, read_run
 from apps.sentiment_classification import model as _model  # noqa: F401  registers the classes that a `.keras` file names
 from apps.sentiment_classification.serving import serving_signatures
-from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import load_vocabulary
 
 DESCRIPTION = (
@@ -45,17 +44,12 @@ def average(runs: Sequence[Path], models: Sequence[keras.Model]) -> keras.Model:
     Raises:
         DataError: the runs have other classes, another vocabulary or another length.
     """
-    for run in runs[1:]:
-        same = {
-            "vocabulary": vocabulary_files(run) == vocabulary_files(runs[0]),
-            "classes": read_run(run)["labels"] == read_run(runs[0])["labels"],
-            "max_length": read_config(run).max_length == read_config(runs[0]).max_length,
-        }
-        if not all(same.values()):
-            raise DataError(
-                f"{run}: its {', '.join(name for name in same if not same[name])} differ from those of {runs[0]}. Average runs "
-                "on the same data with other seeds, or from one language model."
-            )
+    command.refuse_different(
+        runs,
+        vocabulary=[vocabulary_files(run) for run in runs],
+        classes=[read_run(run)["labels"] for run in runs],
+        max_length=[read_config(run).max_length for run in runs],
+    )
     ids = keras.Input((None,), dtype="int32", name="ids")
     for i, model in enumerate(models):
         model.name = f"model_{i + 1}"

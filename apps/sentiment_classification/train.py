@@ -135,7 +135,7 @@ def train(config: Config) -> dict[str, float]:
         checkpoint.selection.refuse_worse_than(shares)
     with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, reviews.training_hashes())
+        write_training_rows(version.folder, folder, reviews.training_hashes())
         served = load_export(version.folder)
         metrics = report(served, reviews, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)

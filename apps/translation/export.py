@@ -1,20 +1,26 @@
 """Write a finished run as a SavedModel, or its network alone as LiteRT or ONNX.
 
 python -m apps.translation.export runs/translation/NAME [--format savedmodel|litert|onnx]
+python -m apps.translation.export RUN RUN …        several as one: each step averages their probabilities
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from apps.common import cli
+from apps.common.decoding.ensemble import Ensemble
 from apps.common.export import command
 from apps.common.export.saved_model import vocabulary_files, write_saved_model
 from apps.common.training.runs import read_config
+from apps.translation.model import Translator
 from apps.translation.serving import serving_signatures
+from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies
 
+VOCABULARIES = ("joint", "source", "target", "words")
 DESCRIPTION = (
     "Translates a text sentence by sentence. Sentences unlike its training data are translated fluently but wrongly. `unknown` "
     "marks words that are not in the training data. A `score` is a log-probability over the length penalty, in all signatures: "
@@ -22,9 +28,11 @@ DESCRIPTION = (
 )
 
 
-def write(folder: Path, run: Path, model: keras.Model) -> None:
-    """Write the SavedModel of a run."""
+def write(folder: Path, run: Path, model: Translator | Ensemble) -> None:
+    """Write the SavedModel of a run; of several, with the search of the first."""
     config, vocabularies = read_config(run), Vocabularies.load(run)
+    if config.coverage_penalty and not model.has_attention:
+        raise DataError(f"{run}: --coverage-penalty needs attention, and a model has none. Train without the flag.")
     assert vocabularies is not None, run  # training saved it
     search = {name: getattr(config, name) for name in ("length_penalty", "coverage_penalty", "no_repeat_ngram_size")}
     languages = config.source_lang, config.target_lang
@@ -36,9 +44,25 @@ def write(folder: Path, run: Path, model: keras.Model) -> None:
         warm_up={"text": [b"a warm-up request", b""]},
         files={
             "languages.txt": f"{config.source_lang}\n{config.target_lang}\n",
-            **vocabulary_files(run, "joint", "source", "target", "words"),
+            **vocabulary_files(run, *VOCABULARIES),
         },
     )
+
+
+def average(runs: Sequence[Path], models: Sequence[Translator]) -> Ensemble:
+    """The models of several runs as one.
+
+    Raises:
+        DataError: the runs have other vocabularies, languages or another length.
+    """
+    configs = [read_config(run) for run in runs]
+    command.refuse_different(
+        runs,
+        vocabulary=[vocabulary_files(run, *VOCABULARIES) for run in runs],
+        languages=[(config.source_lang, config.target_lang) for config in configs],
+        max_length=[config.max_length for config in configs],
+    )
+    return Ensemble(models)
 
 
 def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
@@ -47,4 +71,4 @@ def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: command.main("translation", DESCRIPTION, write, network))
+    cli.run(lambda: command.main("translation", DESCRIPTION, write, network, average))

@@ -202,6 +202,8 @@ class Translator(keras.Model):
         if self.reverse_source:
             x, mask = ops.flip(x, axis=1), ops.flip(mask, axis=1)
         values, states = self.encoder(x, mask=mask, training=training)
+        if self.reverse_source:  # the attention is to the source as it was
+            values, mask = ops.flip(values, axis=1), ops.flip(mask, axis=1)
         return values, mask, (states if self.settings["encoder"] == "forward" else None)
 
     def prepare_decoder(self, source: Tensor) -> tuple[Memory, dict[str, Any]]:
@@ -220,6 +222,14 @@ class Translator(keras.Model):
         values, mask, states = encoded
         tokens = self.drop(self.target_embedding(target), training=training)
         return self.decoder(tokens, values, values_mask=mask, states=states, training=training)
+
+    @property
+    def has_attention(self) -> bool:
+        return self.decoder.attention != "none"
+
+    def attention_weights(self, target: Tensor, source: Tensor) -> Tensor | None:
+        """The attention (batch, time, source time) of decoder inputs (batch, time) to source ids; None: the model has none."""
+        return self.decode(target, self.encode(source))[1]
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         target = inputs["target"]

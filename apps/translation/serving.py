@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from apps.common.decoding.ensemble import Ensemble
 from apps.common.decoding.search import decode, detokenize
 from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_size, check_text_size
 from apps.common.metrics import translation_metrics
@@ -21,7 +22,7 @@ LARGEST_ATTENTION = 2**24  # numbers
 BLOCK = 2**19  # weights of attention computed at once: each is a sum over all units
 
 
-def search(model: Translator, source: tf.Tensor, **settings: Any) -> Sequences:
+def search(model: Translator | Ensemble, source: tf.Tensor, **settings: Any) -> Sequences:
     """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
     `apps.common.decoding.search.decode`."""
     memory, state = model.prepare_decoder(source)
@@ -89,7 +90,7 @@ class Sentences(NamedTuple):
 
 
 def serving_signatures(
-    model: Translator,
+    model: Translator | Ensemble,
     vocabularies: Vocabularies,
     max_length: int,
     languages: tuple[str, str],
@@ -171,9 +172,9 @@ def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:
     return tf.pad(dense, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(dense)[1])]], constant_values=padding)
 
 
-def _attention_in_blocks(model: Translator, target: tf.Tensor, source: tf.Tensor) -> tf.Tensor | None:
+def _attention_in_blocks(model: Translator | Ensemble, target: tf.Tensor, source: tf.Tensor) -> tf.Tensor | None:
     """The attention (n, t, s) of some rows after others; None of a model without."""
-    if model.settings["attention"] == "none":
+    if not model.has_attention:
         return None
     count, size = tf.shape(target)[0], tf.shape(target)[1] * tf.shape(source)[1]
     rows = tf.clip_by_value(BLOCK // size, 1, tf.maximum(1, count))
@@ -183,7 +184,7 @@ def _attention_in_blocks(model: Translator, target: tf.Tensor, source: tf.Tensor
         return tf.reshape(tf.pad(x, [[0, blocks * rows - count], [0, 0]]), [blocks, rows, tf.shape(x)[1]])
 
     def attend(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        return tf.cast(model.decode(pair[0], model.encode(pair[1]))[1], tf.float32)
+        return tf.cast(model.attention_weights(*pair), tf.float32)
 
     spec = tf.TensorSpec([None, None, None], tf.float32)
     found = tf.map_fn(attend, (in_blocks(target), in_blocks(source)), fn_output_signature=spec, parallel_iterations=1)

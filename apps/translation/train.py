@@ -149,7 +149,7 @@ def train(config: Config) -> dict[str, float | str]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(validation)})
     with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, data.training_hashes())
+        write_training_rows(version.folder, folder, data.training_hashes())
         served = load_export(version.folder)
         metrics = report(served, data, folder, bleu)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)

@@ -46,9 +46,10 @@ def test_training_examples_are_those_an_export_was_trained_on(tmp_path):
         (tmp_path / version).mkdir()
         (tmp_path / version / "saved_model.pb").touch()
     assert training_examples(tmp_path, corpus) is None
-    write_training_rows(tmp_path / "2", Corpus({"train": [("b", 2), ("a", 1)]}).training_hashes())
+    write_training_rows(tmp_path / "2", tmp_path / "1", Corpus({"train": [("b", 2), ("a", 1)]}).training_hashes())
     assert training_examples(tmp_path, corpus) == [("a", 1), ("b", 2)]  # "c" was skipped
     assert training_examples(tmp_path, Corpus({"train": [("a", 1)]})) is None
+    assert training_examples(tmp_path / "1", corpus) == [("a", 1), ("b", 2)]  # of the run
     assert training_examples(tmp_path, Corpus({"test": [("a", 1)]})) is None
 
 

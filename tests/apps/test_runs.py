@@ -107,3 +107,18 @@ def test_unfold_runs_the_commands(line, code, message, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         command_line.main()
     assert end.value.code == code and capsys.readouterr().err.startswith(message)
+
+
+def test_an_export_of_several_runs_is_that_of_none(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    number = runs.run_id(tmp_path / "run")
+    for name, line in (
+        ("1", f"| run | `run`, {number} |"),
+        ("2", f"| ensemble | of 2 |\n| run | `run`, {number}; `other`, 12 |"),
+    ):
+        (tmp_path / "exports" / name).mkdir(parents=True)
+        card = tmp_path / "exports" / name / "model_card.md"
+        card.write_text(f"# translation\n{line}\n")
+        os.utime(card, (int(name), int(name)))  # the second is newer
+    assert runs._export(tmp_path / "run", tmp_path / "exports") == str(tmp_path / "exports" / "1")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from data_pipelines.sources import DataError
 from tests.apps import helpers
 from tests.apps.helpers import ENVIRONMENT, ROOT
 from tests.serving.operations import allowed, check_graph
-from tests.serving.small import WRITERS
+from tests.serving.small import SENTENCES, WRITERS
 
 KILLED = """
 import sys, time
@@ -189,6 +190,31 @@ def test_an_export_has_its_contract_its_warm_up_its_vocabulary_and_its_card(appl
         assert part in card
     names = {"translation": "joint", "piano_rolls": None}.get(application, "vocabulary")
     assert names is None or (version / f"{names}.json").exists()
+
+
+@pytest.mark.parametrize("application", ["translation", "image_captioning"])
+def test_a_run_given_twice_is_exported_as_the_run_alone(application, exports, tmp_path):
+    run = exports[application].parents[2] / "runs" / application
+    np.save(run / "training_rows.npy", np.array([3, 5], "uint64"))
+    other = shutil.copytree(run, tmp_path / "other")
+    np.save(other / "training_rows.npy", np.array([4, 5], "uint64"))
+    result = helpers.command(application, "export", run, other, "--export-dir", tmp_path / "export")
+    assert result.returncode == 0, result.stderr[-3000:]
+    version = tmp_path / "export" / "1"
+    check_graph(version, text_ops=True)
+    assert np.load(version / "training_rows.npy").tolist() == [3, 4, 5]
+    card = (version / "model_card.md").read_text()
+    assert "| ensemble | the mean of the probabilities of 2 models" in card and "None were measured." in card
+    assert f"| run | `{run.name}`, " in card and "; `other`, " in card
+    pictures = [tf.io.encode_png(np.full((20, 30, 3), value, "uint8")).numpy() for value in (9, 200)]
+    inputs = {"image_bytes": [*pictures, b""]} if application == "image_captioning" else {"text": [*SENTENCES, ""]}
+    alone, both = (load_export(folder).signatures for folder in (exports[application], version))
+    assert set(alone) == set(both)
+    for name in alone:
+        found = [served[name](**{key: tf.constant(value) for key, value in inputs.items()}) for served in (alone, both)]
+        assert found[0].keys() == found[1].keys()
+        for output in found[0]:
+            np.testing.assert_array_equal(found[0][output], found[1][output])
 
 
 def test_models_config_lists_all_exports(exports):

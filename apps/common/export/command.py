@@ -1,4 +1,4 @@
-"""The command that exports a finished run again, or its network alone in another format."""
+"""The command that exports a finished run again, several as one, or the network alone in another format."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from apps.common.evaluation import join_training_rows
 from apps.common.export.converters import ENDINGS, write_network
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import new_version
@@ -47,12 +48,32 @@ def main(
     if arguments.format != "savedmodel":
         if arguments.export_dir:
             raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
-        path = run / f"network{ENDINGS[arguments.format]}"
+        path = run / f"{'network' if len(models) == 1 else 'ensemble'}{ENDINGS[arguments.format]}"
         difference = write_network(model, network(model), path, arguments.format)
         remote.push(run)
         print(f"{remote.shown(path)}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
         return
     with new_version(arguments.export_dir or runs.read_config(run).export_dir) as version:
         write(version.folder, run, model)
-        size = write_card(version.folder, run, application, description)
+        join_training_rows(version.folder, folders)
+        size = write_card(version.folder, run, application, description, folders[1:])
     print(f"export  {version}  {size}")
+
+
+def refuse_different(runs: Sequence[Path], **facts: Sequence[Any]) -> None:
+    """Runs can be one model only where they agree.
+
+    Args:
+        runs: their folders.
+        facts: name -> what must be equal, of each run.
+
+    Raises:
+        DataError: it differs.
+    """
+    for i, run in enumerate(runs):
+        differing = [name for name, each in facts.items() if each[i] != each[0]]
+        if differing:
+            raise DataError(
+                f"{run}: its {', '.join(differing)} differ from those of {runs[0]}. Average runs on the same data with other "
+                "seeds, or that begin with one run."
+            )

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from apps.common.training.runs import read_run, versions
 from data_pipelines.embedded import EMBEDDED
 
 
-def write_card(folder: Path, run: Path, application: str, description: str) -> str:
+def write_card(folder: Path, run: Path, application: str, description: str, others: Sequence[Path] = ()) -> str:
     """Load an export as a server would, write its `model_card.md`, and return its size and start-up time as a sentence.
 
     Args:
@@ -21,21 +22,28 @@ def write_card(folder: Path, run: Path, application: str, description: str) -> s
         run: of the training; what `open_run` wrote there and, if it exists, `metrics.json`.
         application: its name.
         description: what goes in, what comes out, and what it is not for.
+        others: runs that are averaged with it.
     """
     begun = time.monotonic()
     served = load_export(folder)
     run_warm_up(folder, served)
     seconds = time.monotonic() - begun
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    runs = [run, *others]
+    each = [dict(_training_facts(read_run(run), application)) for run in runs]
+    joint = [(name, "; ".join(dict.fromkeys(facts[name] for facts in each))) for name in each[0]]
+    average = [("ensemble", f"the mean of the probabilities of {len(runs)} models, of these runs")] if others else []
     facts = [
-        *_training_facts(read_run(run), application),
-        ("run", f"`{run.name}`, {run_id(run)}"),
+        *joint,
+        *average,
+        ("run", "; ".join(f"`{run.name}`, {run_id(run)}" for run in runs)),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
         ("exported with", _comma_separated(versions())),
         ("size", f"{megabytes:.1f} MB"),
         ("start", f"{seconds:.1f} s to load and to answer the first request, {os.cpu_count()} processor cores"),
     ]
-    metrics = json.loads((run / "metrics.json").read_text()) if (run / "metrics.json").exists() else {}
+    measured = not others and (run / "metrics.json").exists()  # those of one run are not those of an ensemble
+    metrics = json.loads((run / "metrics.json").read_text()) if measured else {}
     lines = [f"# {application}", "", description, "", *_markdown_table(facts, ("", "")), ""]
     lines += ["## Metrics", "", *_metrics_table(metrics), "", "## Signatures", "", *_signature_tables(served)]
     (folder / "model_card.md").write_text("\n".join(lines).rstrip() + "\n")

@@ -81,7 +81,7 @@ def train(config: RollConfig) -> dict[str, float]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_frame_loss(held_out)})
     with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, rolls.training_hashes())
+        write_training_rows(version.folder, folder, rolls.training_hashes())
         served = load_export(version.folder)
         metrics = evaluate(served, rolls, [split for split in rolls.splits if split != "train"])
         report(metrics, folder)

@@ -99,7 +99,7 @@ def train(config: TuneConfig) -> dict[str, float]:
         checkpoint.selection.refuse_worse_than({"val_loss": constant_loss(held_out)})
     with new_version(config.export_dir, config.export) as version:
         write(version.folder, folder, model)
-        write_training_rows(version.folder, tunes.training_hashes())
+        write_training_rows(version.folder, folder, tunes.training_hashes())
         served = load_export(version.folder)
         metrics = evaluate(
             served,
