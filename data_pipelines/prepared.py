@@ -4,8 +4,10 @@
     train-00000.ids.npy           (tokens,) uint16 or uint32: the columns of the first row, of the second, and so on
     train-00000.offsets.npy       (rows * columns + 1,) uint32: where each of these begins
     train-00000.hashes.npy        (rows,) uint64: so that an export can tell what it was trained on
+    train-00000.images.jsonl      of captions: SHA-256, path and member of each picture
     lengths.npy                   (shards, longest + 1): how many rows of each shard have each length; not of passages
     validation.jsonl, test.jsonl  the other splits, as texts
+    skipped.tsv                   of captions: what can't be used
     joint.model, words.json, …    the vocabulary
 
 The rows of a shard are sorted by length: those of a bucket, whatever its boundaries, lie together in each shard, and nothing is
@@ -151,6 +153,14 @@ class PreparedRows:
         return np.diff(self._bounds(shortest, longest, places)[1])
 
     def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        flat, bounds = self.read_flat(shortest, longest, places)
+        return tuple(
+            padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) if i < self.sequences else flat[bounds[:, i]]
+            for i in range(self.columns)
+        )
+
+    def read_flat(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of such rows, one after another, and where their columns begin there and the last one ends."""
         shards, bounds = self._bounds(shortest, longest, places)
         parts = [
             self._opened(shard)[0].read(begin, end - begin)
@@ -158,11 +168,7 @@ class PreparedRows:
         ]
         lengths = bounds[:, -1] - bounds[:, 0]
         bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
-        flat = np.concatenate(parts).astype(np.int32)
-        return tuple(
-            padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) if i < self.sequences else flat[bounds[:, i]]
-            for i in range(self.columns)
-        )
+        return np.concatenate(parts).astype(np.int32), bounds
 
     def _bounds(self, shortest: int, longest: int, places: np.ndarray) -> tuple[list[int], np.ndarray]:
         """The shard of each row, and where its columns begin there and the last one ends, (rows, columns + 1)."""

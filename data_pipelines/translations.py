@@ -367,6 +367,8 @@ def translation_batches(
         return batches.map(teacher_forcing)
 
     if isinstance(encoded, PreparedRows):
-        return batching.prepared_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, teacher_forcing)
+        return batching.prepared_batches(
+            encoded, boundaries, sizes, shuffle_seed or 0, start_step, lambda place, *columns: teacher_forcing(*columns)
+        )
     columns = (encoded.source, encoded.target)
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

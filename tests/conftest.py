@@ -29,6 +29,8 @@ SLOW = {
     "test_a_step_has_only_operations_that_a_gpu_has_and_repeats*": "that of the language model",
     "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",
     "test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed": "a run that is killed",
+    "test_prepare_captions.py::test_several_processes_write_what_one_does": "one process; that of pairs",
+    "test_prepare_captions.py::*[[]subwords[]]": "that with words",
     "test_prepared_data_train_to_the_weights_of_the_texts": "its batches are those of the texts",
     "test_the_other_parts_train_and_export_too": "what `fit` moves with each part",
     "test_subwords_and_last_state_export_too_and_show_no_attention": "a model without attention shows none; the first export",

@@ -16,7 +16,7 @@ from data_pipelines.sources import DataError
 STATE = "state.json"
 REPLACED = "replaced"  # what --overwrite replaces, until the new folder has its name
 OWN_FILES = re.compile(
-    r"train-\d{5,}\.((ids|offsets|hashes)\.npy|json)|lengths\.npy|(joint|source|target|vocabulary)\.(model|json)|words\.json"
+    r"train-\d{5,}\.((ids|offsets|hashes)\.npy|images\.jsonl|json)|skipped\.tsv|lengths\.npy|(joint|source|target|vocabulary)\.(model|json)|words\.json"
     rf"|(validation|test)\.jsonl|{MANIFEST}|{STATE}|\.lock|\.writing-.*|{REPLACED}"
 )
 
@@ -96,8 +96,9 @@ def publish(folder: Path, partial: Path, kind: Kind) -> Prepared:
     partial.rename(place)
     shutil.rmtree(place / REPLACED, ignore_errors=True)
     (place / ".lock").unlink(missing_ok=True)  # last: until here nobody else writes
-    skipped = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["left_out"].items())
+    skipped = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["left_out"].items() if count)
     rows, shards, tokens = manifest["rows"], len(manifest["shards"]), manifest["tokens"]
-    say("prepared", f"{folder}: {rows:,} training {kind.unit} in {shards:,} shard(s), {tokens:,} tokens; {skipped}")
+    say("prepared", f"{folder}: {rows:,} training {kind.trained_on or kind.unit} in {shards:,} shard(s), {tokens:,} tokens")
+    say("left out", skipped or "nothing")
     say("train by", f"python -m apps.{kind.application}.train --data {folder}")
     return Prepared.open(str(folder), kind.application)
