@@ -85,7 +85,8 @@ def load_captions(
             - a table (see `data_pipelines.tables`) with the columns `image` and `caption`, several rows an image: `captions.*`,
               or `train_captions.*`, `val_captions.*`, `test_captions.*`;
             - Flickr8k's `Flickr8k.token.txt`, with its lists of the images of each split if they lie beside it;
-            - COCO's `captions_train2017.json` and `captions_val2017.json`, in `annotations/` too.
+            - COCO's `captions_train2017.json` and `captions_val2017.json`, in `annotations/` too;
+            or the folder that `data_pipelines.prepare` wrote.
             The images lie in `<split>_images/`, `images/`, `Images/`, `train2017/` for COCO, `Flicker8k_Dataset/`, a `.zip` of
             such a name, or in the table's folder. Without a validation split it is cut off, the same in every run.
         whole: for evaluation: nothing is cut off, and there need be no training split.
@@ -97,7 +98,10 @@ def load_captions(
     """
     if is_prepared(source):
         prepared = Prepared.open(source, "image_captioning")
-        return prepared_captions(prepared.folder, prepared).check_not_empty(source, REMEDY)
+        data = prepared_captions(prepared.folder, prepared).check_not_empty(source, REMEDY)
+        if missing := next((image.path for image in data.images if not os.path.isfile(image.path)), None):
+            raise DataError(f"{missing}: is missing, of the pictures of {source}. Put it back, or prepare the data anew.")
+        return data
     if source == "embedded":
         scenes = embedded_scenes()
         return Captions(

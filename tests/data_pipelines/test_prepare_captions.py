@@ -216,7 +216,11 @@ def test_a_picture_that_changed_or_vanished_is_one_line_unless_its_array_is_ther
     assert len(arrays) == 24 and len(list(store.folder.glob("complete-*"))) == 1
     last.unlink()  # all are there, says the mark: none is looked for
     Path(array_path(store.folder, [*prepared_images(data.prepared)][-1].digest)).unlink()
-    assert stored(load_captions(str(tmp_path / "new")), tmp_path / "store")[1] == store
+    data = load_captions(str(tmp_path / "new"))
+    assert stored(data, tmp_path / "store")[1] == store
+    Path(data.images[0].path).unlink()
+    with pytest.raises(DataError, match=f"{data.images[0].path}: is missing, of the pictures of .*new. Put it back"):
+        load_captions(str(tmp_path / "new"))
 
 
 def test_training_has_the_flags_of_the_data_and_refuses_others(folder):
