@@ -54,7 +54,7 @@ def flags_of_module(module):
     file = file_of(module)
     flags = set(flags_of(file))
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("apps", "benchmarks"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("apps", "benchmarks", "data_pipelines"):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             flags |= set().union(*(flags_of(file) for file in map(file_of, [node.module, *names]) if file))
     if module.endswith(".train"):

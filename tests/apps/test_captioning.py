@@ -84,7 +84,7 @@ def test_prepared_data_train_to_the_weights_of_the_texts(trained, files, tmp_pat
     source = [str(files / "table.tsv"), "--to", str(tmp_path / "prepared"), "--for", "image_captioning", "--workers", "1"]
     prepare.main([*source, "--vocabulary-from", str(trained.run)])  # one that doesn't know the caption of the broken picture
     flags = [*SMALL, "--cache-dir", tmp_path / "store", "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export"]
-    result = trained.command("train", "--data", tmp_path / "prepared", *flags)
+    result = trained.command("train", "--data", tmp_path / "prepared", "--epochs", "2", *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "broken.png in train: broken: its pixels can't be decoded" in result.stdout and "; prepared" in result.stdout
     helpers.assert_same_end(tmp_path / "run", trained.run)

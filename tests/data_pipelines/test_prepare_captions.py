@@ -23,7 +23,13 @@ from tests.apps import helpers
 
 SCENES = embedded_scenes(1, 24)["validation"]
 ROWS = [(s.name, caption) for s in SCENES for caption in (*s.captions, " ".join(s.captions), "  ")]
-WRONG = [("gone.png", "a circle"), ("broken.png", "a star"), ("empty.png", " "), ("../captions.tsv", "a"), ("images", "a")]
+WRONG = [
+    ("gone.png", "a circle"),
+    ("broken.png", "a star"),
+    ("empty.png", " "),
+    (f"../images/{SCENES[0].name}", "a"),
+    ("images", "a"),
+]
 SMALL = ["--for", "image_captioning", "--workers", "1", "--min-count", "1", "--vocabulary-size", "60", "--max-length", "20"]
 
 
