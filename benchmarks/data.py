@@ -2,6 +2,7 @@
 
     python -m benchmarks.data --pairs 1000000 [--save benchmarks/results/data]
     python -m benchmarks.data --passages 200000 [--save benchmarks/results/passages]
+    python -m benchmarks.data --pictures 10000000
 
 The corpus is made of invented words by Zipf's law, about 130 bytes a pair, in a temporary folder, and removed. Each part runs
 in a process of its own: preparing by the command, with the peak of the memory of all its processes; the first batch at step 0 and
@@ -10,6 +11,10 @@ translator's default model, and which share of their time they wait for data. Re
 shards and from ArrayRecord, if that is installed. `--save` draws the tokens a second over the number of readers, too.
 
 With `--passages`: documents of about 1,500 bytes for a language model, prepared, and read as streams.
+
+`--pictures` prepares 1,000 drawn pictures under 20 names each, with five captions a name, and takes this shard, by hard links, as
+often as makes so many pictures. Then, each in a process of its own: the order alone; the store, which looks at every picture, and
+when a mark in it tells that all are there; the first batch at both steps.
 """
 
 import argparse
@@ -27,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.saving import save
+from data_pipelines.prepared import sha256_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 EPOCH, STEP = 7, 123_456
@@ -232,7 +238,154 @@ def read_streams(folder: str, seconds: str) -> dict[str, float]:
     return {**rates, "memory_mb": resident(os.getpid())}
 
 
-PARTS = {part.__name__: part for part in (first_batch, read, wait_for_data, read_rows, first_chunk, read_streams)}
+def make_pictures(folder: Path) -> None:
+    """1,000 drawn scenes under 20 names each, with five captions a name."""
+    from data_pipelines.embedded.scenes import embedded_scenes
+
+    (folder / "images").mkdir(parents=True)
+    with (folder / "captions.tsv").open("w") as table:
+        table.write("image\tcaption\n")
+        for scene in embedded_scenes(1, 1_000)["validation"]:
+            (folder / "images" / scene.name).write_bytes(scene.png())
+            for n in range(20):
+                (folder / "images" / f"{n}-{scene.name}").hardlink_to(folder / "images" / scene.name)
+                table.writelines(f"{n}-{scene.name}\t{caption}\n" for caption in (3 * scene.captions)[:5])
+
+
+def repeat_shard(folder: Path, pictures: int) -> int:
+    """Let a folder of one shard have it as often as makes at least so many pictures; how many these are."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (shard,), train = manifest["shards"], manifest["data"]["train"]
+    times = -(-pictures // train["images"])
+    names = [f"train-{n:05d}" for n in range(times)]
+    for name in names[1:]:
+        for file in shard["files"]:
+            (folder / file.replace(shard["name"], name)).hardlink_to(folder / file)
+    copies = [{**shard, "name": n, "files": {f.replace(shard["name"], n): of for f, of in shard["files"].items()}} for n in names]
+    np.save(folder / "lengths.npy", np.repeat(np.load(folder / "lengths.npy"), times, axis=0))
+    lengths = {"bytes": (folder / "lengths.npy").stat().st_size, "sha256": sha256_of(folder / "lengths.npy")}
+    train |= {"images": times * train["images"], "captions": times * train["captions"]}
+    manifest |= {"shards": copies, "rows": times * manifest["rows"], "files": {**manifest["files"], "lengths.npy": lengths}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return train["images"]
+
+
+def peak_mb() -> float:
+    """Megabytes that this process held at most; `getrusage` counts what the process held that started it."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1.024e-3
+
+
+def caption_order(folder: str) -> dict[str, float]:
+    """Without TensorFlow: the manifest read, the files looked at, and the places of the batches of both steps."""
+    from data_pipelines.order import BatchOrder
+    from data_pipelines.prepared import Prepared
+
+    begun, before = time.perf_counter(), peak_mb()
+    counts = Prepared.open(folder, "image_captioning").rows.counts()
+    opened = time.perf_counter()
+    order = BatchOrder(np.add.reduceat(counts, [0, 9, 13]).tolist(), [64] * 3, seed=0)
+    next(order.steps(0))
+    first = time.perf_counter()
+    next(order.steps(EPOCH * order.steps_per_epoch + STEP))
+    late = time.perf_counter() - first
+    return {
+        "captions": int(counts.sum()),
+        "open": opened - begun,
+        "seconds": first - opened,
+        "late": late,
+        "mb": peak_mb() - before,
+    }
+
+
+def captions_of(folder: str) -> Any:
+    """The data, and what opens their store."""
+    import tensorflow as tf
+
+    from data_pipelines.captions import load_captions
+    from data_pipelines.image_store import store_images
+
+    data = load_captions(folder)
+    place = Path(folder).parent / "store"
+    return data, lambda prepared: store_images([], place, "pixels", tf.identity, size=16, max_pixels=10_000, prepared=prepared)
+
+
+def caption_store(folder: str) -> dict[str, float]:
+    """Until all training pictures are known to have an array; and the memory that takes beyond that of an empty store."""
+    data, stored = captions_of(folder)
+    stored(None)
+    begun, before = time.perf_counter(), peak_mb()
+    stored(data.prepared)
+    return {"seconds": time.perf_counter() - begun, "mb": peak_mb() - before}
+
+
+def caption_batch(folder: str, start: str) -> dict[str, float]:
+    """From the modules imported to the first batch; `start` is `0` or `late`."""
+    import data_pipelines.captions
+    from data_pipelines.vocabulary import load_vocabulary
+
+    begun = time.perf_counter()
+    data, stored = captions_of(folder)
+    store, vocabulary = stored(data.prepared), load_vocabulary(Path(folder))
+    options: dict[str, Any] = {"batch_size": 64, "boundaries": [8, 12, 30], "shuffle_seed": 0}
+
+    def batches(step: int) -> Any:
+        return data_pipelines.captions.caption_batches(data.prepared, store, vocabulary, **options, start_step=step)
+
+    step = EPOCH * batches(0).steps_per_epoch + STEP if start == "late" else 0
+    iterator = iter(batches(step).dataset)
+    next(iterator)
+    seconds = time.perf_counter() - begun
+    for _ in range(200):
+        next(iterator)
+    return {
+        "seconds": seconds,
+        "step": step,
+        "captions_a_second": 200 * 64 / (time.perf_counter() - begun - seconds),
+        "mb": peak_mb(),
+    }
+
+
+def measure_pictures(place: Path, pictures: int, workers: int) -> dict[str, Any]:
+    make_pictures(place / "source")
+    folder = str(place / "prepared")
+    flags = ["--for", "image_captioning", "--min-count", "1"]
+    found: dict[str, Any] = {"workers": workers, "prepare": prepare(place / "source", Path(folder), workers, *flags)}
+    found |= {"pictures": repeat_shard(Path(folder), pictures), "order": alone("caption_order", folder)[0]}
+    found["store"], found["marked"] = (alone("caption_store", folder)[0] for _ in range(2))
+    found["first"], found["late"] = (alone("caption_batch", folder, start)[0] for start in ("0", "late"))
+    return found
+
+
+def report_pictures(found: dict[str, Any]) -> str:
+    made, order = found["prepare"], found["order"]
+    rows = {
+        f"preparing 20,000 pictures, {found['workers']} processes that encode: seconds (of the processors)": (
+            f"{made['seconds']:,.0f} ({made['cpu_seconds']:,.0f})"
+        ),
+        "peak memory of all together, MB": f"{made['together_mb']:,.0f}",
+        "manifest read, files looked at, seconds": f"{order['open']:.2f}",
+        "the order until the first batch, of step 0; of the late step": f"{order['seconds']:.2f}; {order['late']:.2f}",
+        "memory of both, MB": f"{order['mb']:,.0f}",
+        "the store: each picture looked for, seconds": f"{found['store']['seconds']:,.0f}",
+        "with its mark": f"{found['marked']['seconds']:.3f}",
+        "memory of that, MB": f"{found['store']['mb']:,.0f}; {found['marked']['mb']:,.0f}",
+        "modules imported to the first batch of step 0, seconds": f"{found['first']['seconds']:.2f}",
+        f"of step {found['late']['step']:,.0f}": f"{found['late']['seconds']:.2f}",
+        "captions a second then": f"{found['first']['captions_a_second']:,.0f}",
+        "peak memory of a process that reads, TensorFlow in it, MB": f"{found['first']['mb']:,.0f}; {found['late']['mb']:,.0f}",
+    }
+    size = f"{found['pictures']:,} pictures (1,000 different ones), {order['captions']:,} captions; {os.cpu_count()} cores."
+    return "\n".join([size, "", "| what | measured |", "|---|--:|", *(f"| {a} | {b} |" for a, b in rows.items())])
+
+
+PARTS = {
+    part.__name__: part
+    for part in (
+        *(first_batch, read, wait_for_data, read_rows),
+        *(first_chunk, read_streams),
+        *(caption_order, caption_store, caption_batch),
+    )
+}
 
 
 def alone(*words: str, count: int = 1) -> list[dict[str, float]]:
@@ -345,6 +498,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--passages", type=int, default=0, help="measure a language model's text instead")
+    parser.add_argument("--pictures", type=int, help="so many pictures with captions instead")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--place", metavar="FOLDER", help="where the corpus is made; default: the system's temporary folder")
     parser.add_argument("--save", metavar="PATH", help="write PATH.md, PATH.json and, for pairs, PATH.png")
@@ -352,6 +506,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(PARTS[arguments.part[0]](*arguments.part[1:])))
+        return
+    if arguments.pictures:
+        with tempfile.TemporaryDirectory(dir=arguments.place) as place:
+            measured = measure_pictures(Path(place), arguments.pictures, arguments.workers)
+        save(arguments.save, report_pictures(measured), measured)
         return
     found = measure(arguments)
     save(arguments.save, (report_passages if arguments.passages else report)(found), found)

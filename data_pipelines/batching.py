@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.order import BatchOrder
-from data_pipelines.prepared import PreparedRows, padded_rows
+from data_pipelines.prepared import padded_rows
 from data_pipelines.service import distribute
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS
@@ -117,6 +117,13 @@ class Rows(Protocol):
         """The columns of some of the rows that have such lengths, by their places among those; sequences padded to `longest`."""
 
 
+class PartRows(Rows, Protocol):
+    """Rows of which each process reads a part: those that are prepared."""
+
+    def lengths_of(self, shortest: int, longest: int, places: np.ndarray) -> np.ndarray:
+        """How long the columns of such rows are, (rows, columns)."""
+
+
 def part_of(count: int, index: int, parts: int) -> tuple[int, int, bool]:
     """Where part `index` of so many rows begins and ends; and whether it is empty: then it is one row, that weighs nothing."""
     begin, end = index * count // parts, (index + 1) * count // parts
@@ -194,13 +201,19 @@ def ordered_batches(
     return Batches(transform(dataset).prefetch(4), order.steps_per_epoch)
 
 
+def with_places(batches: tf.data.Dataset, start_step: int) -> tf.data.Dataset:
+    """The batches, before each its place, int64 (step, first row, rows of the batch): here all rows, from the first on."""
+    numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), batches)
+    return numbered.map(lambda step, columns: (tf.stack([step, 0, tf.shape(columns[0], tf.int64)[0]]), *columns))
+
+
 def prepared_batches(
-    rows: PreparedRows,
+    rows: PartRows,
     boundaries: Sequence[int],
     batch_sizes: Sequence[int],
     seed: int,
     start_step: int,
-    make: Callable[..., tuple[Any, tf.Tensor]] = lambda inputs, targets: (inputs, targets),
+    make: Callable[..., tuple[Any, tf.Tensor]] = lambda place, inputs, targets: (inputs, targets),
     full_batches: bool = True,
 ) -> Batches:
     """What `ordered_batches` gives, and the part of each process, which reads its own rows, and the lengths of all.
@@ -208,26 +221,34 @@ def prepared_batches(
     Args:
         rows: their last column holds the targets.
         boundaries, batch_sizes, seed, start_step: see `ordered_batches`.
-        make: columns -> (inputs, targets).
+        make: (place, columns…) -> (inputs, targets), see `with_places`.
         full_batches: see `bucketed_batches`.
     """
-    whole = ordered_batches(rows, boundaries, batch_sizes, seed, start_step, lambda batches: batches.map(make), full_batches)
+
+    def made(batches: tf.data.Dataset) -> tf.data.Dataset:
+        return with_places(batches, start_step).map(make, num_parallel_calls=2, deterministic=True)
+
+    whole = ordered_batches(rows, boundaries, batch_sizes, seed, start_step, made, full_batches)
 
     def part(index: int, count: int) -> tf.data.Dataset:
         order, edges = _order(rows, boundaries, batch_sizes, seed, full_batches)
 
         def batches() -> Iterator[tuple[np.ndarray, ...]]:
-            for bucket, places in order.steps(start_step):
+            for step, (bucket, places) in enumerate(order.steps(start_step), start_step):
                 low, high = edges[bucket], boundaries[bucket]
                 begin, end, empty = part_of(len(places), index, count)
                 tokens = rows.lengths_of(low, high, places)[:, -1]
                 share = np.float32(tokens[begin:end].sum()) / np.maximum(np.float32(1), np.float32(tokens.sum()))
                 weight = np.full(end - begin, 0 if empty else count * share, np.float32)
-                yield *rows.read(low, high, places[begin:end]), weight
+                yield np.array([step, begin, len(places)]), weight, *rows.read(low, high, places[begin:end])
 
-        signature = (*(tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds), tf.TensorSpec((None,), tf.float32))
+        columns = [tf.TensorSpec((None,) * axes, kind) for axes, kind in rows.kinds]
+        signature = (tf.TensorSpec((3,), tf.int64), tf.TensorSpec((None,), tf.float32), *columns)
         dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-        return dataset.map(lambda *columns: (*make(*columns[:-1]), columns[-1])).prefetch(4)
+        made = dataset.map(
+            lambda place, weight, *columns: (*make(place, *columns), weight), num_parallel_calls=2, deterministic=True
+        )
+        return made.prefetch(4)
 
     return Batches(whole.dataset, whole.steps_per_epoch, part)
 

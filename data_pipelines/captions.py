@@ -1,30 +1,40 @@
 """Captions: images with several captions each, from any source, and the batches that a captioner trains on."""
 
+import array
+import collections
+import csv
 import hashlib
+import itertools
+import json
+import operator
+import os
 import struct
 import zipfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
-from data_pipelines.caption_files import find_caption_files, read_captions
+from data_pipelines.caption_files import CaptionFile, find_caption_files, read_captions
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.files import replacing
-from data_pipelines.image_store import ImageFile, ImageStore
+from data_pipelines.image_store import ImageFile, ImageStore, array_path
 from data_pipelines.images import augment_images
+from data_pipelines.prepared import Prepared, PreparedRows, is_prepared, padded_rows
 from data_pipelines.remote import local
-from data_pipelines.sources import DataError, check_zip, load_tfds, split_off
+from data_pipelines.sources import DataError, check_zip, load_tfds, read_lines, split_off
 from data_pipelines.tables import Column
 from data_pipelines.vocabulary import EOS, Vocabulary
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 OTHERS = (".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jfif")  # pictures that are refused by what they hold
 REMEDY = "Check the names in the table."
+DIGEST_NUMBERS = 16  # below 2^16, in which prepared rows hold a SHA-256
 
 
 class Example(NamedTuple):
@@ -56,11 +66,11 @@ class Captions(Corpus[Example]):
             if example.image in problems
         ]
         splits = {name: [e for e in examples if e.image not in problems] for name, examples in self.splits.items()}
-        return Captions(splits, skipped=[*self.skipped, *bad]).check_not_empty("images", REMEDY)
+        return Captions(splits, skipped=[*self.skipped, *bad], prepared=self.prepared).check_not_empty("images", REMEDY)
 
     @property
     def images(self) -> list[ImageFile]:
-        """Those of all splits."""
+        """Those of all splits in memory."""
         return [example.image for examples in self.splits.values() for example in examples]
 
 
@@ -77,7 +87,8 @@ def load_captions(
             - a table (see `data_pipelines.tables`) with the columns `image` and `caption`, several rows an image: `captions.*`,
               or `train_captions.*`, `val_captions.*`, `test_captions.*`;
             - Flickr8k's `Flickr8k.token.txt`, with its lists of the images of each split if they lie beside it;
-            - COCO's `captions_train2017.json` and `captions_val2017.json`, in `annotations/` too.
+            - COCO's `captions_train2017.json` and `captions_val2017.json`, in `annotations/` too;
+            or the folder that `data_pipelines.prepare` wrote.
             The images lie in `<split>_images/`, `images/`, `Images/`, `train2017/` for COCO, `Flicker8k_Dataset/`, a `.zip` of
             such a name, or in the table's folder. Without a validation split it is cut off, the same in every run.
         whole: for evaluation: nothing is cut off, and there need be no training split.
@@ -88,6 +99,12 @@ def load_captions(
         DataError: a file, column or split that can't be used.
     """
     source = local(source)
+    if is_prepared(source):
+        prepared = Prepared.open(source, "image_captioning")
+        data = prepared_captions(prepared.folder, prepared).check_not_empty(source, REMEDY)
+        if missing := next((image.path for image in data.images if not os.path.isfile(image.path)), None):
+            raise DataError(f"{missing}: is missing, of the pictures of {source}. Put it back, or prepare the data anew.")
+        return data
     if source == "embedded":
         scenes = embedded_scenes()
         return Captions(
@@ -97,13 +114,16 @@ def load_captions(
         name = source.removeprefix("tfds:")
         splits, skipped = _from_tfds(name, download_folder / name, whole), list[Skipped]()
     else:
-        of_table = [
-            Column("--image-column", ("image", "file_name", "filename"), columns[0]),
-            Column("--caption-column", ("caption", "text"), columns[1]),
-        ]
-        splits, skipped = _from_files(source, whole, of_table)
+        splits, skipped = _from_files(source, whole, _columns(columns))
     splits = split_off(splits, not Path(source).is_dir() or len(splits) == 1, whole)
     return Captions(splits, skipped=skipped).check_not_empty(source, REMEDY)
+
+
+def _columns(names: Sequence[str | None]) -> list[Column]:
+    return [
+        Column("--image-column", ("image", "file_name", "filename"), names[0]),
+        Column("--caption-column", ("caption", "text"), names[1]),
+    ]
 
 
 def _from_files(source: str, whole: bool, columns: Sequence[Column]) -> tuple[dict[str, list[Example]], list[Skipped]]:
@@ -134,6 +154,98 @@ def _from_files(source: str, whole: bool, columns: Sequence[Column]) -> tuple[di
     reason = "an image without caption" if names is None else "an image of no split"
     skipped += [Skipped(name, image, reason) for images in spare.values() for image, name in images.items()]
     return splits, skipped
+
+
+class CaptionSource:
+    """The captions of one split, image by image, for `prepare`. Only what can't be used is kept.
+
+    Attributes:
+        skipped: by the last `read`.
+    """
+
+    def __init__(self, split: str, file: CaptionFile, columns: Sequence[Column]) -> None:
+        self.split, self.file, self.columns = split, file, columns
+        self.files = (file.path,)
+        self.skipped: list[Skipped] = []
+        self.was_read = False
+
+    def all_skipped(self) -> list[Skipped]:
+        """The images that can't be used; for that the source is read once."""
+        if not self.was_read:
+            collections.deque(self.read(), maxlen=0)
+        return self.skipped
+
+    def read(self) -> Iterator[tuple[str, ...]]:
+        """Name, path and member of each image that is there, and its captions.
+
+        Raises:
+            DataError: the captions of an image don't stand together; none can be used.
+        """
+        find, self.skipped, found, self.was_read = _finder(self.file.images), [], False, False
+        for name, captions in self._grouped():
+            image = find(name)
+            if image and captions:
+                found = True
+                yield name, image.path, image.member, *captions
+            else:
+                self.skipped.append(Skipped(self.split, name, "an empty caption" if image else "a caption without its image"))
+        if not found:
+            Captions({self.split: []}, skipped=self.skipped).check_not_empty(str(self.file.path), REMEDY)
+        self.was_read = True
+
+    def _grouped(self) -> Iterator[tuple[str, list[str]]]:
+        path, names = self.file.path, self.file.names
+        pairs = (
+            (image.strip(), caption.strip())
+            for image, caption in read_captions(path, self.columns)
+            if names is None or image in names
+        )
+        if path.name.lower().removesuffix(".gz").endswith(".json"):  # one document, in memory anyway; COCO's has no order
+            found: dict[str, list[str]] = {}
+            for image, caption in pairs:
+                found.setdefault(image, []).extend([caption] if caption else [])
+            yield from found.items()
+            return
+        seen = array.array("q")  # 8 bytes an image
+        for image, group in itertools.groupby(pairs, key=operator.itemgetter(0)):
+            seen.append(hash(image))
+            yield image, [caption for _, caption in group if caption]
+        hashes = np.sort(np.frombuffer(seen, np.int64))
+        if (hashes[1:] == hashes[:-1]).any():
+            raise DataError(f"{path}: the rows of an image don't stand together. Sort the table by image.")
+
+
+def caption_sources(source: Path, columns: Sequence[str | None]) -> dict[str, CaptionSource]:
+    """The captions of each split of a path; see `load_captions`."""
+    files = find_caption_files(source, whole=False)
+    return {split: CaptionSource(split, file, _columns(columns)) for split, file in files.items()}
+
+
+def prepared_captions(folder: Path, prepared: Prepared | None = None) -> Captions:
+    """What lies in a folder beside the training split, which is `prepared`."""
+    splits = {}
+    for name in ("validation", "test"):
+        if (file := folder / f"{name}.jsonl").is_file():
+            rows = map(json.loads, read_lines(file))
+            splits[name] = [Example(ImageFile(r["image"], r["path"], r["member"]), tuple(r["captions"])) for r in rows]
+    with (folder / "skipped.tsv").open(newline="", encoding="utf-8") as lines:
+        skipped = [Skipped(*row) for row in csv.reader(lines, delimiter="\t")][1:]
+    return Captions(splits, skipped=skipped, prepared=prepared)
+
+
+def _finder(place: Path) -> Callable[[str], ImageFile | None]:
+    """What finds an image by its name, as in `_list_images`; a folder is not listed: it may hold millions."""
+    if not place.is_dir():
+        return _list_images(place.absolute()).get
+    folder = str(place.absolute())
+
+    def find(name: str) -> ImageFile | None:
+        inside = PurePosixPath(name)
+        usual = inside.as_posix() == name and not inside.is_absolute() and ".." not in inside.parts
+        is_image = usual and inside.suffix.lower() in SUFFIXES + OTHERS and os.path.isfile(f"{folder}/{name}")
+        return ImageFile(name, f"{folder}/{name}") if is_image else None
+
+    return find
 
 
 def _list_images(place: Path) -> dict[str, ImageFile]:
@@ -171,8 +283,29 @@ def _from_tfds(name: str, folder: Path, whole: bool) -> dict[str, list[Example]]
     return load_tfds(name, to_example, whole, undecoded=("image",))
 
 
+class CaptionRows:
+    """Prepared captions, as `batching.PartRows`: where the array of the picture lies, and the ids of the caption."""
+
+    kinds = ((1, tf.string), (2, tf.int32))
+
+    def __init__(self, rows: PreparedRows, store: ImageStore) -> None:
+        self.rows, self.store = rows, store
+
+    def counts(self) -> np.ndarray:
+        return self.rows.counts()
+
+    def lengths_of(self, shortest: int, longest: int, places: np.ndarray) -> np.ndarray:
+        return self.rows.lengths_of(shortest, longest, places)[:, :1]
+
+    def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        flat, bounds = self.rows.read_flat(shortest, longest, places)
+        digests = flat[bounds[:, 1, None] + np.arange(DIGEST_NUMBERS)].astype("<u2")
+        paths = [array_path(self.store.folder, digest.tobytes().hex()) for digest in digests]
+        return np.array(paths, object), padded_rows(flat, bounds[:, 0], bounds[:, 1], longest)
+
+
 def caption_batches(
-    examples: Sequence[Example],
+    examples: Sequence[Example] | Prepared,
     store: ImageStore,
     vocabulary: Vocabulary,
     *,
@@ -190,7 +323,7 @@ def caption_batches(
     The caption of the inputs is the targets shifted right, after BOS. Padding is 0.
 
     Args:
-        examples: with arrays in the store.
+        examples: with arrays in the store; or prepared ones, which are for training, and encoded already.
         store: arrays of the images.
         vocabulary: words or subwords, with BOS and EOS.
         batch_size: captions a batch.
@@ -200,24 +333,30 @@ def caption_batches(
         shuffle_seed, start_step, service: see `batching.bucketed_batches`.
         numbered: the inputs have `example` (n,), too: which of the examples it is.
     """
+    sizes = [batch_size] * len(boundaries)
+
+    def load(place: tf.Tensor, paths: tf.Tensor, *rest: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        *numbers, targets = rest
+        images = tf.map_fn(store.load, paths, fn_output_signature=tf.TensorSpec(store.shape, tf.as_dtype(store.dtype)))
+        seeds = tf.stack([tf.constant(shuffle_seed or 0, tf.int64), place[0]])
+        images = augment_images(images, seeds, augment, flip, place[1], place[2])
+        return {"image": images, "caption": batching.shift_right(targets), **dict(zip(["example"], numbers))}, targets
+
+    def load_at_hash(paths: tf.Tensor, *rest: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        step = tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(paths), 2**31)  # of a service, where steps have no index
+        return load(tf.stack([step, 0, tf.size(paths, tf.int64)]), paths, *rest)
+
+    def transform(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if service:
+            return dataset.map(load_at_hash, num_parallel_calls=2, deterministic=True)
+        return batching.with_places(dataset, start_step).map(load, num_parallel_calls=2, deterministic=True)
+
+    if isinstance(examples, Prepared):
+        prepared = CaptionRows(examples.rows, store)
+        return batching.prepared_batches(prepared, boundaries, sizes, shuffle_seed or 0, start_step, load)
     rows = [(store.paths[e.image], n, caption) for n, e in enumerate(examples) for caption in e.captions]
     ids = vocabulary.encode(tf.constant([caption for _, _, caption in rows]))[:, : boundaries[-1] - 1]
     ids = tf.concat([ids, tf.fill([len(rows), 1], EOS)], axis=1)
-
-    def load(step: tf.Tensor, batch: tuple[tf.Tensor, ...]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        paths, numbers, targets = batch
-        images = tf.map_fn(store.load, paths, fn_output_signature=tf.TensorSpec(store.shape, tf.as_dtype(store.dtype)))
-        seeds = tf.stack([tf.constant(shuffle_seed or 0, tf.int64), step])
-        inputs = {"image": augment_images(images, seeds, augment, flip), "caption": batching.shift_right(targets)}
-        return inputs | ({"example": numbers} if numbered else {}), targets
-
-    def transform(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        if service:  # steps have no index there
-            dataset = dataset.map(lambda *batch: (tf.strings.to_hash_bucket_fast(tf.strings.reduce_join(batch[0]), 2**31), batch))
-        else:
-            dataset = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), dataset)
-        return dataset.map(load, num_parallel_calls=2, deterministic=True)
-
-    columns = (tf.constant([path for path, _, _ in rows]), tf.constant([n for _, n, _ in rows], tf.int32), ids)
-    sizes = [batch_size] * len(boundaries)
+    numbers = (tf.constant([n for _, n, _ in rows], tf.int32),) if numbered else ()
+    columns = (tf.constant([path for path, _, _ in rows]), *numbers, ids)
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, transform)

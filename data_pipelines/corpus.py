@@ -56,7 +56,8 @@ class Corpus(Generic[T]):
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """What was loaded, for the run's config."""
-        return self.prepared.manifest["data"] if self.prepared else {name: self.facts(name) for name in self.splits}
+        train = {"train": self.prepared.manifest["data"]["train"]} if self.prepared else {}
+        return train | {name: self.facts(name) for name in self.splits}
 
     def summary(self) -> dict[str, str]:
         """How much was loaded and what was skipped, for a person to read."""

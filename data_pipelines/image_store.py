@@ -5,8 +5,10 @@ needed, inside the graph. A file is written whole or not at all.
 """
 
 import hashlib
+import json
+import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,8 @@ import tensorflow as tf
 
 from data_pipelines.files import replacing
 from data_pipelines.images import decode_images
+from data_pipelines.prepared import Prepared
+from data_pipelines.sources import DataError
 
 BATCH_SIZE = 32
 
@@ -32,6 +36,7 @@ class ImageFile(NamedTuple):
     path: str = ""
     member: str = ""
     data: bytes = b""
+    digest: str = ""  # SHA-256, if it is known
 
     def read(self) -> bytes:
         """Its bytes.
@@ -63,11 +68,13 @@ class ImageStore:
     """Where the array of each image lies, and why some images have none.
 
     Attributes:
+        folder: of all arrays.
         paths: where each array lies.
         problems: why an image has none.
         shape, dtype: of each array.
     """
 
+    folder: Path
     paths: dict[ImageFile, str]
     problems: dict[ImageFile, str]
     shape: tuple[int, ...]
@@ -76,6 +83,11 @@ class ImageStore:
     def load(self, path: tf.Tensor) -> tf.Tensor:
         """The array of one file, in the graph."""
         return tf.reshape(tf.io.decode_raw(tf.io.read_file(path), tf.as_dtype(self.dtype)), self.shape)
+
+
+def array_path(folder: str | Path, digest: str) -> str:
+    """Where the array of an image of such a SHA-256 lies."""
+    return f"{folder}/{digest[:2]}/{digest[2:]}"
 
 
 def store_images(
@@ -87,6 +99,7 @@ def store_images(
     size: int,
     max_pixels: int,
     progress: bool = False,
+    prepared: Prepared | None = None,
 ) -> ImageStore:
     """Decode all images and compute their arrays, where that is not done yet.
 
@@ -98,58 +111,111 @@ def store_images(
         size: the square to which images are squeezed, in pixels.
         max_pixels: images with a larger width x height are not decoded.
         progress: show a progress bar.
+        prepared: the images of its training split, too, one after another. A mark in the store tells that all are there: then
+            none is looked for.
+
+    Raises:
+        DataError: one of the prepared images has vanished, or changed.
     """
     folder = folder / f"{key}-{size}"
-    paths: dict[ImageFile, str] = {}
-    problems: dict[ImageFile, str] = {}
+    decoder = _decoder(size, max_pixels)
+    computer = tf.function(compute, input_signature=[tf.TensorSpec([BATCH_SIZE, size, size, 3], tf.uint8)], autograph=False)
+    kind = computer.get_concrete_function().structured_outputs
 
+    def computed(block: list[tuple[ImageFile, str, bytes]]) -> Iterator[tuple[ImageFile, str, str]]:
+        pixels, reasons = decoder(tf.constant([data for _, _, data in block]))
+        for (image, path, _), array, reason in zip(block, computer(_padded(pixels)).numpy(), reasons.numpy()):
+            if not reason:
+                _write(Path(path), array)
+            yield image, path, reason.decode()
+
+    def stored(images: Iterable[ImageFile], total: int) -> Iterator[tuple[ImageFile, str, str]]:
+        """Each image, where its array lies, and why there is none."""
+        bar = keras.utils.Progbar(total, unit_name="image") if progress else None
+        block: list[tuple[ImageFile, str, bytes]] = []
+        for number, image in enumerate(images, start=1):
+            path, data, problem = _find(image, folder)
+            if data is None:
+                yield image, path, problem
+            else:
+                block.append((image, path, data))
+            if len(block) == BATCH_SIZE:
+                yield from computed(block)
+                block = []
+            if bar and (number % BATCH_SIZE == 0 or number == total):
+                bar.update(number)
+        if block:
+            yield from computed(block)
+
+    found = [*stored(images, len(images))]
+    paths = {image: path for image, path, problem in found if not problem}
+    problems = {image: problem for image, _, problem in found if problem}
+    if prepared:
+        facts = prepared.manifest["data"]["train"]
+        mark = folder / f"complete-{facts['sha256']}"
+        if not mark.exists():
+            for image, _, problem in stored(prepared_images(prepared), facts["images"]):
+                if problem:
+                    raise DataError(f"{image.name}: {problem}. Put the picture back, or prepare the data anew.")
+            mark.touch()
+    return ImageStore(folder, paths, problems, tuple(kind.shape[1:]), kind.dtype.name)
+
+
+def prepared_images(prepared: Prepared) -> Iterator[ImageFile]:
+    """Those of the training split."""
+    for shard in prepared.manifest["shards"]:
+        if (name := f"{shard['name']}.images.jsonl") in shard["files"]:
+            with (prepared.folder / name).open(encoding="utf-8") as lines:
+                for digest, path, member in map(json.loads, lines):
+                    yield ImageFile(member or path, path, member, digest=digest)
+
+
+def image_checker(max_pixels: int) -> Callable[[Sequence[ImageFile]], Iterator[tuple[str, str]]]:
+    """Makes what gives of each image its SHA-256, and why it can't be decoded."""
+    decoder = _decoder(8, max_pixels)
+
+    def check(images: Sequence[ImageFile]) -> Iterator[tuple[str, str]]:
+        for start in range(0, len(images), BATCH_SIZE):
+            read = [_read(image) for image in images[start : start + BATCH_SIZE]]
+            _, reasons = decoder(tf.constant([data for data, _ in read]))
+            for (data, problem), reason in zip(read, reasons.numpy()):
+                yield hashlib.sha256(data).hexdigest(), problem or reason.decode()
+
+    return check
+
+
+def _decoder(size: int, max_pixels: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decoder(data: tf.Tensor) -> Any:
         with tf.device("CPU"):  # the same pixels on every machine
             return decode_images(data, size, max_pixels)
 
-    computer = tf.function(compute, input_signature=[tf.TensorSpec([BATCH_SIZE, size, size, 3], tf.uint8)], autograph=False)
-    kind = computer.get_concrete_function().structured_outputs
-    bar = keras.utils.Progbar(len(images), unit_name="image") if progress else None
-    for block in _missing_images(images, folder, paths, problems, bar):
-        pixels, reasons = decoder(tf.constant([data for _, _, data in block]))
-        arrays = computer(_padded(pixels))
-        for (image, path, _), array, reason in zip(block, arrays.numpy(), reasons.numpy()):
-            if reason:
-                problems[image] = reason.decode()
-            else:
-                paths[image] = str(path)
-                _write(path, array)
-    return ImageStore(paths, problems, tuple(kind.shape[1:]), kind.dtype.name)
+    return decoder
+
+
+def _read(image: ImageFile) -> tuple[bytes, str]:
+    """Its bytes, or why there are none."""
+    try:
+        return image.read(), ""
+    except OSError as error:
+        return b"", f"can't be read: {error}"
+
+
+def _find(image: ImageFile, folder: Path) -> tuple[str, bytes | None, str]:
+    """Where the array of an image belongs; the bytes of the image, if it has none yet; why it can't have one."""
+    if image.digest and os.path.exists(path := array_path(folder, image.digest)):
+        return path, None, ""
+    data, problem = _read(image)
+    digest = hashlib.sha256(data).hexdigest()
+    if not problem and image.digest and image.digest != digest:
+        problem = "changed since the data were prepared"
+    path = array_path(folder, digest)
+    return path, None if problem or os.path.exists(path) else data, problem
 
 
 def _padded(pixels: tf.Tensor) -> tf.Tensor:
     """One batch size: an array must not depend on what else is in the batch."""
     return tf.pad(pixels, [[0, BATCH_SIZE - pixels.shape[0]], [0, 0], [0, 0], [0, 0]])
-
-
-def _missing_images(images, folder, paths, problems, bar) -> Iterator[list[tuple[ImageFile, Path, bytes]]]:
-    """Blocks of `(image, path, bytes)` of the images that have no array yet; note the others in `paths` and `problems`."""
-    block: list[tuple[ImageFile, Path, bytes]] = []
-    for number, image in enumerate(images, start=1):
-        try:
-            data = image.read()
-        except OSError as error:
-            problems[image] = f"can't be read: {error}"
-            continue
-        digest = hashlib.sha256(data).hexdigest()
-        path = folder / digest[:2] / digest[2:]
-        if path.exists():
-            paths[image] = str(path)
-        else:
-            block.append((image, path, data))
-        if len(block) == BATCH_SIZE:
-            yield block
-            block = []
-        if bar and (number % BATCH_SIZE == 0 or number == len(images)):
-            bar.update(number)
-    if block:
-        yield block
 
 
 def _write(path: Path, array: np.ndarray) -> None:

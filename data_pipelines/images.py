@@ -4,6 +4,7 @@ JPEG (grey, colour, CMYK) and still WebP, both turned as their EXIF orientation 
 of a GIF; transparency on white. Headers are read first: what is too large is never decoded.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -123,25 +124,35 @@ def decode_images(data: tf.Tensor, size: int, max_pixels: int, max_total: int = 
     return pixels, tf.tensor_scatter_nd_update(tf.fill([count + 1], BROKEN), places, problems)[:-1]
 
 
-def augment_images(images: tf.Tensor, seed: tf.Tensor, augment: bool, flip: bool) -> tf.Tensor:
-    """Images (n, rows, columns, channels) as a seed alters them: shifted by up to an eighth, brighter or darker, mirrored."""
-    count = tf.shape(images)[0]
+def augment_images(
+    images: tf.Tensor, seed: tf.Tensor, augment: bool, flip: bool, first: tf.Tensor | int = 0, total: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Images (n, rows, columns, channels) as a seed alters them: shifted by up to an eighth, brighter or darker, mirrored.
+
+    Those of a batch of `total` images from `first` on are altered as in the whole batch.
+    """
+    count = tf.shape(images, tf.int64)[0]
     rows, columns, channels = images.shape[1:]
+
+    def draw(seed: tf.Tensor, shape: Sequence[int], *limits: Any) -> tf.Tensor:
+        whole = count if total is None else total
+        return tf.random.stateless_uniform([whole, *shape], seed, *limits)[first : first + count]
+
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
     if flip:
-        mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seeds[0]) < 0.5
+        mirrored = draw(seeds[0], [1, 1, 1]) < 0.5
         images = tf.where(mirrored, tf.reverse(images, [2]), images)
     if augment:
         dtype, edge = images.dtype, rows // 8
         images = tf.pad(tf.cast(images, tf.float32), [[0, 0], [edge, edge], [edge, edge], [0, 0]], "SYMMETRIC")
-        corners = tf.random.stateless_uniform([count, 2], seeds[1], 0, 2 * edge + 1, tf.int32)
+        corners = draw(seeds[1], [2], 0, 2 * edge + 1, tf.int32)
         images = tf.map_fn(
             lambda pair: tf.slice(pair[0], [pair[1][0], pair[1][1], 0], [rows, columns, channels]),
             (images, corners),
             fn_output_signature=tf.TensorSpec([rows, columns, channels], tf.float32),
         )
-        contrast = tf.random.stateless_uniform([count, 1, 1, 1], seeds[2], 0.8, 1.25)
-        brightness = tf.random.stateless_uniform([count, 1, 1, 1], seeds[3], -25.0, 25.0)
+        contrast = draw(seeds[2], [1, 1, 1], 0.8, 1.25)
+        brightness = draw(seeds[3], [1, 1, 1], -25.0, 25.0)
         mean = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True)
         images = tf.cast(tf.clip_by_value((images - mean) * contrast + mean + brightness, 0.0, 255.0), dtype)
     return images

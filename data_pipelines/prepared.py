@@ -4,8 +4,10 @@
     train-00000.ids.npy           (tokens,) uint16 or uint32: the columns of the first row, of the second, and so on
     train-00000.offsets.npy       (rows * columns + 1,) uint32: where each of these begins
     train-00000.hashes.npy        (rows,) uint64: so that an export can tell what it was trained on
+    train-00000.images.jsonl      of captions: SHA-256, path and member of each picture
     lengths.npy                   (shards, longest + 1): how many rows of each shard have each length; not of passages
     validation.jsonl, test.jsonl  the other splits, as texts
+    skipped.tsv                   of captions: what can't be used
     joint.model, words.json, …    the vocabulary
 
 The rows of a shard are sorted by length: those of a bucket, whatever its boundaries, lie together in each shard, and nothing is
@@ -37,6 +39,7 @@ MANIFEST = "manifest.json"
 NEEDED = {"application", "flags", "source", "data", "left_out", "unknown", "dtype", "columns", "sequences", "files"}
 PIECE = 1 << 22
 HEADER = 1 << 10  # more than that of an array has
+HEADER_BYTES = 128  # of a vector that NumPy writes
 MOST_HASHES = 10_000_000  # 80 MB in an export
 
 
@@ -169,16 +172,20 @@ class PreparedRows:
         return np.diff(self._bounds(shortest, longest, places)[1])
 
     def read(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, ...]:
+        flat, bounds = self.read_flat(shortest, longest, places)
+        return tuple(
+            padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) if i < self.sequences else flat[bounds[:, i]]
+            for i in range(self.columns)
+        )
+
+    def read_flat(self, shortest: int, longest: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of such rows, one after another, and where their columns begin there and the last one ends."""
         shards, bounds = self._bounds(shortest, longest, places)
         begins, ends = bounds[:, 0].tolist(), bounds[:, -1].tolist()
         parts = list(self._map(lambda shard, begin, end: self._opened(shard)[0].read(begin, end - begin), shards, begins, ends))
         lengths = bounds[:, -1] - bounds[:, 0]
         bounds += (np.cumsum(lengths) - lengths - bounds[:, 0])[:, None]
-        flat = np.concatenate(parts).astype(np.int32)
-        return tuple(
-            padded_rows(flat, bounds[:, i], bounds[:, i + 1], longest) if i < self.sequences else flat[bounds[:, i]]
-            for i in range(self.columns)
-        )
+        return np.concatenate(parts).astype(np.int32), bounds
 
     def _bounds(self, shortest: int, longest: int, places: np.ndarray) -> tuple[list[int], np.ndarray]:
         """The shard of each row, and where its columns begin there and the last one ends, (rows, columns + 1)."""
@@ -422,9 +429,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise DataError(f"{path}: is of format {version}; this version reads {FORMAT}. Prepare the data anew.")
     try:
-        rows, tokens = (sum(shard[what] for shard in manifest["shards"]) for what in ("rows", "tokens"))
+        rows = sum(shard["rows"] for shard in manifest["shards"])
         names = {shard["name"] for shard in manifest["shards"]}
-        whole = (rows, tokens, len(names)) == (manifest["rows"], manifest["tokens"], len(manifest["shards"]))
+        whole = (rows, len(names)) == (manifest["rows"], len(manifest["shards"]))
+        width = np.dtype(manifest["dtype"]).itemsize
+        for shard in manifest["shards"]:
+            whole &= shard["files"][f"{shard['name']}.ids.npy"]["bytes"] == HEADER_BYTES + width * shard["tokens"]
         whole &= all(file.startswith(shard["name"]) for shard in manifest["shards"] for file in shard["files"])
     except (KeyError, TypeError, AttributeError):
         whole = False

@@ -279,7 +279,9 @@ def translation_batches(
         return batches.map(teacher_forcing)
 
     if isinstance(encoded, PreparedRows):
-        return batching.prepared_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, teacher_forcing)
+        return batching.prepared_batches(
+            encoded, boundaries, sizes, shuffle_seed or 0, start_step, lambda place, *columns: teacher_forcing(*columns)
+        )
     columns: tuple[Any, ...] = (encoded.source, encoded.target)
     columns += (tf.range(encoded.source.nrows(), dtype=tf.int32),) if numbered else ()
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

@@ -33,6 +33,8 @@ SLOW = {
     "test_a_run_at_a_url_goes_on_on_another_machine*": "pushes, fetches and exports, in `test_remote.py`",
     "test_both_ways_write_equal_files[[]translation-2[]]": "the pipeline in one process; another one in `make test-all`",
     "test_a_process_of_beam_that_is_killed_is_told*": "an error of a worker",
+    "test_prepare_captions.py::test_several_processes_write_what_one_does": "one process; that of pairs",
+    "test_prepare_captions.py::*[[]subwords[]]": "that with words",
     "test_prepared_data_train_to_the_weights_of_the_texts": "its batches are those of the texts",
     "test_the_other_parts_train_and_export_too": "what `fit` moves with each part",
     "test_subwords_and_last_state_export_too_and_show_no_attention": "a model without attention shows none; the first export",

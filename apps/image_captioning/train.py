@@ -8,8 +8,10 @@ Read `train` from top to bottom: data, model, training, export, metrics, picture
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from apps.common import cli
@@ -64,11 +66,13 @@ def train(config: Config) -> dict[str, float]:
     # -- data
     initial = initial_run(APPLICATION, config)
     data = load_captions(config.data, columns=(config.image_column, config.caption_column))
+    if data.prepared:
+        data.prepared.check_flags(config, initial)
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
     encoder = image_encoder(
         config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune_epochs else 0
     )
-    options = {"size": config.image_size, "max_pixels": config.max_pixels}
+    options: dict[str, Any] = {"size": config.image_size, "max_pixels": config.max_pixels, "prepared": data.prepared}
     with workers.chief_first():
         store = store_images(
             data.images, Path(config.cache_dir), encoder.key, encoder.encode_image, **options, progress=verbosity() == 1
@@ -78,13 +82,19 @@ def train(config: Config) -> dict[str, float]:
         raise DataError(f"--strict: {data.summary()['skipped']}. Mend the images or the table, or leave the flag out.")
     folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
     data.write_skipped(folder / "skipped.tsv")
-    examples, held_out = data.splits["train"], data.splits["validation"]
+    examples, held_out = data.splits.get("train", []), data.splits["validation"]
     texts = [caption for example in examples for caption in example.captions]
     sizes = (config.vocabulary_size, config.min_count)
     trained = partial(train_vocabulary, config.tokenizer, texts, *sizes, has_bos_eos=True)
-    vocabulary = load_or_train(folder, load_vocabulary, partial(load_vocabulary, initial) if initial else trained)
-    lengths = vocabulary.tokenize(tf.constant(texts)).row_lengths().numpy() + 1  # EOS
-    boundaries = bucket_boundaries(lengths.tolist(), config.max_length, config.buckets, multiple=2)
+    begin_from = data.prepared.folder if data.prepared else initial
+    vocabulary = load_or_train(folder, load_vocabulary, partial(load_vocabulary, begin_from) if begin_from else trained)
+    if data.prepared:
+        counts, unknown = data.prepared.rows.counts(), data.prepared.manifest["unknown"]
+    else:
+        unknown = vocabulary.encode(tf.constant(texts))
+        counts = np.bincount(unknown.row_lengths() + 1)  # EOS
+    lengths = range(len(counts))
+    boundaries = bucket_boundaries(lengths, config.max_length, config.buckets, multiple=2, counts=counts.tolist())
     batches = partial(caption_batches, store=store, vocabulary=vocabulary, batch_size=config.batch_size, boundaries=boundaries)
 
     # -- model
@@ -94,10 +104,7 @@ def train(config: Config) -> dict[str, float]:
     begin_with(model, initial)
     model.set_workers(workers)
     facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {
-        "vocabulary": f"{vocabulary.size:,} {config.tokenizer}",
-        **init_facts(initial, vocabulary.encode(tf.constant(texts))),
-    }
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, unknown)}
     facts |= workers.summary(config.batch_size, "captions")
     runs.log_summary(config, model, folder, facts)
 
@@ -106,7 +113,7 @@ def train(config: Config) -> dict[str, float]:
     measure = Validation(
         batches(held_out).dataset, token_cross_entropy, lambda loss: {"perplexity": perplexity(loss), **search()}
     )
-    training = partial(batches, examples, augment=config.augment, flip=config.flip, service=config.data_service)
+    training = partial(batches, data.prepared or examples, augment=config.augment, flip=config.flip, service=config.data_service)
     steps = training(shuffle_seed=config.seed).steps_per_epoch
     before = None
     for name, seed, epochs, learning_rate in phases:

@@ -6,6 +6,9 @@
     python -m data_pipelines.prepare corpus.jsonl --to prepared/ --for language_model
     python -m apps.language_model.train --data prepared/
 
+    python -m data_pipelines.prepare captions.tsv --to prepared/ --for image_captioning
+    python -m apps.image_captioning.train --data prepared/
+
 The source is read three times, a piece at a time: to count it, to learn the vocabulary from a sample, and to encode it by
 several processes, each its own parts. What is finished is kept: after a kill, or on a full disk, the same command goes on. The
 folder gets its name when all is in it. `data_pipelines/README.md` says what that is.

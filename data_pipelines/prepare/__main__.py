@@ -17,7 +17,9 @@ def parser(application: str) -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, metavar="FOLDER", help="that gets the shards; --data of training then")
     parser.add_argument("--for", choices=[*KINDS], default="translation", help="the application (default: translation)")
     parser.add_argument("--vocabulary-size", type=_number(8), help="as in training")
-    parser.add_argument("--vocabulary-sample", type=_number(1), default=500_000, help="rows to learn it from (default: 500000)")
+    parser.add_argument(
+        "--vocabulary-sample", type=_number(1), default=500_000, help="rows to learn it from (default: %(default)s)"
+    )
     parser.add_argument("--vocabulary-from", default=None, metavar="FOLDER", help="of a run: its vocabulary, for --init-from")
     if "max_length" in KINDS[application].flags:
         parser.add_argument("--max-length", type=_number(1), help="tokens, as in training")
@@ -25,7 +27,7 @@ def parser(application: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--runner", help="of Apache Beam: `direct`, or `DataflowRunner`, `FlinkRunner`, … with flags of Beam (default: none)"
     )
-    parser.add_argument("--shard-rows", type=_number(1), default=SHARD_ROWS, help="rows of a shard (default: 100000)")
+    parser.add_argument("--shard-rows", type=_number(1), default=SHARD_ROWS, help="rows of a shard (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace prepared data that are there")
     KINDS[application].add_flags(parser.add_argument_group(f"of {application}"))
     return parser

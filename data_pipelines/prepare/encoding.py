@@ -117,11 +117,13 @@ def encode_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
     dtype = "uint16" if encoder.size <= 1 << 16 else "uint32"
     parts: list[list[np.ndarray]] = [[] for _ in range(kind.columns)]
     lengths: list[list[int]] = [[] for _ in range(kind.columns)]
-    kept: list[Row] = []
+    kept, images, skipped = list[Row](), list[tuple[str, str, str]](), list[tuple[str, str]]()
     sums: dict[str, int] = {"unknown": 0}
     for start in range(0, len(rows), BLOCK):
         block = encoder.encode(rows[start : start + BLOCK])
         kept += block.rows
+        images += block.images
+        skipped += block.skipped
         for part, number, column in zip(parts, lengths, block.columns):
             part.append(np.fromiter(itertools.chain.from_iterable(column), dtype))
             number += map(len, column)
@@ -129,8 +131,13 @@ def encode_shard(shard: Shard, settings: Settings) -> dict[str, Any]:
             sums[what] = sums.get(what, 0) + count
     none = [np.empty(0, dtype)]
     columns = [(np.concatenate(none + part), np.array(number, np.int64)) for part, number in zip(parts, lengths)]
-    hashes = np.frombuffer(row_hashes(row[:1] for row in kept), np.uint64)
+    hashes = np.frombuffer(row_hashes(kept), np.uint64)
     facts = write_shard(folder, name, columns, hashes, dtype, kind.sequences if kind.by_length else 0)
-    facts |= {"counts": sums, "first_tokens": sum(lengths[0]), "dtype": dtype, "empty": empty, "held_out": held_out}
+    facts |= {"counts": sums, "column_tokens": [sum(of) for of in lengths], "dtype": dtype, "skipped": skipped}
+    facts |= {"empty": empty, "held_out": held_out}
+    if images:
+        path = folder / f"{name}.images.jsonl"
+        write_whole(path, "".join(f"{json.dumps(image)}\n" for image in images))
+        facts["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     write_whole(folder / f"{name}.json", json.dumps(facts))  # last: with it the shard is whole
     return facts

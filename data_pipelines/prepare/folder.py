@@ -17,8 +17,8 @@ from data_pipelines.sources import DataError
 STATE = "state.json"
 REPLACED = "replaced"  # what --overwrite replaces, until the new folder has its name
 OWN_FILES = re.compile(
-    r"train-\d{5,}\.((ids|offsets|hashes)\.npy|json)|lengths\.npy|(joint|source|target|vocabulary)\.(model|json)|words\.json"
-    rf"|(validation|test)\.jsonl|{MANIFEST}|{STATE}|\.lock|{re.escape(RECORD)}|\.writing-.*|{REPLACED}"
+    r"train-\d{5,}\.((ids|offsets|hashes)\.npy|images\.jsonl|json)|lengths\.npy|(joint|source|target|vocabulary)\.(model|json)"
+    rf"|words\.json|(validation|test)\.jsonl|skipped\.tsv|{MANIFEST}|{STATE}|\.lock|{re.escape(RECORD)}|\.writing-.*|{REPLACED}"
 )
 
 
@@ -107,8 +107,11 @@ def publish(folder: Path, partial: Path, kind: Kind) -> Prepared:
     partial.rename(place)
     shutil.rmtree(place / REPLACED, ignore_errors=True)
     (place / ".lock").unlink(missing_ok=True)  # last: until here nobody else writes
-    skipped = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["left_out"].items())
+    skipped = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["left_out"].items() if count)
     rows, shards, tokens = manifest["rows"], len(manifest["shards"]), manifest["tokens"]
-    say("prepared", f"{shown(folder)}: {rows:,} training {kind.unit} in {shards:,} shard(s), {tokens:,} tokens; {skipped}")
+    say(
+        "prepared", f"{shown(folder)}: {rows:,} training {kind.trained_on or kind.unit} in {shards:,} shard(s), {tokens:,} tokens"
+    )
+    say("left out", skipped or "nothing")
     say("train by", f"python -m apps.{kind.application}.train --data {shown(folder)}")
     return Prepared.open(str(folder), kind.application)

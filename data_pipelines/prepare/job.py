@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.corpus import row_hashes
+from data_pipelines.corpus import Skipped, row_hashes
 from data_pipelines.files import replacing, write_whole
 from data_pipelines.prepare.beam import check_beam, encode_by_beam
 from data_pipelines.prepare.encoding import Settings, encode_shards
@@ -23,6 +23,7 @@ from data_pipelines.remote import exists, is_remote, local, mirror, push, run_fo
 from data_pipelines.sources import DataError
 from data_pipelines.tables import saying_once
 
+FILES = (".npy", ".model", ".jsonl", ".json", ".tsv")
 SAMPLE_SEED = "vocabulary"  # not that of the split: the draws would be alike
 
 
@@ -123,10 +124,13 @@ def _finish(partial: Path, kind: Kind, key: dict[str, Any], shards: list[dict[st
         del facts["held_out"]
     empty = sum(facts.pop("empty") for facts in shards)
     rows = sum(facts["rows"] for facts in shards)
+    counts: Counter[str] = Counter()
+    for facts in shards:
+        counts.update(facts.pop("counts"))
     if not rows:
         raise DataError(
             f"{options.source}: none of the {kind.unit} has at most {options.max_length} tokens. Pass a larger --max-length."
-            if "max_length" in kind.flags
+            if counts["too_long"]
             else f"{options.source}: the train split has no {kind.unit} to use. Add some, or give a larger file."
         )
     if kind.by_length:
@@ -134,22 +138,22 @@ def _finish(partial: Path, kind: Kind, key: dict[str, Any], shards: list[dict[st
         lengths = [np.pad(facts.pop("lengths"), (0, longest - n)) for facts in shards for n in [len(facts["lengths"])]]
         with replacing(partial / "lengths.npy") as temporary, temporary.open("wb") as file:
             np.save(file, np.array(lengths, np.uint32))
-    counts: Counter[str] = Counter()
-    for facts in shards:
-        counts.update(facts.pop("counts"))
+    left_out = {"empty": empty, "too_long": counts["too_long"]}
+    left_out |= kind.finish(partial, [Skipped("train", *of) for facts in shards for of in facts.pop("skipped")])
+    tokens = np.sum([facts.pop("column_tokens") for facts in shards], axis=0)
     vocabulary, others = kind.describe(partial)
     say("vocabulary", vocabulary)
     digest = row_hashes([("".join(file["sha256"] for facts in shards for file in facts["files"].values()),)], 32).hex()
-    files = {path for path in partial.iterdir() if path.suffix in (".npy", ".model", ".jsonl", ".json") and path.stem != "state"}
+    files = {path for path in partial.iterdir() if path.suffix in FILES and path.stem != "state"}
     files -= {partial / name for facts in shards for name in (*facts["files"], f"{facts['name']}.json")}
     manifest = {
         **key,
-        "data": {"train": {**kind.facts(rows, counts, empty), "skipped": 0, "sha256": digest}, **others},
+        "data": {"train": {"skipped": 0, **kind.facts(rows, counts, empty), "sha256": digest}, **others},
         "rows": rows,
-        "tokens": sum(facts["tokens"] for facts in shards),
+        "tokens": int(tokens[: kind.sequences].sum()),
         "groups": groups,
-        "left_out": {"empty": empty, "too_long": counts["too_long"]},
-        "unknown": counts["unknown"] / max(1, sum(facts.pop("first_tokens") for facts in shards)),
+        "left_out": left_out,
+        "unknown": counts["unknown"] / max(1, int(tokens[0])),
         "dtype": shards[0]["dtype"],
         "columns": kind.columns,
         "sequences": kind.sequences,

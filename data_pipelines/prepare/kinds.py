@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from data_pipelines.corpus import Skipped
 from data_pipelines.pieces import Pieces
 from data_pipelines.prepared import MANIFEST, sha256_of
 from data_pipelines.sources import DataError, held_out_places
@@ -27,14 +28,18 @@ class Block(NamedTuple):
     """Some rows as ids.
 
     Attributes:
-        rows: those that are kept.
+        rows: by what each row that is kept is known again, see `corpus.Corpus.rows`.
         columns: the ids of each row, for each column.
         counts: of the rows, what is added up over all blocks.
+        images: SHA-256, path and member of each picture.
+        skipped: what can't be used, and why.
     """
 
     rows: list[Row]
     columns: list[Sequence[Sequence[int]]]
     counts: dict[str, int]
+    images: Sequence[tuple[str, str, str]] = ()
+    skipped: Sequence[tuple[str, str]] = ()
 
 
 class Encoder(NamedTuple):
@@ -55,21 +60,25 @@ class Kind(abc.ABC):
     """What an application trains on.
 
     Attributes:
-        unit: what a row is.
+        unit: what a row of the source is.
+        trained_on: what a training row is, if it is another.
         flags: of the command, those that the ids follow from; the ones that training has, too, are taken from the folder.
         columns: of a row.
         sequences: how many of them, the first ones, have a length of their own; the others hold one number.
         by_length: the rows of a shard are sorted by length, for batches of rows that are as long; else they keep their order.
         takes_words: the vocabulary of a run learns the words of these rows, too.
+        in_parts: a row ends where the next one is not read yet, so that a process can begin in the midst of a file.
     """
 
     application: ClassVar[str]
     unit: ClassVar[str]
+    trained_on: ClassVar[str] = ""
     flags: tuple[str, ...]
     columns: ClassVar[int] = 1
     sequences: ClassVar[int] = 1
     by_length: ClassVar[bool] = True
     takes_words: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = True
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -84,7 +93,7 @@ class Kind(abc.ABC):
         """What has `files` and `read()` for each split, and whether it is one file."""
 
     @abc.abstractmethod
-    def fields(self, row: Row) -> dict[str, str]:
+    def fields(self, row: Row) -> dict[str, Any]:
         """A row of another split, as it is written there."""
 
     @abc.abstractmethod
@@ -113,6 +122,15 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def encoder(folder: Path, flags: dict[str, Any], groups: dict[str, int]) -> Encoder:
         """In a process that encodes."""
+
+    def finish(self, folder: Path, skipped: list[Skipped]) -> dict[str, int]:
+        """Write what else belongs there; what was left out of the training split beside empty rows and those too long.
+
+        Args:
+            folder: with the shards.
+            skipped: by the processes that encode.
+        """
+        return {}
 
     def is_complete(self, row: Row) -> bool:
         """Whether there is something to train on in a row."""
@@ -252,7 +270,7 @@ class PairsKind(Kind):
 
         def encode(rows: Sequence[Row]) -> Block:
             encoded = zip(rows, source.encode([a for a, _ in rows]), target.encode([b for _, b in rows]))
-            fitting = [(row, a, [*b, EOS]) for row, a, b in encoded if len(a) <= longest and len(b) < longest]
+            fitting = [(row[:1], a, [*b, EOS]) for row, a, b in encoded if len(a) <= longest and len(b) < longest]
             kept = [row for row, _, _ in fitting]
             columns: list[Sequence[Sequence[int]]] = [[a for _, a, _ in fitting], [b for _, _, b in fitting]]
             return Block(kept, columns, {"too_long": len(rows) - len(kept)})
@@ -269,10 +287,13 @@ class TextKind(Kind):
 
     has_bos_eos: ClassVar[bool]
 
+    def texts(self, sample: list[Row]) -> list[str]:
+        return [row[0] for row in sample]
+
     def learn(self, sample: list[Row], folder: Path) -> None:
         from data_pipelines.vocabulary import train_vocabulary
 
-        options, texts = self.options, [row[0] for row in sample]
+        options, texts = self.options, self.texts(sample)
         vocabulary = train_vocabulary(
             options.tokenizer, texts, options.vocabulary_size, options.min_count, has_bos_eos=self.has_bos_eos
         )
@@ -399,9 +420,90 @@ class ReviewsKind(TextKind):
             ids = [row if len(row) <= longest else [*row[:head], *row[len(row) - longest + head :]] for row in ids]
             counts = Counter(f"{LABEL}{label}" for _, label in rows)
             counts["empty_texts"] = sum(not text.strip() for text, _ in rows)
-            return Block([*rows], [ids, [[classes[label]] for _, label in rows]], counts)
+            return Block([row[:1] for row in rows], [ids, [[classes[label]] for _, label in rows]], counts)
 
         return Encoder(encode, max(vocabulary.size, len(classes)))
 
 
-KINDS: dict[str, type[Kind]] = {kind.application: kind for kind in (PairsKind, PassagesKind, ReviewsKind)}
+class CaptionsKind(TextKind):
+    """A row for each caption: its ids, and the SHA-256 of its picture, by which the store of images names the array.
+
+    Of the source a row is an image: name, path, member, captions. It ends where the row of another image was read, so each
+    process reads the table from its beginning.
+    """
+
+    in_parts = False
+
+    application, unit, trained_on, columns, has_bos_eos = "image_captioning", "images", "captions", 2, True
+    flags = tuple(
+        "image_column caption_column max_pixels tokenizer vocabulary_size min_count max_length vocabulary_sample "
+        "shard_rows".split()
+    )
+
+    @staticmethod
+    def add_flags(parser: argparse._ArgumentGroup) -> None:
+        parser.add_argument("--image-column", default=None, help="as in training")
+        parser.add_argument("--caption-column", default=None, help="as in training")
+        parser.add_argument("--max-pixels", type=int, default=50_000_000, help="as in training")
+        parser.add_argument("--tokenizer", default="words", choices=["words", "subwords"], help="as in training")
+        parser.add_argument("--min-count", type=int, default=4, help="as in training")
+        parser.set_defaults(vocabulary_size=10_000, max_length=30, vocabulary_sample=200_000, shard_rows=20_000)
+
+    def files(self, source: Path) -> tuple[dict[str, Any], bool]:
+        from data_pipelines.captions import caption_sources
+
+        self.sources = caption_sources(source, (self.options.image_column, self.options.caption_column))
+        return self.sources, not source.is_dir() or len(self.sources) == 1
+
+    def fields(self, row: Row) -> dict[str, Any]:
+        return {"image": row[0], "path": row[1], "member": row[2], "captions": row[3:]}
+
+    def texts(self, sample: list[Row]) -> list[str]:
+        return [caption for row in sample for caption in row[3:]]
+
+    def finish(self, folder: Path, skipped: list[Skipped]) -> dict[str, int]:
+        from data_pipelines.captions import Captions
+
+        skipped = [*(item for source in self.sources.values() for item in source.all_skipped()), *skipped]
+        Captions({}, skipped=skipped).write_skipped(folder / "skipped.tsv")
+        self.skipped = sum(item.split == "train" for item in skipped)
+        return {"skipped": self.skipped}
+
+    def describe(self, folder: Path) -> tuple[str, dict[str, Any]]:
+        from data_pipelines.captions import prepared_captions
+
+        return self.vocabulary_text(folder), prepared_captions(folder).describe()
+
+    def facts(self, rows: int, counts: dict[str, int], empty: int) -> dict[str, Any]:
+        return {"images": counts["images"], "captions": rows, "skipped": self.skipped}
+
+    @staticmethod
+    def encoder(folder: Path, flags: dict[str, Any], groups: dict[str, int]) -> Encoder:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+        from data_pipelines.image_store import ImageFile, image_checker
+
+        vocabulary, check = ids_of(folder, "vocabulary"), image_checker(flags["max_pixels"])
+        longest = flags["max_length"]
+
+        def encode(rows: Sequence[Row]) -> Block:
+            images = [ImageFile(name, path, member) for name, path, member, *_ in rows]
+            checked = [(image, row[3:], *found) for image, row, found in zip(images, rows, check(images))]
+            good = [(image, captions, digest) for image, captions, digest, problem in checked if not problem]
+            ids = vocabulary.encode([caption for _, captions, _ in good for caption in captions])
+            digests = [
+                numbers
+                for _, captions, digest in good
+                for numbers in [np.frombuffer(bytes.fromhex(digest), "<u2").tolist()] * len(captions)
+            ]
+            return Block(
+                [(image.name, *captions) for image, captions, _ in good for _ in captions],
+                [[[*row[: longest - 1], EOS] for row in ids], digests],
+                {"images": len(good)},
+                [(digest, image.path, image.member) for image, _, digest in good],
+                [(image.name, problem) for image, _, _, problem in checked if problem],
+            )
+
+        return Encoder(encode, max(vocabulary.size, 1 << 16))
+
+
+KINDS: dict[str, type[Kind]] = {kind.application: kind for kind in (PairsKind, PassagesKind, ReviewsKind, CaptionsKind)}

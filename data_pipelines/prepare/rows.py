@@ -43,7 +43,13 @@ def count_rows(kind: Kind, split: Any, shard_rows: int) -> tuple[dict[str, int],
     with noting() as trail:
         for number, row in enumerate(counted("counting", split.read())):
             if number % shard_rows == 0:
-                shard = Shard(f"train-{len(shards):05d}", number, _hash(row), dict(groups), trail.parts(split.files))
+                shard = Shard(
+                    f"train-{len(shards):05d}",
+                    number,
+                    _hash(row),
+                    dict(groups),
+                    trail.parts(split.files) if kind.in_parts else {},
+                )
                 shards.append(shard)
             groups[kind.group(row)] += 1
             trail.rows += 1

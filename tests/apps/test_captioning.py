@@ -19,6 +19,7 @@ from apps.image_captioning.model import Captioner
 from apps.image_captioning.pictures import draw_attention
 from apps.image_captioning.serving import search, serving_signatures
 from data_pipelines.embedded.scenes import embedded_scenes
+from data_pipelines.prepare import __main__ as prepare
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS, EOS, UNKNOWN, WordVocabulary
 from tests.apps import helpers
@@ -78,6 +79,20 @@ def test_training_names_what_it_skips_and_measures_captions(trained):
     assert "broken.png in train: broken: its pixels can't be decoded" in trained.printed
     metrics = trained.metrics()["validation"]
     assert {"bleu_1", "bleu_4", "cider", "rouge_l", "meteor", "distinct_1", "novel_captions", "examples"} <= set(metrics)
+
+
+def test_prepared_data_train_to_the_weights_of_the_texts(trained, files, tmp_path):
+    source = [str(files / "table.tsv"), "--to", str(tmp_path / "prepared"), "--for", "image_captioning", "--workers", "1"]
+    prepare.main([*source, "--vocabulary-from", str(trained.run)])  # one that doesn't know the caption of the broken picture
+    flags = [*SMALL, "--cache-dir", tmp_path / "store", "--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export"]
+    result = trained.command("train", "--data", tmp_path / "prepared", "--epochs", "2", *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "broken.png in train: broken: its pixels can't be decoded" in result.stdout and "; prepared" in result.stdout
+    helpers.assert_same_end(tmp_path / "run", trained.run)
+    rows = [np.load(export / "1" / "training_rows.npy") for export in (tmp_path / "export", trained.export)]
+    np.testing.assert_array_equal(*rows)
+    result = trained.command("evaluate", tmp_path / "export", "--data", tmp_path / "prepared", "--split", "test")
+    assert json.loads(result.stdout.splitlines()[-1])["cider"] == trained.metrics()["test"]["cider"]
 
 
 def test_predict_takes_files_and_folders(trained, files, tmp_path):
