@@ -21,6 +21,7 @@ import tensorflow as tf
 from data_pipelines.files import replacing
 from data_pipelines.images import decode_images
 from data_pipelines.prepared import Prepared
+from data_pipelines.remote import fetch, url_of
 from data_pipelines.sources import DataError
 
 BATCH_SIZE = 32
@@ -165,6 +166,8 @@ def prepared_images(prepared: Prepared) -> Iterator[ImageFile]:
     """Those of the training split."""
     for shard in prepared.manifest["shards"]:
         if (name := f"{shard['name']}.images.jsonl") in shard["files"]:
+            if (url := url_of(prepared.folder)) and not (prepared.folder / name).is_file():
+                fetch(url, prepared.folder, [name])
             with (prepared.folder / name).open(encoding="utf-8") as lines:
                 for digest, path, member in map(json.loads, lines):
                     yield ImageFile(member or path, path, member, digest=digest)

@@ -386,6 +386,11 @@ class Prepared:
                     f"--{name.replace('_', '-')} {value}: {self.folder} was prepared with {wanted}. Leave the flag out, or "
                     "prepare the data anew."
                 )
+        if epochs := getattr(config, "sequence_epochs", 0):
+            raise DataError(
+                f"--sequence-epochs {epochs}: reads the references as texts, and {self.folder} holds token ids. Pass --data with "
+                "the texts."
+            )
         if getattr(config, "data_service", None):
             raise DataError(f"--data-service {config.data_service}: {self.folder} is prepared already. Leave the flag out.")
         for name, facts in self.manifest["files"].items():

@@ -15,25 +15,18 @@ from data_pipelines.translations import Vocabularies
 SHARPNESS = 5e-3  # of Shen et al. 2016
 
 
-def check_sequence_flags(config: Config, is_prepared: bool) -> None:
+def check_sequence_flags(config: Config) -> None:
     """Refuse what doesn't go with `--sequence-epochs`.
 
     Raises:
         DataError: there is such a flag.
     """
-    if not config.sequence_epochs:
-        return
     for name in ("sampled_softmax", "scheduled_sampling"):
-        if getattr(config, name):
+        if config.sequence_epochs and getattr(config, name):
             raise DataError(
                 f"--sequence-epochs {config.sequence_epochs}: needs the exact probabilities of whole sentences. Leave out "
                 f"--{name.replace('_', '-')}; or train with it first, and begin another run with --init-from."
             )
-    if is_prepared:
-        raise DataError(
-            f"--sequence-epochs {config.sequence_epochs}: reads the reference translations, and {config.data} holds token ids. "
-            "Pass --data with the texts."
-        )
 
 
 def sequence_trainer(

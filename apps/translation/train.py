@@ -48,6 +48,7 @@ def train(config: Config) -> dict[str, float | str]:
     bleu = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
 
     check_embeddings(config)
+    check_sequence_flags(config)
     phases = runs.phases_to_train(
         [
             ("checkpoints", config.seed, config.epochs, config.learning_rate),
@@ -62,7 +63,6 @@ def train(config: Config) -> dict[str, float | str]:
     data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
     if data.prepared:
         data.prepared.check_flags(config, initial)
-    check_sequence_flags(config, data.prepared is not None)
     described = data.describe()
     folder = runs.open_run(APPLICATION, config, {"data": described}, workers)
     pairs, held_out = data.splits.get("train", []), data.splits["validation"]

@@ -49,6 +49,10 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(files, tmp_path_factory):
     wrong = [
+        (
+            ["--sequence-epochs", "1", "--scheduled-sampling", "0.1"],
+            "needs the exact probabilities of whole sentences. Leave out",
+        ),
         (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
         (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
         (["--source-lang", "de"], "--source-lang and --target-lang are both 'de'"),

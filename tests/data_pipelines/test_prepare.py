@@ -296,6 +296,7 @@ def test_training_has_the_flags_of_the_data_and_refuses_others(folder, tmp_path)
     for flags, message in (
         (["--max-length", "31"], f"--max-length 31: {folder} was prepared with 30. Leave the flag out"),
         (["--source-lang", "fr"], f"--source-lang fr: {folder} was prepared with en"),
+        (["--sequence-epochs", "2"], f"--sequence-epochs 2: reads the references as texts, and {folder} holds token ids"),
         (["--data-service", "x:1"], f"--data-service x:1: {folder} is prepared already. Leave the flag out"),
     ):
         with pytest.raises(DataError) as caught:
