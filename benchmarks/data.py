@@ -37,6 +37,7 @@ from data_pipelines.prepared import sha256_of
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 EPOCH, STEP = 7, 123_456
 ROWS = 200_000  # read one by one
+MOST_RECORDS = 2_000_000  # that are written for the comparison
 
 
 class InventedText:
@@ -185,6 +186,8 @@ def read_rows(folder: str) -> dict[str, float]:
         found[f"{name}, rows a second of a processor"] = ROWS / (time.process_time() - cpu)
 
     rate("shards", lambda some: rows.read(0, 80, some))
+    if total > MOST_RECORDS:
+        return found
     try:
         from array_record.python import array_record_module
     except ImportError:

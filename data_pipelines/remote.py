@@ -322,7 +322,7 @@ def versions(url: str) -> list[int]:
     """The numbers of the versions that are there, complete or not, the newest first."""
     with _told(url):
         entries = [entry.rstrip("/") for entry in _gfile().listdir(url)] if _stat(url) else []
-    return sorted((int(entry) for entry in entries if entry.isdigit()), reverse=True)
+    return sorted((int(entry) for entry in entries if entry.isdecimal()), reverse=True)
 
 
 def exists(url: str) -> bool:

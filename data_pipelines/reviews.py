@@ -100,7 +100,7 @@ def load_reviews(
 
 
 def _from_prepared(prepared: Prepared) -> Reviews:
-    labels = order_of_labels(prepared.manifest["data"]["train"]["labels"])
+    labels = order_of_labels(prepared.manifest["groups"])  # as their numbers are in the shards
     files = review_files(prepared.folder, (None, None), whole=True)
     splits = {name: list(file._replace(known=labels).read()) for name, file in files.items()}
     return _checked(str(prepared.folder), splits, labels, prepared)
@@ -181,7 +181,7 @@ def validation_rows(path: Path, rows: int) -> set[int]:
     """The rows that a file names, of so many of the training file."""
     chosen = set()
     for number, line in enumerate(read_text(path).split(), start=1):
-        if not line.isdigit() or int(line) >= rows:
+        if not line.isdecimal() or int(line) >= rows:
             raise DataError(f"{path}: row {number}: {line!r}; expected a row of the training file, 0 to {rows - 1}.")
         chosen.add(int(line))
     return chosen
@@ -217,7 +217,7 @@ def order_of_labels(labels: Collection[str]) -> list[str]:
 
 
 def _numbers_first(label: str) -> tuple[int, int, str]:
-    return (0, int(label), label) if label.isdigit() else (1, 0, label)
+    return (0, int(label), label) if label.isdecimal() else (1, 0, label)
 
 
 class TrainingReviews(NamedTuple):

@@ -140,7 +140,7 @@ def _texts(path: Path, whole: bool) -> dict[str, str]:
 def _split_by_list(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
     places: set[int] = set()
     for row, line in enumerate(read_text(path).split(), 1):
-        if not line.isdigit():
+        if not line.isdecimal():
             raise DataError(f"{path}: row {row}: {line!r} is not a place. Write one number a line, 0 for the first tune.")
         places.add(int(line))
     train = [tune for tune in splits["train"] if tune.number - 1 not in places]

@@ -32,7 +32,7 @@ class UploadLimit:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].rstrip("/").endswith("/upload"):
             return await self.app(scope, receive, send)
         length = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
-        if not length.isdigit():
+        if not length.isdecimal():
             return await _refuse(send, 411, "An upload must say its length (Content-Length).")
         size = int(length) + BLOCK
         if not self._free_space(size):

@@ -86,7 +86,7 @@ def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, 
     for split, examples in data.splits.items():
         if split != "train":
             captions = caption_images(served, examples)
-            metrics[split] = measure(source, captions, examples, data.splits["train"])
+            metrics[split] = measure(source, captions, examples, data.splits.get("train"))
             contact_sheet(examples, captions, folder / f"contact_sheet_{split}.png")
     write_whole(folder / "metrics.json", cli.as_json(metrics))
     rows = [[name, *(metrics[split][name] for split in metrics)] for name in metrics["validation"]]

@@ -39,11 +39,16 @@ def sequence_trainer(
         tokenizer: of sacreBLEU.
     """
 
+    tokenize = sacrebleu.BLEU(tokenize=tokenizer).tokenizer
+
+    def split(groups: Sequence[Sequence[str]]) -> list[list[list[str]]]:
+        return [[tokenize(text.rstrip()).split() for text in group] for group in groups]
+
     return SequenceTrainer(
         model,
         "source",
         lambda found: detokenize(vocabularies.target, found),
-        BleuReward([[reference] for reference in references], sacrebleu.BLEU(tokenize=tokenizer).tokenizer),
+        BleuReward([[reference] for reference in references], split),
         max_length=config.max_length,
         samples=config.sequence_samples,
         sharpness=SHARPNESS,

@@ -87,7 +87,8 @@ def _fill(partial: Path, kind: Kind, splits: dict[str, Any], alone: bool, key: d
         facts = encode_shards(shards, settings, options.workers)
     written = sorted(facts, key=lambda facts: facts["name"])
     for name in {*rows.counts, *splits} - {"train"}:
-        others = splits[name].read() if name in splits else itertools.chain(*(facts["held_out"][name] for facts in written))
+        cut = name in rows.counts  # rows that a file names for validation win over a file of validation
+        others = itertools.chain(*(facts["held_out"][name] for facts in written)) if cut else splits[name].read()
         with replacing(partial / f"{name}.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
             for row in others:
                 print(json.dumps(kind.fields(row), ensure_ascii=False), file=file)

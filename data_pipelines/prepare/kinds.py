@@ -384,8 +384,9 @@ class ReviewsKind(TextKind):
     def check_groups(self, groups: dict[str, int]) -> None:
         from data_pipelines.reviews import check_classes, check_labels, order_of_labels
 
+        self.labels = order_of_labels(groups)
         check_labels(groups, sum(groups.values()), self.options.source)
-        check_classes(self.options.source, {}, order_of_labels(groups))
+        check_classes(self.options.source, {}, self.labels)
 
     def held_out(self, groups: dict[str, int], splits: Sequence[str], alone: bool) -> dict[str, Any]:
         if self.options.validation_rows is None:
@@ -399,12 +400,17 @@ class ReviewsKind(TextKind):
         self.flags = tuple(name for name in self.flags if name not in ("tokenizer", "vocabulary_size", "min_count"))
 
     def describe(self, folder: Path) -> tuple[str, dict[str, Any]]:
-        from data_pipelines.reviews import load_reviews
+        from data_pipelines.reviews import check_classes, load_reviews
 
-        return self.vocabulary_text(folder), load_reviews(str(folder), whole=True).describe() if _has_texts(folder) else {}
+        reviews = load_reviews(str(folder), whole=True)
+        check_classes(self.options.source, {"validation": {review.label for review in reviews.splits["validation"]}}, self.labels)
+        return self.vocabulary_text(folder), reviews.describe()
 
     def facts(self, rows: int, counts: dict[str, int], empty: int) -> dict[str, Any]:
+        from data_pipelines.reviews import check_classes
+
         labels = {name.removeprefix(LABEL): count for name, count in sorted(counts.items()) if name.startswith(LABEL)}
+        check_classes(self.options.source, {"train": labels}, self.labels)
         return {"examples": rows, "labels": labels, "empty_texts": counts["empty_texts"]}
 
     @staticmethod

@@ -42,7 +42,15 @@ def test_the_reward_is_bleu_as_sacrebleu_computes_it(tokenize):
     candidates = [[*texts(4, 70 + i), "", "dog", references[i][0], "something else,entirely."] for i in range(3)]
     bleu = sacrebleu.BLEU(tokenize=tokenize, effective_order=True)
     wanted = [[bleu.sentence_score(text, refs).score / 100 for text in row] for row, refs in zip(candidates, references)]
-    np.testing.assert_allclose(BleuReward(references, bleu.tokenizer)(np.arange(3), candidates), wanted, atol=1e-6)
+    reward = BleuReward(references, lambda groups: [[bleu.tokenizer(text.rstrip()).split() for text in of] for of in groups])
+    np.testing.assert_allclose(reward(np.arange(3), candidates), wanted, atol=1e-6)
+
+
+def test_a_caption_right_in_every_word_has_the_whole_reward():
+    reward = BleuReward([["A dog runs home now ."], ["It 's 2 cats"]])
+    np.testing.assert_allclose(reward(np.arange(2), [["a dog runs home now."], ["it's 2 cats"]]), 1, atol=1e-6)
+    with pytest.raises(DataError, match=r"1 training picture\(s\): CIDEr compares"):
+        CiderReward([["one", "two"]])
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1e-3])

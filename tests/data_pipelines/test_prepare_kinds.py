@@ -124,6 +124,18 @@ def test_rows_for_validation_that_a_file_names(table, tmp_path):
         load_reviews(str(folder))
 
 
+def test_rows_that_a_file_names_win_over_a_file_of_validation(tmp_path):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + "".join(f"{name} {i}\t{'ab'[i % 2]}\n" for i in range(10)))
+    (tmp_path / "rows.txt").write_text("1\n2\n")
+    texts = load_reviews(str(tmp_path), str(tmp_path / "rows.txt"))
+    prepared = load_reviews(
+        str(prepare("sentiment_classification", tmp_path, tmp_path / "new", "--validation-rows", tmp_path / "rows.txt"))
+    )
+    assert prepared.splits == {"validation": texts.splits["validation"]}
+    assert prepared.splits["validation"] == [("train 1", "b"), ("train 2", "a")]
+
+
 def test_a_guess_is_said_once(tmp_path, capsys):
     (tmp_path / "x.csv").write_text("Review,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(40)))
     prepare("sentiment_classification", tmp_path / "x.csv", tmp_path / "new")
@@ -131,15 +143,19 @@ def test_a_guess_is_said_once(tmp_path, capsys):
 
 
 def test_what_is_wrong_with_labels_is_told(tmp_path, capsys):
-    def line(content):
+    def line(content, *flags):
         (tmp_path / "x.tsv").write_text("text\tlabel\n" + content)
         with pytest.raises(SystemExit):
-            prepare("sentiment_classification", tmp_path / "x.tsv", tmp_path / "new")
+            prepare("sentiment_classification", tmp_path / "x.tsv", tmp_path / "new", *flags)
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     assert "the only label is 'a'" in line("x\ta\n" * 30)
     assert "x.tsv: row 3: the label is empty" in line("x\ta\ny\t\n" * 30)
     assert "1,200 different labels in 1,200 rows" in line("".join(f"x\t{n}\n" for n in range(1_200)))
+    assert "the validation split has no example of the class 'c'" in line("x\ta\ny\tb\n" * 30 + "z\tc\n")
+    (tmp_path / "rows.txt").write_text("0\n1\n2\n")
+    flags = ["--validation-rows", tmp_path / "rows.txt"]
+    assert "the train split has no example of the class 'a'" in line("x\ta\ny\tb\nz\tc\n" + "y\tb\nz\tc\n" * 9, *flags)
 
 
 def test_data_of_another_application_and_what_reads_texts_is_refused(table, tmp_path, capsys):

@@ -91,7 +91,7 @@ def _publish(folder: Path, root: Path) -> Path:
     url = remote.url_of(root)
     there = remote.versions(url)[:1] if url else []
     while True:
-        number = 1 + max([*there, *(int(p.name) for p in root.iterdir() if p.name.isdigit())], default=0)
+        number = 1 + max([*there, *(int(p.name) for p in root.iterdir() if p.name.isdecimal())], default=0)
         try:
             os.rename(folder, root / str(number))  # fails if another export took the number
             return root / str(number)
@@ -218,7 +218,7 @@ def newest_version(root: str | Path) -> Path | None:
         urls = (f"{str(root).rstrip('/')}/{number}" for number in remote.versions(str(root)))
         url = next((url for url in urls if remote.exists(f"{url}/saved_model.pb")), None)
         return Path(remote.local(url)) if url else None
-    versions = [p for p in Path(root).glob("*") if p.name.isdigit() and (p / "saved_model.pb").is_file()]
+    versions = [p for p in Path(root).glob("*") if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
     return max(versions, key=lambda p: int(p.name), default=None)
 
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from apps.common.training.checkpoint_files import newest_first
-from apps.common.training.runs import load_model, read_run
+from apps.common.training.runs import PHASES, load_model, read_run
 from data_pipelines import remote
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import UNKNOWN
@@ -24,7 +24,8 @@ def initial_run(application: str, config: Any) -> Path | None:
     Raises:
         DataError: it is no finished run of this application, or such a flag differs.
     """
-    if config.init_from is None or (config.resume and newest_first(remote.mirror(config.run_dir or "") / "checkpoints")):
+    own = remote.mirror(config.run_dir or "")
+    if config.init_from is None or (config.resume and any(newest_first(own / phase) for phase in PHASES)):
         return None
     folder = Path(remote.local(config.init_from))
     if not (folder / "model.keras").is_file():

@@ -8,9 +8,12 @@ from functools import lru_cache
 import numpy as np
 
 from apps.common.metrics import as_words
+from data_pipelines.sources import DataError
 
 Ngram = tuple[str, ...]
 ORDER = 4
+Groups = Sequence[Sequence[str]]
+Words = list[list[list[str]]]
 SIGMA = 6.0  # of the penalty for another length
 
 
@@ -41,6 +44,8 @@ class CiderReward:
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
+        if len(references) < 2:
+            raise DataError(f"{len(references)} training picture(s): CIDEr compares what is rare with what is not. Give it more.")
         self.words = as_words(references)
         self.frequency = Counter(
             ngram for texts in self.words for ngram in {g for text in texts for n in range(ORDER) for g in ngrams(text, n + 1)}
@@ -102,33 +107,34 @@ class BleuReward:
 
     Args:
         references: of each example.
-        tokenize: a text -> its tokens, joined by spaces: sacreBLEU's tokenizer.
+        split: groups of texts -> the words of each.
 
-    >>> reward = BleuReward([["a dog runs home now"], ["two cats"]])
+    >>> reward = BleuReward([["a dog runs home now"], ["Two cats."]])
     >>> reward(np.array([0, 1]), [["a dog runs home"], ["two cats"]]).round(3).tolist()
     [[0.779], [1.0]]
     """
 
-    def __init__(self, references: Sequence[Sequence[str]], tokenize: Callable[[str], str] = str) -> None:
-        self.references, self.tokenize = references, tokenize
+    def __init__(self, references: Sequence[Sequence[str]], split: Callable[[Groups], Words] = as_words) -> None:
+        self.words, self.split = split(references), split
         self._reference = lru_cache(maxsize=None)(self._counts)
 
     def __call__(self, examples: np.ndarray, candidates: Sequence[Sequence[str]]) -> np.ndarray:
         """(n,) numbers of examples, n times k texts -> (n, k)."""
-        return np.array([[self._score(int(i), text) for text in texts] for i, texts in zip(examples, candidates)], np.float32)
+        return np.array(
+            [[self._score(int(i), words) for words in texts] for i, texts in zip(examples, self.split(candidates))], np.float32
+        )
 
     def _counts(self, example: int) -> tuple[list[int], list[Counter[Ngram]]]:
         """The lengths of the references, and how often each n-gram occurs in one of them at most."""
-        texts = [self.tokenize(text.rstrip()).split() for text in self.references[example]]
+        texts = self.words[example]
         most: list[Counter[Ngram]] = [Counter() for _ in range(ORDER)]
         for text in texts:
             for n in range(ORDER):
                 most[n] |= ngrams(text, n + 1)
         return [len(text) for text in texts], most
 
-    def _score(self, example: int, text: str) -> float:
+    def _score(self, example: int, words: Sequence[str]) -> float:
         lengths, most = self._reference(example)
-        words = self.tokenize(text.rstrip()).split()
         if not words:
             return 0.0
         smooth, logs = 1.0, []

@@ -28,6 +28,7 @@ from data_pipelines.batching import Batches
 from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
+PHASES = ("checkpoints", "fine_tuning", "sequence")  # the folders of their checkpoints
 Phase = tuple[str, int, int, float]
 
 

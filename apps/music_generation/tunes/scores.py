@@ -58,7 +58,7 @@ def with_open_repeats(abc: str) -> str:
             line = match["bar"]
             if line.startswith(":") and not is_open:
                 parts.insert(section, " |:" if parts[section - 1 : section] and parts[section - 1].endswith("|") else "|:")
-            if not line[-1].isdigit() and line != "|":  # an ending belongs to its section
+            if not line[-1].isdecimal() and line != "|":  # an ending belongs to its section
                 section, is_open = len(parts), line.endswith(":")
         elif kind == "space" and section == len(parts) - 1:
             section += 1
