@@ -74,7 +74,7 @@ def _from_npz(path: Path) -> list[np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             frames, lengths = file["frames"], file["lengths"]
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Check the path given to --data.") from None
+        raise DataError(f"{path}: no such file. Check the path.") from None
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}. Save arrays named frames (sum of lengths, 88) and lengths (n,).") from None
     except DataError:

@@ -179,7 +179,7 @@ def read_pieces(path: Path) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise _undecodable(path, rows, error) from None
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Check the path given to --data.") from None
+        raise DataError(f"{path}: no such file. Check the path.") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder; expected a file.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -95,8 +95,10 @@ _said: ContextVar[set[str] | None] = ContextVar("said", default=None)
 def saying_once() -> Iterator[None]:
     """What is guessed of a table that is read again and again is printed once."""
     token = _said.set(set())
-    yield
-    _said.reset(token)
+    try:
+        yield
+    finally:
+        _said.reset(token)
 
 
 def _say(line: str) -> None:
@@ -258,7 +260,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     yield from enumerate(batch.to_pylist(), start=before + 1)
                     before += len(batch)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Check the path given to --data.") from None
+        raise DataError(f"{path}: no such file. Check the path.") from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise

@@ -71,7 +71,7 @@ def load_translations(
         prepared = Prepared.open(source, "translation")
         if languages != prepared.languages:
             flags = " ".join(f"--{side}-lang {lang}" for side, lang in zip(("source", "target"), prepared.languages))
-            raise DataError(f"{source}: was prepared from {' to '.join(prepared.languages)}. Pass {flags}.")
+            raise DataError(f"{source}: was prepared from {' to '.join(prepared.languages)}. Pass {flags}, or neither.")
         files, _ = translation_files(prepared.folder, *prepared.languages, whole=True)
         splits = {name: list(file.read()) for name, file in files.items()}
     elif source == "embedded":

@@ -199,7 +199,7 @@ class _Lines:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{self.path}: not a readable gzip file ({error}). Compress it anew.") from None
         except OSError as error:
-            raise DataError(f"{self.path}: can't be read ({error.strerror}). Check the path given to --data.") from None
+            raise DataError(f"{self.path}: can't be read ({error.strerror}). Check the path.") from None
 
     def count(self, rows: Iterable[tuple[int, Row]]) -> Iterator[Row]:
         """Rows of a file without lines, which have numbers."""

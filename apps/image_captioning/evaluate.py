@@ -21,9 +21,11 @@ from apps.common.prediction import check_output, write_rows
 from apps.image_captioning.pictures import contact_sheet, draw_attention
 from apps.image_captioning.serving import MOST_LARGEST
 from data_pipelines.captions import Captions, Example, load_captions
+from data_pipelines.corpus import Skipped
 from data_pipelines.embedded.scenes import embedded_scenes, is_true
 from data_pipelines.files import write_whole
 from data_pipelines.image_store import ImageFile
+from data_pipelines.sources import visible
 
 BATCH_SIZE = MOST_LARGEST
 ERROR_COLUMNS = ("image", "caption", "references", "cider")
@@ -45,6 +47,19 @@ def caption_images(served: Any, examples: Sequence[Example], progress: bool = Fa
     """The best caption of each image; "" where it can't be decoded."""
     batches = predict_batches(served, [example.image for example in examples], progress)
     return [caption.decode("utf-8", "replace") for _, outputs in batches for caption in outputs["caption"]]
+
+
+def without_unreadable(
+    examples: Sequence[Example], served: Any, split: str, progress: bool = False
+) -> tuple[list[Example], list[str], list[Skipped]]:
+    """The examples whose picture can be read, their captions, and what is skipped, as in training."""
+    outputs = [batch for _, batch in predict_batches(served, [example.image for example in examples], progress)]
+    captions, problems = (
+        [text.decode("utf-8", "replace") for batch in outputs for text in batch[n]] for n in ("caption", "error")
+    )
+    each = list(zip(examples, captions, problems, strict=True))
+    skipped = [Skipped(split, example.image.name, problem.partition(": ")[2]) for example, _, problem in each if problem]
+    return [e for e, _, problem in each if not problem], [c for _, c, problem in each if not problem], skipped
 
 
 def measure(
@@ -94,7 +109,7 @@ def report(served: Any, source: str, data: Captions, folder: Path) -> dict[str, 
     few = data.splits["validation"][:3]
     for n, (example, caption) in enumerate(zip(few, caption_images(served, few)), start=1):
         print(f"{example.image.name}  {caption}")
-        if "attention" in served.signatures["serving_default"].structured_outputs:
+        if caption and "attention" in served.signatures["serving_default"].structured_outputs:
             draw_attention(served, example.image.read(), folder / f"attention_{n}.png")
     return metrics
 
@@ -114,11 +129,14 @@ def main() -> None:
     data, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export, "image_captioning")
     warn_of_training_rows(arguments.export, data.rows(split), split)
-    captions = caption_images(served, data.splits[split], progress=sys.stderr.isatty())
-    metrics = measure(arguments.data, captions, data.splits[split], training_examples(arguments.export, data))
+    examples, captions, skipped = without_unreadable(data.splits[split], served, split, progress=sys.stderr.isatty())
+    read = Captions({split: examples}, skipped=[*(item for item in data.skipped if item.split == split), *skipped])
+    if read.check_not_empty(arguments.data, "Check the pictures.").skipped:
+        print(f"{'skipped':<12}{visible(read.summary()['skipped'])}")
+    metrics = measure(arguments.data, captions, examples, training_examples(arguments.export, data))
     print(cli.table([[name, value] for name, value in metrics.items()], ["metric", split]))
     if arguments.errors:
-        found = errors(captions, data.splits[split])
+        found = errors(captions, examples)
         write_rows(arguments.errors, found, ERROR_COLUMNS)
         print(f"\n{len(found):,} errors  {arguments.errors}")
     print(cli.as_json({"split": split, **metrics}))

@@ -43,7 +43,7 @@ def _number(lowest: int) -> Callable[[str], int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    first = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    first = argparse.ArgumentParser("python -m data_pipelines.prepare", allow_abbrev=False, add_help=False)
     first.add_argument("--for", choices=[*KINDS], default="translation")
     application = vars(first.parse_known_args(arguments)[0])["for"]
     command = parser(application)

@@ -89,7 +89,7 @@ def begin(folder: Path, key: dict[str, Any]) -> Path:
     _refuse_others(partial)
     stale = [path for path in partial.iterdir() if path.name != ".lock"]
     if stale:
-        say("begins anew", f"what is in {partial} is of another source or other flags")
+        say("anew", f"{partial} was of another source or other flags")
     for path in stale:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_whole(partial / STATE, json.dumps(key))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -45,7 +46,10 @@ def prepare(kind: Kind) -> Prepared:
         raise DataError(f"{options.source}: only files are prepared. Train with --data {options.source}, or pass a path.")
     if options.runner:
         check_beam(options.runner)
-    splits, alone = kind.files(Path(local(options.source)))
+    options.source = local(options.source)
+    if getattr(options, "validation_rows", None):
+        options.validation_rows = local(options.validation_rows)
+    splits, alone = kind.files(Path(options.source))
     files = [path for split in splits.values() for path in split.files]
     files += [Path(options.validation_rows)] if getattr(options, "validation_rows", None) else []
     for path in files:
@@ -56,8 +60,13 @@ def prepare(kind: Kind) -> Prepared:
         return Prepared.open(str(folder), kind.application)
     partial = begin(folder, key)
     if not (partial / MANIFEST).is_file():
-        with saying_once():
-            _fill(partial, kind, splits, alone, key)
+        try:
+            with saying_once():
+                _fill(partial, kind, splits, alone, key)
+        except DataError:
+            if not any(partial.glob("train-*")):  # nothing is done that could be gone on with
+                shutil.rmtree(partial)
+            raise
     prepared = publish(folder, partial, kind)
     if is_remote(options.to):
         push(folder)

@@ -15,10 +15,13 @@ import apps
 from apps.common.metrics import caption_metrics, cider_scores, diversity_metrics
 from apps.common.training.losses import TokenLoss
 from apps.image_captioning.encoders import SmallCNN, image_encoder
+from apps.image_captioning.evaluate import without_unreadable
 from apps.image_captioning.model import Captioner
 from apps.image_captioning.pictures import draw_attention
 from apps.image_captioning.serving import search, serving_signatures
+from data_pipelines.captions import Example
 from data_pipelines.embedded.scenes import embedded_scenes
+from data_pipelines.image_store import ImageFile
 from data_pipelines.prepare import __main__ as prepare
 from data_pipelines.sources import DataError
 from data_pipelines.vocabulary import BOS, EOS, UNKNOWN, WordVocabulary
@@ -387,3 +390,15 @@ def test_diversity_of_captions():
     }
     assert "novel_captions" not in diversity_metrics(captions)
     assert diversity_metrics([""])["distinct_1"] == 0
+
+
+def test_evaluation_skips_pictures_that_cannot_be_read():
+    def describe(image_bytes):
+        bad = image_bytes == b"broken"
+        return {"caption": tf.where(bad, "", "a dog"), "error": tf.where(bad, "image_bytes[0]: not a picture", "")}
+
+    served = types.SimpleNamespace(signatures={"serving_default": describe})
+    examples = [Example(ImageFile(name, data=data), ("a dog",)) for name, data in (("1", b"x"), ("2", b"broken"), ("3", b"y"))]
+    kept, captions, skipped = without_unreadable(examples, served, "test")
+    assert [example.image.name for example in kept] == ["1", "3"] and captions == ["a dog"] * 2
+    assert skipped == [("test", "2", "not a picture")]

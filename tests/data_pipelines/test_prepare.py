@@ -269,7 +269,7 @@ def test_a_source_that_changes_is_told(table, tmp_path, monkeypatch, capsys):
         patch.setattr(job, "_vocabulary", meanwhile)
         assert "own.tsv: changed while it was read. Repeat the command" in fails(capsys, own, tmp_path / "new")
     prepare(own, tmp_path / "new")
-    assert "begins anew" in capsys.readouterr().out  # nothing of the old source is kept
+    assert "was of another source or other flags" in capsys.readouterr().out  # nothing of the old source is kept
     own.touch()
     load_translations(str(tmp_path / "new"), "en", "de")  # the same content
     prepare(own, tmp_path / "new")
@@ -302,7 +302,7 @@ def test_training_has_the_flags_of_the_data_and_refuses_others(folder, tmp_path)
         with pytest.raises(DataError) as caught:
             prepared.check_flags(helpers.parsed("translation", "--data", folder, *flags))
         assert message in str(caught.value)
-    with pytest.raises(DataError, match="was prepared from en to de\\. Pass --source-lang en --target-lang de"):
+    with pytest.raises(DataError, match="was prepared from en to de\\. Pass --source-lang en --target-lang de, or neither"):
         load_translations(str(folder), "en", "fr")
     prepared.check_flags(config, folder)  # as the folder of a run, which has the vocabulary, too
     (tmp_path / "joint.model").write_bytes(b"another")

@@ -498,3 +498,10 @@ def test_a_run_is_not_begun_where_another_machine_has_one(machine, url):
         runs.open_run("sentiment_classification", Config(run_dir=url), {}, Workers())
     assert cli.run_flags("sentiment_classification", {"run_dir": url})["run_dir"] == url
     assert f"--run-dir {url}" in runs.resume_command(folder)
+
+
+def test_a_source_that_is_a_url_is_prepared(machine, shards, tmp_path):
+    table = shards[0].parent / "pairs.tsv"
+    prepare.main([f"file://{table}", "--to", str(tmp_path / "new"), *SMALL, "--shard-rows", "100"])
+    for path in shards[0].glob("train-*"):
+        assert (tmp_path / "new" / path.name).read_bytes() == path.read_bytes()

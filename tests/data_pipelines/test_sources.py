@@ -76,7 +76,7 @@ def test_empty_texts_are_kept_and_counted(tmp_path):
 
 
 def test_bad_files(tmp_path):
-    fails(tmp_path / "none.tsv", "none.tsv: no such file", "--data")
+    fails(tmp_path / "none.tsv", "none.tsv: no such file", "Check the path")
     fails(tmp_path, "no file train{.tsv,.csv,.jsonl,.json,.parquet}[.gz]")
     fails(write(tmp_path, "a.tsv", "text\tlabels\nx\ty\n"), "a.tsv: row 1: no column 'label'", "['text', 'labels']")
     fails(write(tmp_path, "b.tsv", b"text\tlabel\nok\t1\ncaf\xe9\t0\n"), "b.tsv: row 3: not UTF-8 (byte 0xe9)")

@@ -42,6 +42,9 @@ def main(
     parser.add_argument("--export-dir", help="folder for <version>/, by default where the run exported to")
     arguments = parser.parse_args()
     folders = [Path(remote.local(run)) for run in arguments.run]
+    for folder in folders:
+        if (of := runs.read_run(folder).get("application", application)) != application:
+            raise DataError(f"{folder}: is a run of {of}, not of {application}. Use apps.{of}.export.")
     models = [runs.load_model(folder) for folder in folders]
     model = average(folders, models) if average and len(models) > 1 else models[0]
     run = folders[0]
