@@ -83,7 +83,7 @@ def parse_config(
     resumed = run_flags(config_class.application, typed) if typed.get("resume") else {}  # type: ignore[attr-defined]
     resumed = {name: value for name, value in resumed.items() if name in hints}  # `open_run` refuses those of another version
     begun = _flags_to_begin_with(config_class, typed["init_from"]) if typed.get("init_from") and not resumed else {}
-    prepared = prepared_flags(typed.get("data", ""), config_class.application)  # type: ignore[attr-defined]
+    prepared = prepared_flags(typed["data"], config_class.application) if typed.get("data") else {}  # type: ignore[attr-defined]
     begun |= {name: value for name, value in prepared.items() if name in hints and not resumed}
     given = resumed | begun | ({} if path is None else _known(path, read_flags(path), hints))
     presets, of_file = preset(config_class(**{**given, **typed})), preset(config_class(**given))

@@ -137,9 +137,9 @@ def test_a_file_that_holds_no_such_flags_is_told(content, message, tmp_path):
 
 
 def test_a_value_of_a_file_outside_its_range_is_refused(tmp_path):
-    (tmp_path / "flags.json").write_text('{"epochs": 0}')
+    (tmp_path / "flags.json").write_text('{"epochs": -1}')
     for config in CONFIGS.values():
-        with pytest.raises(DataError, match=r"--epochs 0: expected a number in \[1, inf\)"):
+        with pytest.raises(DataError, match=r"--epochs -1: expected a number in \[[01], inf\)"):
             cli.parse_config(config, "x", arguments=["--config", str(tmp_path / "flags.json")])
 
 
