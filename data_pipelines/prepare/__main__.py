@@ -45,11 +45,13 @@ def _number(lowest: int) -> Callable[[str], int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     first = argparse.ArgumentParser("python -m data_pipelines.prepare", allow_abbrev=False, add_help=False)
     first.add_argument("--for", choices=[*KINDS], default="translation")
-    application = vars(first.parse_known_args(arguments)[0])["for"]
-    command = parser(application)
-    options, flags = command.parse_known_args(arguments)
-    if flags and options.runner in (None, "direct"):
-        command.error(f"unrecognized arguments: {' '.join(flags)}")
+    first.add_argument("--runner")
+    given = vars(first.parse_known_args(arguments)[0])
+    application, command = given["for"], parser(given["for"])
+    if given["runner"] in (None, "direct"):
+        options, flags = command.parse_args(arguments), list[str]()
+    else:
+        options, flags = command.parse_known_args(arguments)
     options.runner_flags = flags
     try:
         prepare(KINDS[application](options))

@@ -39,8 +39,8 @@ class CiderReward:
         references: of each example.
 
     >>> reward = CiderReward([["a dog runs home", "the dog runs"], ["two cats sleep"]])
-    >>> reward(np.array([0, 1]), [["a dog runs home", "a cat"], ["two cats sleep", ""]]).round(2).tolist()
-    [[6.45, 0.17], [7.5, 0.0]]
+    >>> reward(np.array([0, 1]), [["a dog runs home", "a cat"], ["two cats sleep", ""]]).astype(float).round(2).tolist()
+    [[6.22, 0.42], [7.5, 0.0]]
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
@@ -110,7 +110,7 @@ class BleuReward:
         split: groups of texts -> the words of each.
 
     >>> reward = BleuReward([["a dog runs home now"], ["Two cats."]])
-    >>> reward(np.array([0, 1]), [["a dog runs home"], ["two cats"]]).round(3).tolist()
+    >>> reward(np.array([0, 1]), [["a dog runs home"], ["two cats"]]).astype(float).round(3).tolist()
     [[0.779], [1.0]]
     """
 
