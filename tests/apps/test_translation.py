@@ -155,7 +155,7 @@ def test_prepared_data_train_to_the_weights_of_the_texts(trained, files, tmp_pat
     line = ["--run-dir", tmp_path / "run", "--export-dir", tmp_path / "export", "--epochs", "2", *SMALL]
     result = trained.command("train", "--data", tmp_path / "prepared", *line)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "300 train, " in result.stdout and "of train left out" in result.stdout
+    assert "300 train, 300 validation, 300 test; prepared" in result.stdout
     helpers.assert_same_end(tmp_path / "run", trained.run)
     rows = [np.load(export / "1" / "training_rows.npy") for export in (tmp_path / "export", trained.export)]
     assert rows[0].size and set(rows[0]) <= set(rows[1])  # without those that are too long

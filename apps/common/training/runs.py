@@ -134,6 +134,10 @@ def finish(folder: Path) -> str:
     return remote.shown(folder)
 
 
+def is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """What `open_run` wrote.
 
