@@ -9,7 +9,16 @@ import tensorflow as tf
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.embedded.translations import LANGUAGES, TEMPLATES, embedded_translations
 from data_pipelines.sources import DataError
-from data_pipelines.translations import MODEL_TYPES, Pair, Vocabularies, encode, load_translations, translation_batches
+from data_pipelines.translations import (
+    MODEL_TYPES,
+    Pair,
+    Translations,
+    Vocabularies,
+    encode,
+    load_translations,
+    training_pairs,
+    translation_batches,
+)
 from data_pipelines.vocabulary import BOS, EOS, PADDING, load_or_train
 
 PAIRS = [Pair(*pair) for pair in embedded_translations("en", "de")["train"][:300]]
@@ -218,3 +227,16 @@ def test_training_batches_are_full_repeatable_and_can_be_continued(encoded):
     for a, b in zip(first[25:], take(1, 25, 15), strict=True):
         np.testing.assert_array_equal(a, b)
     assert any(a.shape != b.shape or (a != b).any() for a, b in zip(first, take(2, 0, 40)))
+
+
+def test_numbered_batches_tell_which_pair_each_row_is():
+    pairs = [Pair(f"a dog sees {n}", f"ein hund sieht {n} " + "katzen " * (n % 7)) for n in range(40)]
+    vocabularies = Vocabularies.train(pairs, "characters", 60, True)
+    training = training_pairs(Translations({"train": pairs}, {"train": 0}), vocabularies, 50)
+    references = training.targets(pairs)
+    assert 0 < training.too_long == len(pairs) - len(references)
+    batches = translation_batches(training.rows, max_tokens=200, boundaries=[20, 50], shuffle_seed=0, numbered=True)
+    for inputs, targets in batches.dataset.take(20):
+        for number, row in zip(inputs["example"].numpy(), targets.numpy()):
+            ids = tf.ragged.constant([row[(row > 0) & (row != EOS)].tolist()])
+            assert vocabularies.target.detokenize(ids).numpy()[0].decode().strip() == references[number].strip()
