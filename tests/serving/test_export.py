@@ -316,3 +316,5 @@ def test_the_command_exports_again_and_refuses_what_is_no_run(exports, tmp_path)
     assert result.returncode == 2 and "holds no finished run" in result.stderr
     result = helpers.command("translation", "export", run, "--format", "onnx", "--export-dir", tmp_path)
     assert result.returncode == 2 and "--export-dir is for savedmodel" in result.stderr
+    result = helpers.command("translation", "export", run, "--int8")
+    assert result.returncode == 2 and "--int8 is for --format litert or onnx" in result.stderr

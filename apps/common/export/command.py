@@ -39,6 +39,7 @@ def main(
         help="folder of a finished run" + ("; several are averaged" if average else ""),
     )
     parser.add_argument("--format", choices=["savedmodel", *ENDINGS], default="savedmodel")
+    parser.add_argument("--int8", action="store_true", help="of litert and onnx: weights of 8 bits; measure what it costs")
     parser.add_argument("--export-dir", help="folder for <version>/, by default where the run exported to")
     arguments = parser.parse_args()
     folders = [Path(remote.local(run)) for run in arguments.run]
@@ -51,11 +52,14 @@ def main(
     if arguments.format != "savedmodel":
         if arguments.export_dir:
             raise DataError("--export-dir is for savedmodel; a network is written into the run's folder. Leave the flag out.")
-        path = run / f"{'network' if len(models) == 1 else 'ensemble'}{ENDINGS[arguments.format]}"
-        difference = write_network(model, network(model), path, arguments.format)
+        name = ("network" if len(models) == 1 else "ensemble") + "-int8" * arguments.int8
+        path = run / f"{name}{ENDINGS[arguments.format]}"
+        difference = write_network(model, network(model), path, arguments.format, arguments.int8)
         remote.push(run)
         print(f"{remote.shown(path)}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
         return
+    if arguments.int8:
+        raise DataError("--int8 is for --format litert or onnx: TensorFlow's own 8-bit products are slower. Leave it out.")
     with new_version(arguments.export_dir or runs.read_config(run).export_dir) as version:
         write(version.folder, run, model)
         join_training_rows(version.folder, folders)

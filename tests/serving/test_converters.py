@@ -1,0 +1,22 @@
+"""The network of a model in other formats, of its own size."""
+
+import pytest
+import tensorflow as tf
+
+from apps.common.export.converters import write_network
+from apps.translation.export import network
+from apps.translation.model import Translator
+from data_pipelines.sources import DataError
+
+
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+def test_a_network_of_8_bits_is_smaller_and_still_the_model(format, tmp_path, monkeypatch):
+    model = Translator(100, 100, embedding_size=64, units=64, cell="ssru")
+    model({"source": tf.ones((1, 2), tf.int32), "target": tf.ones((1, 2), tf.int32)})
+    differences = [write_network(model, network(model), tmp_path / str(int8), format, int8) for int8 in (False, True)]
+    assert differences[0] < 1e-5 and 1e-4 < differences[1] < 0.1
+    assert (tmp_path / "True").stat().st_size < 0.7 * (tmp_path / "False").stat().st_size
+    monkeypatch.setattr("apps.common.export.converters.INT8_TOLERANCE", 1e-6)
+    with pytest.raises(DataError, match=r"differ by .* from the model's; expected less than .*. Leave out --int8."):
+        write_network(model, network(model), tmp_path / "again", format, int8=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"False", "True"}
