@@ -101,7 +101,7 @@ class AttentionDecoder(keras.layers.Layer):
 
     def get_initial_state(self, memory: Memory, states: list[list[Tensor]] | None = None) -> Tensor:
         """The state before the first token (batch, size): of each layer the given `states`, or those made from the mean of the
-        memory; and o_0 = 0 for input feeding. One tensor, as a search moves it from hypothesis to hypothesis."""
+        memory; zeros of layers without, and for o_0 with input feeding. One tensor, as a search moves it from hypothesis to hypothesis."""
         if states is None:
             if memory.mask is None:
                 mean = ops.mean(memory.values, axis=1)
@@ -109,10 +109,11 @@ class AttentionDecoder(keras.layers.Layer):
                 mask = ops.cast(memory.mask, memory.values.dtype)[..., None]
                 mean = ops.sum(memory.values * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1)
             states = [[bridge(mean) for bridge in bridges] for bridges in self.bridges]
-        parts = keras.tree.flatten(states)
-        if self.input_feeding:
-            parts.append(ops.zeros_like(parts[0][:, :1]) * ops.zeros((1, self.output_size), dtype=self.compute_dtype))
-        return ops.concatenate(parts, axis=-1)
+        parts = keras.tree.flatten(states[: self.num_layers])
+        rest = [size for layer in self.rnn_layers[len(states) :] for size in layer.state_sizes]
+        rest += [self.output_size] if self.input_feeding else []
+        zero = ops.zeros_like(parts[0][:, :1])
+        return ops.concatenate(parts + [ops.repeat(zero, size, axis=-1) for size in rest], axis=-1)
 
     def _split(self, state: Tensor) -> tuple[list[list[Tensor]], Tensor]:
         """The states of each layer; and o_{t-1}, with input feeding."""
