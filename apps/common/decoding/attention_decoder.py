@@ -101,7 +101,8 @@ class AttentionDecoder(keras.layers.Layer):
 
     def get_initial_state(self, memory: Memory, states: list[list[Tensor]] | None = None) -> Tensor:
         """The state before the first token (batch, size): of each layer the given `states`, or those made from the mean of the
-        memory; zeros of layers without, and for o_0 with input feeding. One tensor, as a search moves it from hypothesis to hypothesis."""
+        memory; zeros of layers without, and for o_0 with input feeding. One tensor, as a search moves it from hypothesis to
+        hypothesis."""
         if states is None:
             if memory.mask is None:
                 mean = ops.mean(memory.values, axis=1)
