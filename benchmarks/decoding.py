@@ -58,7 +58,7 @@ def python_loop(model: Translator, how: str) -> Callable[[np.ndarray], np.ndarra
     structure = state
     token = keras.Input((1,), dtype="int32")
     values, keys = keras.Input((None, SIZE)), keras.Input((None, SIZE))
-    states = [keras.Input((1, SIZE)) for _ in keras.tree.flatten(structure)]
+    states = [keras.Input((1, state.shape[-1])) for state in keras.tree.flatten(structure)]
     logits, after, _ = model.step(
         token, keras.tree.pack_sequence_as(structure, states), memory._replace(values=values, keys=keys, mask=None)
     )

@@ -122,7 +122,7 @@ class Captioner(keras.Model):
         x = ops.tanh(self.project(self.drop(x, training=training)) + ops.cast(self.position, x.dtype))
         return self.drop(x, training=training)
 
-    def prepare_decoder(self, image: Tensor) -> tuple[Memory, dict[str, Any]]:
+    def prepare_decoder(self, image: Tensor) -> tuple[Memory, Tensor]:
         """What the decoder attends to, and its initial state."""
         values = self.encode_image(image)
         memory = self.decoder.setup_memory(values)
@@ -170,7 +170,7 @@ class Captioner(keras.Model):
         values = ops.repeat(self.encode_image(image, training=True), samples, axis=0)
         return self.decode(caption, values, training=True)[0]
 
-    def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
+    def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention. Never UNKNOWN."""
         output, weights, state = self.decoder.step(self.embedding(tokens), state, memory)
         never = -1e9 * ops.one_hot(UNKNOWN, self.settings["vocabulary_size"], dtype="float32")

@@ -209,7 +209,7 @@ class Translator(keras.Model):
             values, mask = ops.flip(values, axis=1), ops.flip(mask, axis=1)
         return values, mask, (states if self.settings["encoder"] == "forward" else None)
 
-    def prepare_decoder(self, source: Tensor) -> tuple[Memory, dict[str, Any]]:
+    def prepare_decoder(self, source: Tensor) -> tuple[Memory, Tensor]:
         """Source ids -> what the decoder attends to, and its initial state."""
         values, mask, states = self.encode(source)
         memory = self.decoder.setup_memory(values, mask)
@@ -265,7 +265,7 @@ class Translator(keras.Model):
         )
         return self.logits(self.decode(target, encoded, training=True)[0])
 
-    def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
+    def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention."""
         output, weights, state = self.decoder.step(self.target_embedding(tokens), state, memory)
         return self.logits(output), state, weights

@@ -13,6 +13,7 @@ feeding the input of the first layer is [x_t ; o_{t-1}], step by step.
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 import layers
@@ -98,8 +99,10 @@ class AttentionDecoder(keras.layers.Layer):
         """Prepare the encoder's values once for all steps."""
         return Memory(values, None if self.attention == "none" else self.key(values), mask)
 
-    def get_initial_state(self, memory: Memory, states: list[list[Tensor]] | None = None) -> dict[str, Any]:
-        """The state before the first token: the given `states`, or made from the mean of the memory."""
+    def get_initial_state(self, memory: Memory, states: list[list[Tensor]] | None = None) -> Tensor:
+        """The state before the first token (batch, size): of each layer the given `states`, or those made from the mean of the
+        memory; zeros of layers without, and for o_0 with input feeding. One tensor, as a search moves it from hypothesis to
+        hypothesis."""
         if states is None:
             if memory.mask is None:
                 mean = ops.mean(memory.values, axis=1)
@@ -107,20 +110,30 @@ class AttentionDecoder(keras.layers.Layer):
                 mask = ops.cast(memory.mask, memory.values.dtype)[..., None]
                 mean = ops.sum(memory.values * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1)
             states = [[bridge(mean) for bridge in bridges] for bridges in self.bridges]
-        state: dict[str, Any] = {"rnn": states}
-        if self.input_feeding:
-            state["output"] = ops.zeros_like(states[0][0][:, :1]) * ops.zeros((1, self.output_size), dtype=self.compute_dtype)
-        return state
+        parts = keras.tree.flatten(states[: self.num_layers])
+        rest = [size for layer in self.rnn_layers[len(states) :] for size in layer.state_sizes]
+        rest += [self.output_size] if self.input_feeding else []
+        zero = ops.zeros_like(parts[0][:, :1])
+        return ops.concatenate(parts + [ops.repeat(zero, size, axis=-1) for size in rest], axis=-1)
+
+    def _split(self, state: Tensor) -> tuple[list[list[Tensor]], Tensor]:
+        """The states of each layer; and o_{t-1}, with input feeding."""
+        sizes = [layer.state_sizes for layer in self.rnn_layers]
+        widths = keras.tree.flatten(sizes) + ([self.output_size] if self.input_feeding else [])
+        parts = ops.split(state, np.cumsum(widths)[:-1], axis=-1) if len(widths) > 1 else [state]
+        return keras.tree.pack_sequence_as(sizes, parts[: sum(map(len, sizes))]), parts[-1]
 
     def attend(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
         """Hidden (batch, queries, units) -> the context (batch, queries, size), attention weights (batch, queries, positions)."""
         if self.attention == "none":
             return hidden[..., :0], None
-        mask = None if memory.mask is None else memory.mask[:, None]
+        return self._attend(self.query(hidden), memory)
+
+    def _attend(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        mask = None if memory.mask is None else ops.expand_dims(memory.mask, 1)
         if self.attention == "dot":
-            return layers.scaled_dot_product_attention(self.query(hidden), memory.keys, memory.values, mask)
-        scale = ops.cast(self.scale, hidden.dtype)
-        return layers.additive_attention(self.query(hidden), memory.keys, memory.values, scale, mask)
+            return layers.scaled_dot_product_attention(query, memory.keys, memory.values, mask)
+        return layers.additive_attention(query, memory.keys, memory.values, ops.cast(self.scale, query.dtype), mask)
 
     # -- all steps at once
 
@@ -133,9 +146,10 @@ class AttentionDecoder(keras.layers.Layer):
         state = self.get_initial_state(memory, states)
         if self.input_feeding:
             return self._call_with_input_feeding(tokens, memory, state, training)
-        hidden = self.rnn_layers[0](tokens, initial_state=state["rnn"][0], training=training)[0]
+        first, *further = self._split(state)[0]
+        hidden = self.rnn_layers[0](tokens, initial_state=first, training=training)[0]
         context, weights = self.attend(hidden, memory)
-        for layer, initial in zip(self.rnn_layers[1:], state["rnn"][1:]):
+        for layer, initial in zip(self.rnn_layers[1:], further):
             below = self.drop(ops.concatenate([hidden, context], axis=-1), training=training)
             hidden = layer(below, initial_state=initial, training=training)[0]
         outputs = self.readout(ops.concatenate([hidden, context, tokens], axis=-1))
@@ -145,53 +159,41 @@ class AttentionDecoder(keras.layers.Layer):
         return None
 
     def _call_with_input_feeding(self, tokens, memory, state, training):
-        sizes = [len(states) for states in state["rnn"]]
-
         def step(carry, elements):
-            *flat, output = carry
-            states = [[flat.pop(0) for _ in range(size)] for size in sizes]
-            output, weights, after = self._step(elements[0][:, None], {"rnn": states, "output": output}, memory, training)
-            outputs = [output[:, 0]] if weights is None else [output[:, 0], weights[:, 0]]
-            return [*keras.tree.flatten(after["rnn"]), after["output"]], outputs
+            output, weights, state = self._step(elements[0], carry[0], 1, memory, training)
+            return [state], [output] if weights is None else [output, weights[:, 0]]
 
         widths = [self.output_size] if self.attention == "none" else [self.output_size, memory.values.shape[1]]
-        carry = [*keras.tree.flatten(state["rnn"]), state["output"]]
-        _, (outputs, *weights) = scan(step, carry, [ops.transpose(tokens, (1, 0, 2))], widths, differentiable=True)
+        _, (outputs, *weights) = scan(step, [state], [ops.transpose(tokens, (1, 0, 2))], widths, differentiable=True)
         outputs = self.drop(ops.transpose(outputs, (1, 0, 2)), training=training)
         return outputs, (ops.transpose(weights[0], (1, 0, 2)) if weights else None)
 
     # -- one step
 
-    def step(self, token: Tensor, state: dict[str, Any], memory: Memory) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
-        """One embedded token of each hypothesis (batch, beam, size), a state whose tensors are (batch, beam, …), and one
-        memory for all hypotheses -> output (batch, beam, output_size), weights (batch, beam, positions), state."""
+    def step(self, token: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None, Tensor]:
+        """One embedded token of each hypothesis (batch, beam, size), their states (batch, beam, size), and one memory for all
+        hypotheses -> output (batch, beam, output_size), weights (batch, beam, positions), states."""
         beam = token.shape[1]
-        flat = keras.tree.map_structure(lambda s: ops.reshape(s, (-1, s.shape[-1])), state)
-        output, weights, after = self._step(token, flat, memory, False)
-        return output, weights, keras.tree.map_structure(lambda s: ops.reshape(s, (-1, beam, s.shape[-1])), after)
+        output, weights, after = self._step(_flat(token), _flat(state), beam, memory, False)
+        return _wide(output, beam), weights, _wide(after, beam)
 
-    def _step(self, token, state, memory, training):
-        """States are (batch x beam, …), the rest (batch, beam, …)."""
-        beam = token.shape[1]
-
-        def wide(x):
-            return ops.reshape(x, (-1, beam, x.shape[-1]))
-
-        def flat(x):
-            return ops.reshape(x, (-1, x.shape[-1]))
-
-        x = flat(token)
-        first = ops.concatenate([x, state["output"]], axis=-1) if self.input_feeding else x
-        hidden, new = self.rnn_layers[0].cell(first, state["rnn"][0])
-        context, weights = self.attend(wide(hidden), memory)
-        states = [new]
-        for layer, before in zip(self.rnn_layers[1:], state["rnn"][1:]):
-            below = ops.concatenate([hidden, flat(context)], axis=-1)
+    def _step(self, x, state, beam, memory, training):
+        """(batch x beam, …), but the weights (batch, beam, positions): dense layers of rank 2 are one operation each."""
+        states, output = self._split(state)
+        hidden, new = self.rnn_layers[0].cell(ops.concatenate([x, output], axis=-1) if self.input_feeding else x, states[0])
+        if self.attention == "none":
+            context, weights = hidden[:, :0], None
+        else:
+            context, weights = self._attend(_wide(self.query(hidden), beam), memory)
+            context = _flat(context)
+        after = [new]
+        for layer, before in zip(self.rnn_layers[1:], states[1:]):
+            below = ops.concatenate([hidden, context], axis=-1)
             hidden, new = layer.cell(self.drop(below, training=training), before)
-            states.append(new)
-        output = self.readout(ops.concatenate([hidden, flat(context), x], axis=-1))
-        after = {"rnn": states, "output": output} if self.input_feeding else {"rnn": states}
-        return wide(output), weights, after
+            after.append(new)
+        output = self.readout(ops.concatenate([hidden, context, x], axis=-1))
+        parts = keras.tree.flatten(after) + ([output] if self.input_feeding else [])
+        return output, weights, ops.concatenate(parts, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         names = ("units", "output_size", "cell", "num_layers", "attention", "input_feeding", "init_state_from_memory", "dropout")
@@ -201,3 +203,13 @@ class AttentionDecoder(keras.layers.Layer):
 def _build(layer: keras.layers.Layer, shape: tuple) -> None:
     if not layer.built:
         layer.build(shape)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(batch, beam, size) -> (batch x beam, size)."""
+    return ops.reshape(x, (-1, x.shape[-1]))
+
+
+def _wide(x: Tensor, beam: int) -> Tensor:
+    """(batch x beam, size) -> (batch, beam, size)."""
+    return ops.reshape(x, (-1, beam, x.shape[-1]))

@@ -4,7 +4,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.decoding.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
+from apps.common.decoding.sequences import (
+    NEG_INF,
+    Sequences,
+    Step,
+    forbid,
+    keep_shapes,
+    length_normalised,
+    lengths_of,
+    max_decode_length,
+)
 
 
 def beam_search(
@@ -53,6 +62,7 @@ def beam_search(
             raise ValueError(f"beam_search: {name} is {value}; expected {least} or more. Pass a larger one.")
     longest = max_decode_length(max_length)
     places = tf.range(longest)
+    kept = max(n_best, beam_size)  # of the finished: the search stops when `beam_size` are
 
     def coverage_score(coverage):
         logs = tf.math.log(tf.clip_by_value(coverage, 1e-6, 1.0))
@@ -60,55 +70,60 @@ def beam_search(
 
     def body(t, beam, finished, state):
         logits, state_after, attention = step(beam["last"], state)
-        logits = tf.cast(logits, tf.float32)  # (batch, beam, vocabulary)
-        largest = tf.reduce_max(logits, axis=-1, keepdims=True)
-        total = beam["logp"] - tf.squeeze(largest, -1) - tf.math.log(tf.reduce_sum(tf.exp(logits - largest), axis=-1))
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))  # (batch, beam, vocabulary)
         if no_repeat_ngram_size:
-            logits = _mask_repeated_ngrams(logits, beam["tokens"], t, no_repeat_ngram_size)
-        parent, token, logp = _candidates(logits, total, t >= max_length - 1, end)
-        tokens = _gather(beam["tokens"], parent)
-        coverage = _gather(beam["coverage"] + tf.cast(attention, tf.float32) if coverage_penalty else beam["coverage"], parent)
+            log_probabilities = _mask_repeated_ngrams(log_probabilities, beam["tokens"], t, no_repeat_ngram_size)
+        total = tf.expand_dims(beam["logp"], -1) + log_probabilities
+        ended = total[:, :, end]  # (batch, beam)
+        parent, token, logp = _continuations(total, end)
+        logp = tf.where(tf.reshape(t >= max_length - 1, [-1, 1]), NEG_INF, logp)
 
-        ends = token == end
-        counts = ends & (tf.range(2 * beam_size) < beam_size) & (logp > NEG_INF / 2) & ~is_done(finished)[:, None]
-        score = length_normalised(logp, t + 1, length_penalty) + coverage_score(coverage)
-        new = {"tokens": tokens, "scores": tf.where(counts, score, NEG_INF), "logp": logp}
-        both = {name: tf.concat([finished[name], new[name]], axis=1) for name in new}
-        best = tf.math.top_k(both["scores"], n_best).indices
-        finished_after = {name: _gather(value, best) for name, value in both.items()}
-        finished_after["count"] = finished["count"] + tf.reduce_sum(tf.cast(counts, tf.int32), axis=1)
+        # what ends is finished if it is among the `beam_size` best of all
+        least = tf.math.top_k(tf.concat([logp, ended], axis=1), beam_size).values[:, -1:]
+        counts = (ended >= tf.maximum(least, NEG_INF / 2)) & ~is_done(finished)[:, None]
+        score = length_normalised(ended, t + 1, length_penalty)
+        if coverage_penalty:
+            coverage = beam["coverage"] + tf.cast(attention, tf.float32)
+            score += coverage_score(coverage)
+        score = tf.where(counts, score, NEG_INF)
+        scores, best = tf.math.top_k(tf.concat([finished["scores"], score], axis=1), kept)
+        finished_after = {
+            "tokens": _gather(tf.concat([finished["tokens"], beam["tokens"]], axis=1), best),
+            "scores": scores,
+            "logp": _gather(tf.concat([finished["logp"], ended], axis=1), best),
+        }
 
-        logp, chosen = tf.math.top_k(tf.where(ends, NEG_INF, logp), beam_size)
-        parent, token, tokens, coverage = (_gather(x, chosen) for x in (parent, token, tokens, coverage))
-        tokens = tf.where(places == t, token[:, :, None], tokens)
-        after = {"last": token, "tokens": tokens, "logp": logp, "coverage": coverage}
+        tokens = tf.where(places == t, tf.expand_dims(token, -1), _gather(beam["tokens"], parent))
+        after = {"last": token, "tokens": tokens, "logp": logp}
+        if coverage_penalty:
+            after["coverage"] = _gather(coverage, parent)
         state_after = tf.nest.map_structure(lambda s: _gather(s, parent), state_after)
         return t + 1, keep_shapes(after, beam), keep_shapes(finished_after, finished), keep_shapes(state_after, state)
 
     def is_done(finished):
-        return finished["count"] >= beam_size
+        return finished["scores"][:, beam_size - 1] > NEG_INF / 2
 
     def is_running(t, beam, finished, state):
-        bound = length_normalised(tf.reduce_max(beam["logp"], axis=1), max_length, length_penalty)  # log p can only fall
-        can_win = bound > tf.reduce_min(finished["scores"], axis=1)
-        return (t < longest) & tf.reduce_any(can_win & ~is_done(finished))
+        bound = length_normalised(beam["logp"][:, 0], max_length, length_penalty)  # log p can only fall
+        can_win = bound > finished["scores"][:, n_best - 1]
+        return tf.reduce_any((t < max_length) & can_win & ~is_done(finished))
 
-    positions = tf.shape(source_mask)[1] if source_mask is not None else 0
     beam = {
         "last": tf.fill([batch_size, beam_size], start),
         "tokens": tf.zeros([batch_size, beam_size, longest], tf.int32),
         "logp": tf.tile(tf.constant([[0.0] + [NEG_INF] * (beam_size - 1)]), [batch_size, 1]),
-        "coverage": tf.zeros([batch_size, beam_size, positions]),
     }
+    if coverage_penalty:
+        beam["coverage"] = tf.zeros([batch_size, beam_size, tf.shape(source_mask)[1]])
     finished = {
-        "tokens": tf.zeros([batch_size, n_best, longest], tf.int32),
-        "scores": tf.fill([batch_size, n_best], NEG_INF),
-        "logp": tf.fill([batch_size, n_best], NEG_INF),
-        "count": tf.zeros([batch_size], tf.int32),
+        "tokens": tf.zeros([batch_size, kept, longest], tf.int32),
+        "scores": tf.fill([batch_size, kept], NEG_INF),
+        "logp": tf.fill([batch_size, kept], NEG_INF),
     }
     state = tf.nest.map_structure(lambda s: tf.repeat(s[:, None], beam_size, axis=1), state)
     _, _, finished, _ = tf.while_loop(is_running, body, (tf.constant(0), beam, finished, state), parallel_iterations=1)
-    return Sequences(finished["tokens"], lengths_of(finished["tokens"]), finished["scores"], finished["logp"])
+    tokens, scores, logp = (finished[name][:, :n_best] for name in ("tokens", "scores", "logp"))
+    return Sequences(tokens, lengths_of(tokens), scores, logp)
 
 
 def _gather(x, index):
@@ -116,37 +131,25 @@ def _gather(x, index):
     return tf.gather(x, index, axis=1, batch_dims=1)
 
 
-def _candidates(logits, total, is_last, end):
-    """The best continuations of all hypotheses, twice as many as these, as at most half of them end: parents, tokens and
-    log-probabilities (batch, 2 beam). At the last place only EOS may follow."""
-    beam_size = logits.shape[1]
-    few = min(2 * beam_size + 1, logits.shape[2])  # one more, as padding may be among them
-    value, token = _top(logits, few)  # (batch, beam, few)
-    is_last = tf.reshape(is_last, [-1, 1, 1])
-    only_end = tf.where(tf.range(few) == 0, logits[:, :, end : end + 1], NEG_INF)
-    value = tf.where(is_last, only_end, tf.where(token == 0, NEG_INF, value)) + total[:, :, None]
-    token = tf.where(is_last, end, token)
-    logp, index = tf.math.top_k(tf.reshape(value, [-1, beam_size * few]), 2 * beam_size)
-    return index // few, _gather(tf.reshape(token, [-1, beam_size * few]), index), logp
+def _continuations(total, end):
+    """The best continuations of all hypotheses that don't end, as many as these: parents, tokens and log-probabilities
+    (batch, beam)."""
+    beam_size, vocabulary_size = total.shape[1:]
+    total += forbid(0, end, vocabulary_size=vocabulary_size)
+    logp, place = _top(tf.reshape(total, [-1, beam_size * vocabulary_size]), beam_size)
+    return place // vocabulary_size, place % vocabulary_size, logp
 
 
 def _top(x, k, chunk=32):
-    """`tf.math.top_k`, over long rows faster: the k largest lie in the k chunks with the largest maxima."""
-    size = x.shape[-1]
-    if size // chunk < max(8, 2 * k):
+    """`tf.math.top_k` of rows, over long ones faster: the k largest lie in the k chunks with the largest maxima."""
+    count = -(-x.shape[1] // chunk)
+    if count < max(8, 2 * k):
         return tf.math.top_k(x, k)
-    whole = size // chunk * chunk
-    rows = tf.concat([tf.shape(x)[:-1], [whole // chunk, chunk]], axis=0)
-    chunks = tf.reshape(x[..., :whole], rows)
-    _, best = tf.math.top_k(tf.reduce_max(chunks, axis=-1), k)
-    values = tf.gather(chunks, best, axis=-2, batch_dims=x.shape.rank - 1)  # (…, k, chunk)
-    places = best[..., None] * chunk + tf.range(chunk)
-    flat = tf.concat([tf.shape(x)[:-1], [-1]], axis=0)
-    values = tf.concat([tf.reshape(values, flat), x[..., whole:]], axis=-1)
-    rest = tf.broadcast_to(tf.range(whole, size), tf.concat([tf.shape(x)[:-1], [size - whole]], axis=0))
-    places = tf.concat([tf.reshape(places, flat), rest], axis=-1)
-    value, index = tf.math.top_k(values, k)
-    return value, tf.gather(places, index, axis=-1, batch_dims=x.shape.rank - 1)
+    x = tf.pad(x, [[0, 0], [0, count * chunk - x.shape[1]]], constant_values=x.dtype.min)
+    chunks = tf.reshape(x, [-1, count, chunk])
+    best = tf.math.top_k(tf.reduce_max(chunks, axis=2), k).indices
+    value, place = tf.math.top_k(tf.reshape(_gather(chunks, best), [-1, k * chunk]), k)
+    return value, _gather(best, place // chunk) * chunk + place % chunk
 
 
 def _mask_repeated_ngrams(logits, tokens, t, n):

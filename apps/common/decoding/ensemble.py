@@ -38,12 +38,12 @@ class Ensemble(keras.Model):
         self.models = list(models)
         self.has_attention = all(model.has_attention for model in models)
 
-    def prepare_decoder(self, inputs: Tensor) -> tuple[Any, list[Any]]:
+    def prepare_decoder(self, inputs: Tensor) -> tuple[Any, list[Tensor]]:
         """What the decoders attend to, and their initial states."""
         memories, states = zip(*(model.prepare_decoder(x) for model, x in self._with_inputs(inputs)))
         return Memories(memories, memories[0].mask), list(states)
 
-    def step(self, tokens: Tensor, state: list[Any], memory: Any) -> tuple[Tensor, list[Any], Tensor | None]:
+    def step(self, tokens: Tensor, state: list[Tensor], memory: Any) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, states, attention."""
         steps = [model.step(tokens, s, m) for model, s, m in zip(self.models, state, memory.each, strict=True)]
         logits, states, weights = zip(*steps)

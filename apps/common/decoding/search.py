@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from apps.common.decoding.beam_search import beam_search
 from apps.common.decoding.sampling import random_numbers, sample_token
-from apps.common.decoding.sequences import NEG_INF, Sequences, Step, keep_shapes, length_normalised, lengths_of, max_decode_length
+from apps.common.decoding.sequences import Sequences, Step, forbid, keep_shapes, length_normalised, lengths_of, max_decode_length
 
 
 def decode(
@@ -93,36 +93,28 @@ def sample(
 
 def _decode_loop(choose, step, state, batch_size, start, end, max_length):
     longest = max_decode_length(max_length)
-    places = tf.range(longest)
 
-    def body(t, last, done, tokens, log_probability, state):
+    def body(t, last, running, tokens, log_probability, state):
         logits, new, _ = step(last[:, None], state)
-        log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-        log_probabilities = _mask_forbidden(log_probabilities, t, max_length, end)[:, 0]
-        token = tf.where(t >= max_length - 1, end, choose(log_probabilities, t))
+        log_probabilities = tf.nn.log_softmax(tf.cast(logits[:, 0], tf.float32))
+        token = choose(log_probabilities + forbid(0, vocabulary_size=logits.shape[-1]), t)
+        token = tf.where(t >= max_length - 1, end, token)
         gained = tf.gather(log_probabilities, token, axis=1, batch_dims=1)
-        log_probability += tf.where(done, 0.0, gained)
-        done |= token == end
-        tokens = tf.where((places == t) & ~done[:, None], token[:, None], tokens)
-        return t + 1, token, done, tokens, log_probability, keep_shapes(new, state)
+        log_probability += tf.where(running, gained, 0.0)
+        running &= token != end
+        tokens = tokens.write(t, tf.where(running, token, 0))
+        return t + 1, token, running, tokens, log_probability, keep_shapes(new, state)
 
     first = (
         tf.constant(0),
         tf.broadcast_to(start, [batch_size]),
-        tf.zeros([batch_size], tf.bool),
-        tf.zeros([batch_size, longest], tf.int32),
+        tf.ones([batch_size], tf.bool),
+        tf.TensorArray(tf.int32, longest).unstack(tf.zeros([longest, batch_size], tf.int32)),
         tf.zeros([batch_size]),
         tf.nest.map_structure(lambda s: s[:, None], state),
     )
     _, _, _, tokens, log_probability, _ = tf.while_loop(
-        lambda t, last, done, *_: (t < longest) & ~tf.reduce_all(done), body, first, parallel_iterations=1
+        lambda t, last, running, *_: tf.reduce_any(running), body, first, parallel_iterations=1
     )
-    tokens, log_probability = tokens[:, None], log_probability[:, None]
+    tokens, log_probability = tf.transpose(tokens.stack())[:, None], log_probability[:, None]
     return Sequences(tokens, lengths_of(tokens), log_probability, log_probability)
-
-
-def _mask_forbidden(log_probabilities, t, max_length, end):
-    """(batch, beam, vocabulary): no padding, and at the last place only EOS."""
-    token = tf.range(tf.shape(log_probabilities)[-1])
-    last = tf.reshape(t >= max_length - 1, [-1, 1, 1])
-    return tf.where((token == end) | (~last & (token != 0)), log_probabilities, NEG_INF)

@@ -37,6 +37,15 @@ def length_normalised(log_probability: tf.Tensor, length: Any, length_penalty: f
     return log_probability / ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** length_penalty
 
 
+def forbid(*tokens: int, vocabulary_size: int) -> tf.Tensor:
+    """What makes these tokens impossible, added to log-probabilities: a constant of the graph.
+
+    >>> forbid(0, 2, vocabulary_size=4).numpy().tolist()
+    [-1000000000.0, 0.0, -1000000000.0, 0.0]
+    """
+    return NEG_INF * tf.reduce_max(tf.one_hot(tokens, vocabulary_size), axis=0)
+
+
 def max_decode_length(max_length: Any) -> Any:
     """The number of steps in which sequences of at most `max_length` tokens end."""
     return max_length if isinstance(max_length, int) else tf.maximum(1, tf.reduce_max(max_length))  # a batch may be empty
