@@ -135,15 +135,19 @@ class BarAttention(keras.layers.Layer):
         scores = ops.where(mask[:, :, None], scores, -1e9)
         nothing = ops.cast(self.nothing(h), "float32")[..., None]
         weights = ops.cast(ops.softmax(ops.concatenate([scores, nothing], axis=-1))[..., :-1], h.dtype)
-        found = ops.einsum("bthj,bje->bthe", weights, self.value(ops.cast(tokens[:, 1:], "int32")))
+        found = ops.einsum("bthj,bje->bthe", weights, self.value(self.ids(tokens[:, 1:])))
         y = h + self.output_layer(ops.reshape(found, (-1, steps, self.heads * found.shape[-1])))
         bar, place = (ops.cast(x, "int32") for x in own[1:])
         return y + self.place(ops.clip(place, 0, PLACES - 1)) + self.bar(bar % BARS), after
 
+    def ids(self, tokens: Tensor) -> Tensor:
+        """Tokens of the vocabulary, whatever a memory holds that a client sent."""
+        return ops.clip(ops.cast(tokens, "int32"), 0, len(self.adds) - 1)
+
     def positions(self, tokens: Tensor, memory: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The numbers of the bars of tokens (batch, steps), and the places in them in quarters of a unit length."""
-        tokens = ops.cast(tokens, "int32")
-        before = ops.concatenate([ops.cast(memory[1][:, -1:], "int32"), tokens[:, :-1]], axis=1)
+        tokens = self.ids(tokens)
+        before = ops.concatenate([self.ids(memory[1][:, -1:]), tokens[:, :-1]], axis=1)
         adds = ops.take(ops.reshape(self.adds, (-1,)), before * len(self.adds) + tokens)
         ends = ops.take(self.ends, tokens)
         lines = ops.cumsum(ends, axis=1)  # bar lines among these tokens
