@@ -150,6 +150,8 @@ class StatefulStack(keras.Model):
 
     def encode(self, x: Tensor, states: list[list[Tensor]], mask: Tensor | None = None) -> tuple[Tensor, list[list[Tensor]]]:
         """(batch, steps, features) from these states -> (batch, steps, units), and the states after the last unmasked step."""
+        if self.attention is not None:
+            raise ValueError("encode: has no tokens for the attention of this model. Call step for each of them.")
         after = []
         for rnn, state in zip(self.rnn_layers, states):
             x, *new = rnn(x, initial_state=state, mask=mask)
