@@ -40,6 +40,7 @@ from apps.language_model import serving as language
 from apps.language_model.config import Config as LanguageConfig
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.rolls import serving as rolls
+from apps.music_generation.tunes import bar_attention
 from apps.music_generation.tunes import serving as tunes
 from apps.sentiment_classification import config as sentiment_config
 from apps.sentiment_classification import serving as sentiment
@@ -152,7 +153,7 @@ def tune_cases() -> Iterator[Case]:
     yield case("a longer prompt, which comes back", lambda: {"prompt": ["a" * LARGEST_TEXTS], **numbers})
     yield case("a long prompt more", lambda: {"prompt": [long()] * (rows + 1), **numbers}, False)
     yield case("a short prompt more", lambda: {"prompt": [header] * (most + 1), **numbers}, False)
-    size = TuneConfig.num_layers * 2 * TuneConfig.units
+    size = TuneConfig.num_layers * 2 * TuneConfig.units + TuneConfig.attention_length * (bar_attention.SIZE + 3)
     case = partial(Case, "music_generation", ("decode_step",))
     parts = tunes.LARGEST_REQUEST // prompt
 
@@ -164,7 +165,7 @@ def tune_cases() -> Iterator[Case]:
     yield case("a longer text", lambda: {"text": [long(1)], **state(1)}, False)
     case = partial(Case, "music_generation", ("score",))
     whole = tunes.LARGEST_REQUEST // (tunes.SCORE_LIMIT + 2)
-    short = tunes.LARGEST_REQUEST // 2
+    short = tunes.LARGEST_REQUEST // tunes.LEAST_ROW
     yield case("the longest tune", lambda: {"text": ["d" * tunes.SCORE_LIMIT] * whole})
     yield case("most empty tunes", lambda: {"text": [""] * short})
     yield case("a longer tune", lambda: {"text": ["d" * (tunes.SCORE_LIMIT + 1)]}, False)

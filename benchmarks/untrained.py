@@ -86,7 +86,8 @@ def make_tunes(run: Path) -> tuple[keras.Model, Any, dict]:
     vocabulary = TuneVocabulary.train_from_iterator([tune.text for tune in found], config.tokenizer)
     vocabulary.save(run)
     (run / "headers.json").write_text(json.dumps(tune_headers(found)))
-    model = TuneModel(vocabulary.size, config.embedding_size, **cli.flags_of(config, StackFlags))
+    look_back: dict[str, Any] = {"attention_length": config.attention_length, "words": vocabulary.words}
+    model = TuneModel(vocabulary.size, config.embedding_size, **look_back, **cli.flags_of(config, StackFlags))
     model.build()
     model.dense.bias.assign(np.where(np.arange(vocabulary.size) == EOS, -1e9, 0.0))  # no tune ends before its limit
     return model, config, {}

@@ -70,6 +70,7 @@ class StatefulStack(keras.Model):
             options |= {"activation": "relu", "recurrent_initializer": "identity"}
         self.rnn_layers = [CELLS[cell](units, **options, name=f"rnn_{i + 1}") for i in range(num_layers)]
         self.drop = (keras.layers.SpatialDropout1D if locked_dropout else keras.layers.Dropout)(dropout)
+        self.attention: Any = None  # of a subclass: after the first layer, (x, tokens, memory) -> (x, memory)
         self.own_rows = slice(None)
         self.gather_rows: Callable[[Tensor], Tensor] = lambda rows: rows
 
@@ -96,60 +97,92 @@ class StatefulStack(keras.Model):
         self.carried = [
             [
                 self.add_weight(shape=(self.settings["batch_size"], size), initializer="zeros", trainable=False, name="carried")
-                for size in rnn.state_sizes
+                for size in sizes
             ]
-            for rnn in self.rnn_layers
+            for sizes in self.state_sizes
         ]
 
-    def unfold(self, x: Tensor, is_continuation: Tensor | None = None, training: bool = False) -> Tensor:
-        """(batch, steps, features) -> (batch, steps, units), from zeros or, in training, from the chunk before."""
-        for rnn, carried in zip(self.rnn_layers, self.carried):
-            x = self.drop(x, training=training)
-            if training and is_continuation is not None:
-                states = [
-                    ops.cast(state[self.own_rows], x.dtype) * ops.cast(is_continuation, x.dtype)[:, None] for state in carried
+    @property
+    def state_sizes(self) -> list[list[int]]:
+        """Of each layer, and of the attention's memory."""
+        sizes = [list(rnn.state_sizes) for rnn in self.rnn_layers]
+        return sizes if self.attention is None else [*sizes, self.attention.state_sizes]
+
+    def unfold(
+        self, x: Tensor, is_continuation: Tensor | None = None, training: bool = False, tokens: Tensor | None = None
+    ) -> Tensor:
+        """(batch, steps, features) -> (batch, steps, units), from zeros or, in training, from the chunk before.
+
+        The attention, if there is one, gets the tokens (batch, steps) that x stands for.
+        """
+        carries = training and is_continuation is not None
+        states = self.get_initial_state(ops.shape(x)[0])
+        if carries:
+            states = [
+                [
+                    ops.cast(state[self.own_rows], zeros.dtype) * ops.cast(is_continuation, zeros.dtype)[:, None]
+                    for state, zeros in zip(of_layer, initial)
                 ]
-                x, *states = rnn(x, initial_state=states, training=True)
-                for variable, state in zip(carried, states):
-                    variable.assign(self.gather_rows(ops.cast(ops.stop_gradient(state), variable.dtype)))
-            else:
-                x, *_ = rnn(x, training=training)
+                for of_layer, initial in zip(self.carried, states)
+            ]
+        after = []
+        for i, rnn in enumerate(self.rnn_layers):
+            x = self.drop(x, training=training)
+            x, *new = rnn(x, initial_state=states[i] if carries else None, training=training)
+            after.append(new)
+            if self.attention is not None and i == 0:
+                x, memory = self.attention(x, tokens, states[-1], training=training)
+        if self.attention is not None:
+            after.append(memory)
+        for variables, new in zip(self.carried, after if carries else []):
+            for variable, state in zip(variables, new):
+                variable.assign(self.gather_rows(ops.cast(ops.stop_gradient(state), variable.dtype)))
         return self.drop(x, training=training)
 
     def get_initial_state(self, batch_size: Any) -> list[list[Tensor]]:
         """The states before the first step."""
-        return [[ops.zeros((batch_size, size), self.compute_dtype) for size in rnn.state_sizes] for rnn in self.rnn_layers]
+        return [[ops.zeros((batch_size, size), dtype) for size in sizes] for sizes, dtype in zip(self.state_sizes, self._dtypes)]
+
+    @property
+    def _dtypes(self) -> list[str]:
+        """Of the states: a memory has numbers of tokens and bars, which must be exact."""
+        return [self.compute_dtype] * len(self.rnn_layers) + ["float32"] * (self.attention is not None)
 
     def encode(self, x: Tensor, states: list[list[Tensor]], mask: Tensor | None = None) -> tuple[Tensor, list[list[Tensor]]]:
         """(batch, steps, features) from these states -> (batch, steps, units), and the states after the last unmasked step."""
+        if self.attention is not None:
+            raise ValueError("encode: has no tokens for the attention of this model. Call step for each of them.")
         after = []
         for rnn, state in zip(self.rnn_layers, states):
             x, *new = rnn(x, initial_state=state, mask=mask)
             after.append(new)
         return x, after
 
-    def step(self, x: Tensor, states: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
-        """One step: (batch, features) -> (batch, units) and the states after it."""
+    def step(self, x: Tensor, states: list[list[Tensor]], tokens: Tensor | None = None) -> tuple[Tensor, list[list[Tensor]]]:
+        """One step: (batch, features), of tokens (batch,), -> (batch, units) and the states after it."""
         after = []
-        for rnn, state in zip(self.rnn_layers, states):
+        for i, (rnn, state) in enumerate(zip(self.rnn_layers, states)):
             x, new = rnn.cell(x, state)
             after.append(list(new))
-        return x, after
+            if self.attention is not None and tokens is not None and i == 0:
+                x, memory = self.attention(x[:, None], tokens[:, None], states[-1])
+                x = x[:, 0]
+        return x, after if self.attention is None else [*after, memory]
 
     @property
     def state_size(self) -> int:
-        return sum(sum(rnn.state_sizes) for rnn in self.rnn_layers)
+        return sum(map(sum, self.state_sizes))
 
     def pack(self, states: list[list[Tensor]]) -> Tensor:
         """All states of each row as one vector (batch, state_size), as a client keeps it."""
-        return ops.cast(ops.concatenate([state for of_layer in states for state in of_layer], axis=1), "float32")
+        return ops.concatenate([ops.cast(state, "float32") for of_layer in states for state in of_layer], axis=1)
 
     def unpack(self, packed: Tensor) -> list[list[Tensor]]:
         """What `pack` packed."""
-        sizes = [size for rnn in self.rnn_layers for size in rnn.state_sizes]
-        packed, ends = ops.cast(packed, self.compute_dtype), [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+        sizes = [size for sizes in self.state_sizes for size in sizes]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
         parts = iter(ops.split(packed, ends, axis=1) if ends else [packed])
-        return [[next(parts) for _ in rnn.state_sizes] for rnn in self.rnn_layers]
+        return [[ops.cast(next(parts), dtype) for _ in sizes] for sizes, dtype in zip(self.state_sizes, self._dtypes)]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.settings}

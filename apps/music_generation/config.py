@@ -64,12 +64,13 @@ class MusicConfig(StackFlags, TrainingFlags, RunFlags):
 class TuneConfig(MusicConfig):
     """tunes"""
 
-    kept: ClassVar[tuple[str, ...]] = tuple("music tokenizer embedding_size cell irnn units num_layers".split())
+    kept: ClassVar[tuple[str, ...]] = tuple("music tokenizer embedding_size attention_length cell irnn units num_layers".split())
     validation_tunes: Annotated[str | None, "file with the places of the tunes for validation, 0 the first"] = None
     tokenizer: Annotated[Literal["characters", "musical"], "musical: a pitch, a duration, a bar line or a field is one"] = (
         "characters"
     )
     embedding_size: shared.EmbeddingSize = 64
+    attention_length: Annotated[int, "tokens back that the attention reaches; 0: no attention", "[0, inf)"] = 192
     num_samples: Annotated[int, "tunes sampled after training to judge them; 0: none", "[0, inf)"] = 200
     temperature: Annotated[float, "of these", "(0, inf)"] = 0.8
     top_p: Annotated[float, "of these", "(0, 1]"] = 0.95

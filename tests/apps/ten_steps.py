@@ -63,7 +63,7 @@ def image_captioning(generator):
 
 
 def music_generation(generator):
-    model = TuneModel(20, 8, batch_size=ROWS, units=8, num_layers=2)
+    model = TuneModel(20, 8, batch_size=ROWS, units=8, num_layers=2, attention_length=6, words=list("ABCDEFGabcd23/(|"))
     model.build()
     is_continuation = generator.integers(0, 2, (STEPS, ROWS)).astype(np.float32)
     return (

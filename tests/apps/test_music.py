@@ -14,12 +14,14 @@ import pytest
 import tensorflow as tf
 
 import apps
+from apps.common.cells import CELLS
 from apps.common.training.losses import TokenLoss
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.predict import check_prompt
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
 from apps.music_generation.rolls.serving import RollGenerator
+from apps.music_generation.tunes.bar_attention import BLOCK, QUARTERS, BarAttention
 from apps.music_generation.tunes.engraver import engrave
 from apps.music_generation.tunes.evaluate import character_ids
 from apps.music_generation.tunes.grammar import TICKS, Grammar, make_table
@@ -47,7 +49,7 @@ from tests.apps.contract import (  # noqa: F401
 from tests.serving.operations import check_graph
 
 SMALL = "--units 16 --num-layers 1 --batch-size 4 --learning-rate 0.02 --num-samples 4 --max-length 80".split()
-SMALL += "--transpose-prob 0.2 --bptt-steps 16".split()
+SMALL += "--transpose-prob 0.2 --bptt-steps 16 --attention-length 24".split()
 
 command = partial(helpers.command, "music_generation")
 
@@ -119,7 +121,8 @@ def test_the_export_plays_on_without_this_project(trained):
         "for text in run('', 'abc', header + 'ab', 'M:6/8\\n', name='constrained'):\n"
         "    assert b'K:' in text and text.endswith((b'|', b'|\\n', b']', b']\\n')), text\n"
         # token by token, the state outside
-        "state, text, tokens = np.zeros((1, 32), np.float32), header.replace('K:G', 'K:Gmaj'), []\n"
+        "size = served['decode_step'].structured_input_signature[1]['state'].shape[1]\n"
+        "state, text, tokens = np.zeros((1, size), np.float32), header.replace('K:G', 'K:Gmaj'), []\n"
         "numbers = dict(temperature=tf.constant(0.0), top_p=tf.constant(1.0), seed=tf.constant(0))\n"
         "for _ in range(12):\n"
         "    out = served['decode_step'](text=tf.constant([text]), state=tf.constant(state), **numbers)\n"
@@ -187,6 +190,7 @@ TUNE_VARIANTS = [
     {"cell": "gru", "dropout": 0.2, "recurrent_dropout": 0.2},
     {"cell": "simple_rnn", "irnn": True},
     {"cell": "gated_rnn", "num_layers": 3},
+    {"attention_length": 5, "words": list("AB2|c(3/")},
 ]
 
 
@@ -210,18 +214,19 @@ def test_fit_moves_every_weight_and_the_model_reloads(options, jit_compile, tmp_
     np.testing.assert_allclose(model(inputs), reloaded(inputs), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["tunes", "rolls"])
+@pytest.mark.parametrize("kind", ["tunes", "attention", "rolls"])
 def test_chunks_are_one_long_sequence_until_it_ends(kind):
     """The state is carried from chunk to chunk, and is forgotten where a sequence begins; without training nothing is carried."""
     generator = np.random.default_rng(0)
-    if kind == "tunes":
-        model = TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
+    if kind != "rolls":
+        model = looking_back() if kind == "attention" else TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
         x = {"tokens": generator.integers(1, 9, (2, 12))}
     else:
         model = RollModel(6, batch_size=2, units=5, num_layers=2, hidden=3)
         frames = (generator.random((2, 13, 6)) < 0.4).astype("float32")
         x = {"frames": frames[:, :-1], "targets": frames[:, 1:]}
-    model.build()
+    if not model.built:
+        model.build()
     whole = model(x)
 
     def chunk(i, is_continuation):
@@ -237,14 +242,73 @@ def test_chunks_are_one_long_sequence_until_it_ends(kind):
     np.testing.assert_allclose(model(x), whole, atol=1e-6)
 
 
-def test_one_step_at_a_time_equals_whole_sequences():
-    model = TuneModel(9, 4, batch_size=2, units=5, num_layers=2)
+def looking_back(length=6, **settings):
+    """A model with attention, whose weights are not small."""
+    model = TuneModel(9, 4, batch_size=2, units=5, attention_length=length, words=list("AB2|c"), **settings)
     model.build()
-    tokens = np.random.default_rng(0).integers(1, 9, (3, 7))
-    states = model.get_initial_state(3)
-    for t in range(7):
-        logits, states = model.decode_step(tokens[:, t], states)
-        np.testing.assert_allclose(logits, model({"tokens": tokens})[:, t], atol=1e-5)
+    for i, weight in enumerate(model.trainable_variables):
+        weight.assign(np.random.default_rng(i).normal(size=weight.shape) * 0.5)
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"attention_length": 6}, *({"attention_length": 6, "cell": cell} for cell in CELLS)])
+def test_one_step_at_a_time_equals_whole_sequences(options):
+    """With the states packed and unpacked between the steps, as a client keeps them; the attention has more than one block."""
+    settings = {"num_layers": 1 + (not options), **options}
+    model = looking_back(settings.pop("attention_length", 0), **settings)
+    tokens = np.random.default_rng(0).integers(1, 9, (2, BLOCK + 4))
+    whole, states = model({"tokens": tokens}), model.get_initial_state(2)
+    for t in range(tokens.shape[1]):
+        logits, states = model.decode_step(tokens[:, t], model.unpack(model.pack(states)))
+        np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
+
+
+def test_the_attention_sees_what_came_and_only_so_far_back():
+    model = looking_back(num_layers=1)
+    tokens = np.random.default_rng(0).integers(4, 9, (1, 40))
+    later, earlier = tokens.copy(), tokens.copy()
+    later[:, 20:] = 12 - later[:, 20:]
+    np.testing.assert_array_equal(model({"tokens": later})[:, :20], model({"tokens": tokens})[:, :20])
+    h = np.random.default_rng(1).normal(size=(1, 40, 5)).astype("float32")
+    earlier[:, 3] = 4 + (earlier[:, 3] - 3) % 5  # where x_3 is seen: at its step and the N - 1 after it
+    attention = looking_back(num_layers=1).attention
+    attention.place.embeddings.assign(attention.place.embeddings * 0)
+    attention.bar.embeddings.assign(attention.bar.embeddings * 0)
+    attention.preference.assign(attention.preference * 0)  # only what was said, not where it is
+    memory = [np.zeros((1, size), "float32") for size in attention.state_sizes]
+    changed = np.any(attention(h, earlier, memory)[0] != attention(h, tokens, memory)[0], axis=(0, 2))
+    np.testing.assert_array_equal(np.flatnonzero(changed), np.arange(3, 3 + attention.length))
+
+
+def test_a_head_finds_what_came_next_at_the_same_place_its_bars_before():
+    attention = BarAttention(12, ["", "", "", "", *"ABcd|"], embedding_size=3)
+    attention.build((None, None, 12))
+    attention.output_layer.kernel.assign(np.eye(12))  # y is what the heads found, one after the other
+    for weight in (attention.key.kernel, attention.nothing.kernel, attention.place.embeddings, attention.bar.embeddings):
+        weight.assign(weight * 0)
+    attention.nothing.bias.assign([-1e3] * 4)
+    attention.preference.assign([[1e2]] * 4)
+    bars = np.concatenate([np.random.default_rng(0).integers(4, 8, (6, 4)), np.full((6, 1), 8)], axis=1)
+    tokens = bars.reshape(1, 30)
+    y, _ = attention(np.zeros((1, 30, 12), "float32"), tokens, [np.zeros((1, size), "float32") for size in attention.state_sizes])
+    for head, bars_ago in enumerate((1, 2)):  # four bars are more than twelve tokens
+        after = np.arange(5 * bars_ago, 30)
+        expected = attention.value(tokens[0, after - 5 * bars_ago + 1])
+        np.testing.assert_allclose(np.asarray(y)[0, after, 3 * head : 3 * head + 3], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["characters", "musical"])
+def test_places_are_the_time_since_the_bar_line(kind):
+    tune = read_tune("X:1\nM:C\nL:1/8\nK:Gm\nAG|F2FA (3GFE c/d/=e/4f/4g/|^d'3/2e/ dc B,4|a6|]\nb2|")
+    vocabulary = TuneVocabulary.train_from_iterator([tune.text], kind)
+    attention = BarAttention(3, ["", "", "", "", *vocabulary.words])
+    tokens = vocabulary.encode(tf.constant([tune.text])).to_tensor()
+    memory = [np.zeros((1, size), "float32") for size in attention.state_sizes]
+    numbers, places = (np.asarray(x)[0] for x in attention.positions(tokens, memory))
+    texts = [word.decode() for word in vocabulary.tokenize(tf.constant([tune.text]))[0].numpy()]
+    ends = [i for i, text in enumerate(texts) if text[0] == "|"]
+    assert [places[i - 1] / QUARTERS for i in ends] == [2, 8, 8, 6, 2] and [numbers[i] for i in ends] == [0, 1, 2, 3, 3]
+    assert not places[ends].any()
 
 
 @pytest.mark.parametrize("frame", ["nade", "independent"])

@@ -93,7 +93,8 @@ def _music_generation(run):
     vocabulary = TuneVocabulary.train_from_iterator([tune.text for tune in tunes], "characters")
     vocabulary.save(run)
     (run / "headers.json").write_text(json.dumps(tune_headers(tunes)))
-    model = TuneModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=1)
+    settings = {"attention_length": 12, "words": vocabulary.words}
+    model = TuneModel(vocabulary.size, 8, batch_size=2, units=8, num_layers=1, **settings)
     model.build()
     return model, TuneConfig(music="tunes", max_length=60), {}
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.ngram import NgramModel, best_order
-from apps.music_generation.tunes.judge import Copies, tune_metrics
+from apps.music_generation.tunes.judge import Copies, form, tune_metrics
 from apps.music_generation.tunes.serving import LARGEST_REQUEST
 from data_pipelines.abc import Tune
 from data_pipelines.tunes import Tunes
@@ -32,7 +32,7 @@ def evaluate(
     alphabet = sorted({character for tune in tunes.splits.get("train", []) for character in tune.text})
     for split in splits:
         bits = bits_per_character(served, tunes.splits[split])
-        metrics[split] = {"bits_per_character": bits}
+        metrics[split] = {"bits_per_character": bits, **form(tunes.splits[split])}
         if "train" in tunes.splits and split != "train":
             counted = counted or NgramModel(character_ids(tunes.splits["train"], alphabet), LONGEST_ORDER, len(alphabet) + 2)
             order, ngram = best_order(counted, character_ids(tunes.splits[split], alphabet))

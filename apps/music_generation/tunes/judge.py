@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from apps.music_generation.tunes.engraver import engrave
-from data_pipelines.abc import ABCError, Tune, bars_fit, elements, read_tune, tonics, transpose
+from data_pipelines.abc import ABCError, Tune, bars, bars_fit, elements, read_tune, tonics, transpose
 
 
 def tune_metrics(texts: Sequence[str], copies: "Copies | None") -> dict[str, float]:
@@ -15,7 +15,7 @@ def tune_metrics(texts: Sequence[str], copies: "Copies | None") -> dict[str, flo
 
     parse: can be read here and engraved by verovio.
     bars_fit: of all, those whose every bar is as long as the metre says (`bars_fit` of `data_pipelines.abc`).
-    repeated_bars: mean fraction of bars that occur earlier in the tune.
+    repeated_bars, even_sections, tonic_endings: see `form`.
     copied_mean, copied_max: the longest run of characters that occurs in a training tune too, in any key, as a fraction of the
         tune; not without training tunes.
     """
@@ -27,7 +27,7 @@ def tune_metrics(texts: Sequence[str], copies: "Copies | None") -> dict[str, flo
     return {
         "parse": float(np.mean(parsed)),
         "bars_fit": float(np.mean(fit)),
-        "repeated_bars": float(np.mean([repeated_bars(tune) for tune in readable] or [0.0])),
+        **form(readable),
         **({"copied_mean": float(np.mean(copied)), "copied_max": float(np.max(copied))} if copied else {}),
         "characters": float(np.mean([len(text) for text in texts])),
         "tunes": len(texts),
@@ -41,20 +41,57 @@ def _read(text: str) -> Tune | None:
         return None
 
 
+def form(tunes: Sequence[Tune]) -> dict[str, float]:
+    """What tunes have of a form.
+
+    repeated_bars: mean fraction of bars that occur earlier in the tune.
+    even_sections: fraction of the sections that have 8 or 16 full bars.
+    tonic_endings: of these, those whose last note is the tonic.
+    """
+    even = [ends for tune in tunes for count, ends in sections(tune) if count in (8, 16)]
+    return {
+        "repeated_bars": float(np.mean([repeated_bars(tune) for tune in tunes] or [0.0])),
+        "even_sections": len(even) / max(1, sum(len(sections(tune)) for tune in tunes)),
+        "tonic_endings": sum(even) / max(1, len(even)),
+    }
+
+
+def sections(tune: Tune) -> list[tuple[int, bool]]:
+    """Of each section its full bars, and whether its last note is the tonic; a second ending belongs to no section.
+
+    >>> sections(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nA|d2 fd|a3A:|d2 fd|1 a4:|2 d4|]"))
+    [(2, False), (2, False)]
+    """
+    last = [""]  # note of each bar, or before it
+    for kind, match in elements(tune.body):
+        if kind == "note":
+            last[-1] = (match["accidental"] or "") + match["letter"].upper()
+        elif kind == "bar":
+            last.append(last[-1])
+    found, count, is_second = [], 0, False
+    for (length, metre, line), note in zip(bars(tune), last):
+        count += 2 * length > metre
+        if line in ("", "||") or set(":]") & set(line):
+            if count and not is_second:
+                found.append((count, note == tune.key[0]))
+            count, is_second = 0, "2" in line
+    return found
+
+
 def repeated_bars(tune: Tune) -> float:
     """The fraction of bars that occur earlier in the tune.
 
     >>> repeated_bars(read_tune("X:1\\nM:2/4\\nL:1/8\\nK:D\\nd2 fd|a4|d2 fd|a4|"))
     0.5
     """
-    bars, bar = [], ""
+    found, bar = [], ""
     for kind, match in elements(tune.body):
         if kind == "bar":
-            bars.append(bar)
+            found.append(bar)
             bar = ""
         elif kind != "space":
             bar += match[0]
-    counts = Counter(bar for bar in bars if bar)
+    counts = Counter(bar for bar in found if bar)
     return 1 - len(counts) / max(1, counts.total())
 
 

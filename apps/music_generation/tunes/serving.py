@@ -21,6 +21,7 @@ from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
 PROMPT_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
 SCORE_LIMIT = 100_000  # bytes
 LARGEST_REQUEST = 2**17  # tokens, padding and those to be generated counted
+LEAST_ROW = 64  # tokens: a shorter row's memory of what came before takes as much
 
 
 def tune_signatures(generator: "TuneGenerator") -> dict[str, tuple[Any, list[tf.TensorSpec]]]:
@@ -120,7 +121,7 @@ class TuneGenerator(tf.Module):
         limit = tf.broadcast_to(tf.clip_by_value(tf.cast(max_new_tokens, tf.int32), 0, self.max_length), [count])
         limit = tf.where(too_long, 0, limit)
         largest = max(LARGEST_REQUEST, (PROMPT_LIMIT + 1) * self.max_length + 1)  # one row always fits
-        ids = check_request_size(ids, largest, "prompt", new=tf.reduce_max(tf.concat([[0], limit], axis=0)))
+        ids = check_request_size(ids, largest, "prompt", new=tf.reduce_max(tf.concat([[0], limit], axis=0)), least=LEAST_ROW)
         last = tf.gather(ids.flat_values, ids.row_limits() - 1)
         count = tf.shape(last)[0]  # of what was checked: nothing is allocated before
         state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.get_initial_state(count))[0]}
@@ -164,7 +165,7 @@ class TuneGenerator(tf.Module):
             tf.concat([tf.fill([count, 1], BOS), ids], axis=1),
             tf.concat([begins[:, None], tf.ones_like(ids, tf.bool)], axis=1),
         )
-        stack, logits = self._read(check_request_size(ids, LARGEST_REQUEST), self.model.unpack(state))
+        stack, logits = self._read(check_request_size(ids, LARGEST_REQUEST, least=LEAST_ROW), self.model.unpack(state))
         logits = tf.where(tf.reduce_any(tf.range(logits.shape[-1]) == [[0], [UNKNOWN], [BOS]], axis=0), NEG_INF, logits)
         token = sample_token(logits, random_numbers(seed, count, 1)[:, 0], temperature, self.top_k, top_p)
         return {"token": self.vocabulary.ids_to_tokens(token), "finished": token == EOS, "state": self.model.pack(stack)}
@@ -175,7 +176,7 @@ class TuneGenerator(tf.Module):
         ids = self.vocabulary.encode(text)
         rows = tf.shape(text)[0]
         ragged = tf.concat([tf.fill([rows, 1], BOS), ids, tf.fill([rows, 1], EOS)], axis=1)
-        marked = check_request_size(ragged, LARGEST_REQUEST).to_tensor()
+        marked = check_request_size(ragged, LARGEST_REQUEST, least=LEAST_ROW).to_tensor()
         marked = tf.pad(marked, [[0, 0], [0, tf.maximum(0, 2 - tf.shape(marked)[1])]])  # an empty batch has no columns
         logits = self.model({"tokens": marked[:, :-1]}, training=False)
         targets = marked[:, 1:]

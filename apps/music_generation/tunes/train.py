@@ -56,7 +56,14 @@ def train(config: TuneConfig) -> dict[str, float]:
     held_out = whole_tunes(tunes.splits["validation"], vocabulary)
 
     # -- model
-    model = TuneModel(vocabulary.size, config.embedding_size, **cli.flags_of(config, StackFlags))
+    stack = cli.flags_of(config, StackFlags)
+    model = TuneModel(
+        vocabulary.size,
+        config.embedding_size,
+        attention_length=config.attention_length,
+        words=vocabulary.words,
+        **stack,
+    )
     model.build()
     begin_with(model, initial)
     folder = runs.open_run(APPLICATION, config, {"data": tunes.describe()}, workers)
