@@ -11,6 +11,7 @@ import tensorflow as tf
 from apps.demo import drawing
 from apps.image_captioning.pictures import open_image
 from apps.language_model.predict import next_tokens, score
+from apps.music_generation.config import TOP_P
 from apps.music_generation.rolls.predict import continue_roll
 from apps.music_generation.shared import generates_tunes
 from apps.music_generation.sound import notes_of, synthesize, to_wav
@@ -100,7 +101,7 @@ def _tune(
     served: Any, prompt: str, temperature: float, seed: int, max_new_tokens: int, constrained: bool
 ) -> Iterator[tuple[str, str, str, str]]:
     yield "1 of 3: generating the tune", "", "", ""
-    abc = sample_tunes(served, 1, max_new_tokens, temperature, 0.95, seed, constrained, prompt)[0]
+    abc = sample_tunes(served, 1, max_new_tokens, temperature, TOP_P, seed, constrained, prompt)[0]
     yield "2 of 3: engraving it", abc, "", ""
     score = engrave([with_open_repeats(abc)], files=True)[0]
     if score is None:

@@ -14,6 +14,7 @@ from apps.applications import APPLICATIONS
 from apps.demo import answers, drawing
 from apps.demo.models import About, Models
 from apps.demo.uploads import LARGEST_TOTAL, UploadLimit
+from apps.music_generation.config import TEMPERATURE
 from data_pipelines.sources import DataError
 
 # Examples for the embedded pairs, by the language of the source.
@@ -199,7 +200,7 @@ def _fit_captions(about: About) -> list[Any]:
 def _music(model: Callable[[], Any]) -> list[Any]:
     prompt = gr.Textbox(label="Beginning in ABC notation, or nothing", lines=3, placeholder="M:6/8\nL:1/8\nK:D", elem_id="prompt")
     with gr.Row():
-        temperature = gr.Slider(0.0, 1.5, 0.8, step=0.05, label="Temperature: higher is bolder")
+        temperature = gr.Slider(0.0, 1.5, TEMPERATURE, step=0.05, label="Temperature: higher is bolder")
         seed = gr.Number(1, label="Seed: another one gives another tune", precision=0, minimum=0, maximum=2**31 - 1)
         length = gr.Slider(20, 800, 400, step=10, label="Length, at most")
     constrained = gr.Checkbox(True, label="Keep every bar as long as the metre says")

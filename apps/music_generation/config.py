@@ -7,6 +7,7 @@ from apps.common import config as shared
 from apps.common.config import FitFlags, Rate, RunFlags, Size
 
 APPLICATION = "music_generation"
+TEMPERATURE, TOP_P = 1.0, 0.98  # of tunes: lower ones repeat far more bars than real tunes do
 TransposeProb = Annotated[float, "probability of transposing a tune or piece to another key in an epoch", "[0, 1]"]
 Units = Annotated[int, "size of the states", Size]
 NumLayers = Annotated[int, "recurrent layers", Size]
@@ -72,8 +73,8 @@ class TuneConfig(MusicConfig):
     embedding_size: shared.EmbeddingSize = 64
     attention_length: Annotated[int, "tokens back that the attention reaches; 0: no attention", "[0, inf)"] = 192
     num_samples: Annotated[int, "tunes sampled after training to judge them; 0: none", "[0, inf)"] = 200
-    temperature: Annotated[float, "of these", "(0, inf)"] = 0.8
-    top_p: Annotated[float, "of these", "(0, 1]"] = 0.95
+    temperature: Annotated[float, "of these", "(0, inf)"] = TEMPERATURE
+    top_p: Annotated[float, "of these", "(0, 1]"] = TOP_P
     top_k: Annotated[int, "of the export; 0: all tokens", "[0, inf)"] = 0
 
 

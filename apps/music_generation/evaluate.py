@@ -11,6 +11,7 @@ import argparse
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
 from apps.common.export.saved_model import load_export
+from apps.music_generation.config import TEMPERATURE, TOP_P
 from apps.music_generation.rolls.evaluate import evaluate as evaluate_rolls
 from apps.music_generation.shared import generates_tunes, print_metrics, refuse_flags
 from apps.music_generation.tunes.evaluate import evaluate as evaluate_tunes
@@ -28,8 +29,8 @@ def main() -> None:
         group.add_argument("--validation-tunes", help="as for training"),
         group.add_argument("--num-samples", type=cli.number_type(int, "[0, inf)"), default=200, help="tunes to judge; 0: none"),
         group.add_argument("--max-new-tokens", type=cli.number_type(int, "[1, inf)"), default=800, help="of a tune"),
-        group.add_argument("--temperature", type=cli.number_type(float, "[0, 1000]"), default=0.8, help="of these tunes"),
-        group.add_argument("--top-p", type=cli.number_type(float, "(0, 1]"), default=0.95, help="of these tunes"),
+        group.add_argument("--temperature", type=cli.number_type(float, "[0, 1000]"), default=TEMPERATURE, help="of these tunes"),
+        group.add_argument("--top-p", type=cli.number_type(float, "(0, 1]"), default=TOP_P, help="of these tunes"),
         group.add_argument("--seed", type=int, default=0, help="of these tunes"),
     ]
     group = parser.add_argument_group("models of piano rolls")

@@ -15,6 +15,7 @@ from typing import Any
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
+from apps.music_generation.config import TEMPERATURE, TOP_P
 from apps.music_generation.rolls import predict as rolls
 from apps.music_generation.shared import generates_tunes, refuse_flags
 from apps.music_generation.tunes import predict as tunes
@@ -50,8 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--temperature",
         type=cli.number_type(float, "[0, inf)"),
-        default=0.8,
-        help="1: the model's own distribution; lower: safer",
+        help=f"1: the model's own distribution; lower: safer. Default: {TEMPERATURE:g} for tunes, 0.8 for piano rolls",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same music")
     parser.add_argument(
@@ -65,7 +65,7 @@ def main() -> None:
     of_tunes = [
         group.add_argument("--max-new-tokens", type=cli.number_type(int, "[1, inf)"), help="default: until the tune ends"),
         group.add_argument(
-            "--top-p", type=cli.number_type(float, "(0, 1]"), default=0.95, help="of the most probable tokens with this share"
+            "--top-p", type=cli.number_type(float, "(0, 1]"), default=TOP_P, help="of the most probable tokens with this share"
         ),
         group.add_argument("--constrained", action="store_true", help="keep every bar as long as the metre says"),
     ]
@@ -80,6 +80,8 @@ def main() -> None:
     refuse_flags(of_rolls if is_tune_model else of_tunes, arguments, "tunes" if is_tune_model else "piano rolls")
     flags = of_tunes if is_tune_model else of_rolls
     options = {name: getattr(arguments, name) for name in ("temperature", "seed", "count", *(flag.dest for flag in flags))}
+    if arguments.temperature is None:
+        del options["temperature"]
     if not is_tune_model and arguments.out is None:
         raise DataError("--out is missing; a piano roll is written as files. Pass --out NAME.")
     prompts = cli.read_inputs(arguments.prompt) or [""]

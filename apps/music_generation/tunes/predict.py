@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from apps.music_generation.config import TEMPERATURE, TOP_P
 from apps.music_generation.tunes.evaluate import sample_tunes
 from apps.music_generation.tunes.scores import write_tune
 from data_pipelines.sources import DataError, read_text
@@ -17,8 +18,8 @@ def predictions(
     *,
     count: int = 1,
     max_new_tokens: int | None = None,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
+    temperature: float = TEMPERATURE,
+    top_p: float = TOP_P,
     seed: int = 0,
     constrained: bool = False,
 ) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def predictions(
 
 def write_example(served: Any, path: Path) -> list[Path]:
     """A constrained tune, as files."""
-    abc = sample_tunes(served, 1, NO_LIMIT, 0.8, 0.95, 1, constrained=True)[0]
+    abc = sample_tunes(served, 1, NO_LIMIT, TEMPERATURE, TOP_P, 1, constrained=True)[0]
     try:
         return write_tune(abc, path)
     except DataError as error:  # of a poorly trained model
