@@ -120,7 +120,7 @@ class AttentionDecoder(keras.layers.Layer):
         """The states of each layer; and o_{t-1}, with input feeding."""
         sizes = [layer.state_sizes for layer in self.rnn_layers]
         widths = keras.tree.flatten(sizes) + ([self.output_size] if self.input_feeding else [])
-        parts = ops.split(state, np.cumsum(widths)[:-1], axis=-1) if len(widths) > 1 else [state]
+        parts = ops.split(state, np.cumsum(widths, dtype="int32")[:-1], axis=-1) if len(widths) > 1 else [state]
         return keras.tree.pack_sequence_as(sizes, parts[: sum(map(len, sizes))]), parts[-1]
 
     def attend(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:

@@ -38,7 +38,7 @@ def beam_search(
         coverage = coverage_penalty * sum_j log(min(sum_i attention_ij, 1))
 
     A hypothesis that ends among the `beam_size` best continuations is finished. The search stops when `beam_size` are finished,
-    or when no other can win any more. The result for a row doesn't depend on the other rows.
+    or when no other can win any more. Of equal log-probabilities EOS wins. The result for a row doesn't depend on the other rows.
 
     Args:
         beam_size: hypotheses kept; 1 is greedy search.

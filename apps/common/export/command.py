@@ -56,7 +56,9 @@ def main(
         path = run / f"{name}{ENDINGS[arguments.format]}"
         difference = write_network(model, network(model), path, arguments.format, arguments.int8)
         remote.push(run)
-        print(f"{remote.shown(path)}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.0e}")
+        print(
+            f"{remote.shown(path)}  {path.stat().st_size / 1e6:.1f} MB, differs from the model by {difference:.0e} on an example"
+        )
         return
     if arguments.int8:
         raise DataError("--int8 is for --format litert or onnx: TensorFlow's own 8-bit products are slower. Leave it out.")

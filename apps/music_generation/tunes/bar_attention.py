@@ -23,7 +23,8 @@ NOTES = frozenset("ABCDEFGabcdefgzx")
 def quarters(before: str, character: str) -> int:
     """What a character adds to the time of its bar, in quarters of a unit length, given the character before it.
 
-    A broken rhythm moves time from a note to its neighbour, which is not followed.
+    Not followed: a broken rhythm, which moves time from a note to its neighbour; durations of two digits; fractions of 4 with a
+    numerator; a metre within the tune.
 
     >>> text = "(3AB^c d3/2"
     >>> sum(quarters(before, character) for before, character in zip(" " + text, text)) / QUARTERS
@@ -76,7 +77,7 @@ class BarAttention(keras.layers.Layer):
     """
 
     def __init__(self, length: int, words: Sequence[str], embedding_size: int = 64, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the memory has numbers of tokens and bars, which must be exact
         self.settings: dict[str, Any] = {"length": length, "words": list(words), "embedding_size": embedding_size}
         self.length, self.heads = length, len(BARS_AGO)
         self.state_sizes = [length * SIZE, length, length, length]
@@ -102,7 +103,7 @@ class BarAttention(keras.layers.Layer):
         if training or (h.shape[1] is not None and h.shape[1] <= BLOCK):
             return self.attend(h, tokens, memory)
         batch, steps, units = ops.shape(h)[0], ops.shape(h)[1], h.shape[-1]
-        blocks = -(-steps // BLOCK)
+        blocks = (steps + BLOCK - 1) // BLOCK  # ONNX rounds quotients of negative numbers towards zero
         sequences = []
         for x in (h, ops.cast(tokens, "float32")[..., None]):
             x = ops.pad(x, [[0, 0], [0, blocks * BLOCK - steps], [0, 0]])

@@ -91,8 +91,8 @@ def repeated_bars(tune: Tune) -> float:
             bar = ""
         elif kind != "space":
             bar += match[0]
-    counts = Counter(bar for bar in found if bar)
-    return 1 - len(counts) / max(1, counts.total())
+    counts = Counter(bar for bar in [*found, bar] if bar)
+    return 1 - len(counts) / counts.total() if counts else 0.0
 
 
 class Copies:
