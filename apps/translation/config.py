@@ -46,7 +46,6 @@ class ModelFlags:
     dropout: shared.Dropout = 0.4
     scheduled_sampling: Annotated[float, "rate of target tokens replaced by the model's own predictions", "[0, 1]"] = 0.0
     sampled_softmax: Annotated[int, "compare with so many sampled tokens, not with the vocabulary; 0: exact", "[0, inf)"] = 0
-    r_drop: Annotated[float, "decode twice, with other dropout, and weigh their divergence so; 0: once", "[0, inf)"] = 0.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from keras import ops
 import layers
 from apps.common.cells import CELLS
 from apps.common.decoding.attention_decoder import AttentionDecoder, Memory
-from apps.common.training.losses import divergence, sampled_cross_entropy, scaled
+from apps.common.training.losses import sampled_cross_entropy, scaled
 from data_pipelines.vocabulary import BOS, PADDING
 
 Tensor = Any
@@ -128,8 +128,6 @@ class Translator(keras.Model):
             https://aclanthology.org/P19-2049).
         sampled_softmax: in training, compare each target token with so many sampled ones instead of with the whole vocabulary,
             and without label smoothing; 0: exact. See `sampled_cross_entropy`.
-        r_drop: a: a batch is decoded twice in training, with other dropout, and a times the `divergence` of the two distributions
-            of each token is added to their mean loss (Liang et al. 2021, https://arxiv.org/abs/2106.14448); 0: once.
     """
 
     def __init__(
@@ -151,13 +149,12 @@ class Translator(keras.Model):
         dropout: float = 0.0,
         scheduled_sampling: float = 0.0,
         sampled_softmax: int = 0,
-        r_drop: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.settings = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         self.reverse_source, self.scheduled_sampling = reverse_source, scheduled_sampling
-        self.sampled_softmax, self.r_drop = sampled_softmax, r_drop
+        self.sampled_softmax = sampled_softmax
         normal = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
         self.target_embedding = keras.layers.ReversibleEmbedding(
             target_size, embedding_size, embeddings_initializer=normal, reverse_dtype="float32", name="target_embedding"
@@ -248,10 +245,6 @@ class Translator(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Tensor:
-        if training and self.r_drop:
-            again = self(x, training=True)
-            both = [keras.Model.compute_loss(self, x, y, logits, sample_weight, training) for logits in (y_pred, again)]
-            return sum(both) / 2 + scaled(self.r_drop * divergence(y, y_pred, again), sample_weight)
         if not (training and self.sampled_softmax):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         uniform = keras.random.uniform((self.sampled_softmax,), seed=self.seed_generator)

@@ -33,7 +33,6 @@ from apps.translation.sequence import check_sequence_flags, sequence_trainer
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.cache import cache_folder, cached_files
-from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
@@ -50,8 +49,6 @@ def train(config: Config) -> dict[str, float | str]:
 
     check_embeddings(config)
     check_sequence_flags(config)
-    if config.r_drop and config.sampled_softmax:
-        raise DataError(f"--r-drop {config.r_drop}: compares whole distributions. Leave out --sampled-softmax.")
     phases = runs.phases_to_train(
         [
             ("checkpoints", config.seed, config.epochs, config.learning_rate),

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from apps.common.decoding.attention_decoder import AttentionDecoder
 from apps.common.training import losses
-from apps.common.training.losses import TokenLoss, divergence, sampled_cross_entropy, token_cross_entropy
+from apps.common.training.losses import TokenLoss, sampled_cross_entropy, token_cross_entropy
 from apps.translation.model import Translator
 from tests.layers.helpers import close, gradients, numpy, random_weights, sequences, weighted_sum
 
@@ -139,45 +139,3 @@ def test_training_on_drawn_tokens_lowers_the_exact_loss():
     assert np.isclose(before, loss(ids, model(inputs)))  # outside training the loss is exact
     history = model.fit(inputs, ids, epochs=30, verbose=0).history["loss"]
     assert history[-1] < history[0] and model.evaluate(inputs, ids, verbose=0) < 0.6 * before
-
-
-def test_the_divergence_and_its_gradient_are_those_of_the_definition():
-    targets = np.array([[3, 1, 0], [2, 0, 0]])
-    first, second = (np.random.default_rng(n).normal(0, 2, (2, 3, 7)) for n in (0, 1))
-
-    def defined(first, second):
-        p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (first, second))
-        both = (p * np.log(p / q) + q * np.log(q / p)).sum(-1) / 2
-        return both[targets != 0].mean()
-
-    with tf.GradientTape() as tape:
-        logits = [tf.Variable(z) for z in (first, second)]
-        found = 3 * divergence(targets, *logits)
-    assert np.isclose(found, 3 * defined(first, second))
-    for n, gradient in enumerate(tape.gradient(found, logits)):
-        for place in np.ndindex(first.shape):
-            step = np.zeros(first.shape)
-            step[place] = 1e-6
-            ends = [defined(*(z + sign * step * (i == n) for i, z in enumerate((first, second)))) for sign in (1, -1)]
-            assert np.isclose(gradient[place], 3 * (ends[0] - ends[1]) / 2e-6, atol=1e-6)
-
-
-def test_r_drop_adds_the_divergence_of_two_passes_to_their_mean_loss():
-    ids = 4 + np.arange(6) + np.arange(16)[:, None] % 10
-    inputs = {"source": ids, "target": np.roll(ids, 1, axis=1)}
-    losses, source = {}, Translator(30, 30, embedding_size=8, units=8)
-    source(inputs)
-    values = [2 * variable for variable in source.trainable_variables]
-    for rate in (0.0, 0.3):
-        for weight in (0.0, 5.0):
-            model = Translator(30, 30, embedding_size=8, units=8, dropout=rate, r_drop=weight)
-            model(inputs)
-            for variable, value in zip(model.trainable_variables, values):
-                variable.assign(value)
-            model.compile(keras.optimizers.SGD(0.0), TokenLoss(0.1), jit_compile=False)
-            losses[rate, weight] = float(model.train_on_batch(inputs, ids))
-        assert np.isclose(model.evaluate(inputs, ids, verbose=0), losses[0.0, 0.0])  # two passes are for training
-    assert np.isclose(losses[0.0, 5.0], losses[0.0, 0.0])  # without dropout both passes are one
-    first, second = (model(inputs, training=True) for _ in range(2))
-    added = losses[0.3, 5.0] - losses[0.3, 0.0]
-    assert 0.5 < added / (5 * float(divergence(ids, first, second))) < 2

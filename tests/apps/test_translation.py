@@ -53,10 +53,6 @@ def trained(files, tmp_path_factory):
             ["--sequence-epochs", "1", "--scheduled-sampling", "0.1"],
             "needs the exact probabilities of whole sentences. Leave out",
         ),
-        (
-            ["--r-drop", "1", "--sampled-softmax", "50"],
-            "--r-drop 1.0: compares whole distributions. Leave out --sampled-softmax.",
-        ),
         (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
         (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
         (["--source-lang", "de"], "--source-lang and --target-lang are both 'de'"),

@@ -93,38 +93,6 @@ def sampled_cross_entropy(
     return tf.reduce_sum(losses * mask), tf.reduce_sum(mask)
 
 
-def divergence(targets: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """How far apart two predictions are, a token: the mean of the two Kullback-Leibler divergences
-
-        (KL(p || q) + KL(q || p)) / 2 = sum((p - q) (log p - log q)) / 2
-
-    The gradient with respect to the logits of p, written by hand, is half of p (r - sum(p r)) + p - q, with r = log p - log q.
-
-    Args:
-        targets: ids (batch, time); padding (0) is masked out.
-        first, second: logits (batch, time, vocabulary) of p and q.
-
-    >>> zeros = tf.zeros((1, 2, 8))
-    >>> print(float(divergence([[1, 0]], zeros, zeros)), float(divergence([[1, 0]], zeros, zeros + tf.one_hot(3, 8))) > 0)
-    0.0 True
-    """
-    mask = tf.cast(tf.cast(targets, tf.int32) != 0, first.dtype)
-
-    @tf.custom_gradient
-    def summed(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        ratio = tf.nn.log_softmax(first) - tf.nn.log_softmax(second)
-        p, q = tf.nn.softmax(first), tf.nn.softmax(second)
-
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            weight = (upstream * mask / 2)[..., None]
-            of_p, of_q = (tf.reduce_sum(x * ratio, axis=-1, keepdims=True) for x in (p, q))
-            return weight * (p * (ratio - of_p + 1) - q), weight * (q * (of_q - ratio + 1) - p)
-
-        return tf.reduce_sum(tf.reduce_sum((p - q) * ratio, axis=-1) * mask) / 2, gradient
-
-    return summed(first, second) / tf.maximum(tf.reduce_sum(mask), 1)
-
-
 def scaled(loss: Tensor, sample_weight: Tensor | None) -> Tensor:
     """A batch's mean loss times the weight that all its examples have, as in `Workers.shard`."""
     return loss if sample_weight is None else loss * tf.reduce_mean(tf.cast(sample_weight, loss.dtype))
