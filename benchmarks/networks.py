@@ -18,8 +18,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
+from apps.common import cli
 from apps.common.metrics import bleu_tokenizer, translation_metrics
 from apps.common.training.runs import read_config
+from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations
 from data_pipelines.vocabulary import BOS, EOS, PADDING
 
@@ -58,11 +60,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000, help="of the validation split")
     arguments = parser.parse_args()
     config, vocabularies = read_config(arguments.run), Vocabularies.load(arguments.run)
-    data = load_translations(arguments.data, config.source_lang, config.target_lang)
+    columns = (config.source_column, config.target_column)
+    data = load_translations(arguments.data, config.source_lang, config.target_lang, columns=columns)
     pairs = sorted(data.splits["validation"][: arguments.rows], key=lambda pair: len(pair.source))
     sources = encode(pairs, vocabularies, 10_000).source
     tokenizer = bleu_tokenizer(config.bleu_tokenize, config.target_lang)
-    for path in sorted([*arguments.run.glob("network*.onnx"), *arguments.run.glob("network*.tflite")]):
+    paths = sorted([*arguments.run.glob("network*.onnx"), *arguments.run.glob("network*.tflite")])
+    if not paths:
+        raise DataError(
+            f"{arguments.run}: has no networks. Write one: python -m apps.translation.export {arguments.run} --format onnx"
+        )
+    for path in paths:
         network, found, begun = load(path), [], time.process_time()
         size = 1 if path.suffix == ".tflite" else 32
         for first in range(0, len(pairs), size):
@@ -77,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

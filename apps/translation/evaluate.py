@@ -77,25 +77,14 @@ def report(served: Any, data: Translations, folder: Path, tokenizer: str) -> dic
     return metrics
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of a command that reads pairs as training does."""
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m apps.translation.evaluate", allow_abbrev=False)
+    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--source-lang", default="en", help="as in training")
     parser.add_argument("--target-lang", default="de", help="as in training")
     parser.add_argument("--source-column", default=None, help="as in training")
     parser.add_argument("--target-column", default=None, help="as in training")
-
-
-def load_pairs(flags: argparse.Namespace, whole: bool = False) -> Translations:
-    """The pairs that these flags name; `whole` as in `load_translations`."""
-    columns = (flags.source_column, flags.target_column)
-    return load_translations(flags.data, flags.source_lang, flags.target_lang, whole, columns)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m apps.translation.evaluate", allow_abbrev=False)
-    parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
-    add_data_flags(parser)
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
     parser.add_argument(
         "--bleu-tokenize", default="auto", choices=BLEU_TOKENIZERS, help="sacreBLEU's; auto: by the target language"
@@ -105,7 +94,9 @@ def main() -> None:
     if arguments.errors:
         check_output("--errors", arguments.errors, overwrite=True)
     tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
-    data, split = choose_split(partial(load_pairs, arguments), arguments.data, arguments.split)
+    columns = (arguments.source_column, arguments.target_column)
+    load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang, columns=columns)
+    data, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export, "translation")
     warn_of_training_rows(arguments.export, data.rows(split), split)
     pairs = data.splits[split]

@@ -17,7 +17,7 @@ from apps.translation.model import Translator
 from apps.translation.serving import search, serving_signatures
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.prepare import __main__ as prepare
-from data_pipelines.translations import Pair, Vocabularies, load_translations
+from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS
 from tests.apps import helpers
 from tests.apps.contract import (  # noqa: F401
@@ -109,20 +109,6 @@ def test_predict_translates_a_column_of_a_file(trained, tmp_path):
     assert type(wanted[0]["translation"]) is str and type(wanted[0]["score"]) is float
     result = trained.command("predict", trained.export, *line)
     assert result.returncode == 2 and "out.csv: is there already. Pass --overwrite" in result.stderr
-
-
-def test_a_student_gets_what_the_teacher_translates(trained, files, tmp_path):
-    line = ["--data", files, "--to", tmp_path / "new" / "student"]
-    result = trained.command("distil", trained.export, *line)
-    assert result.returncode == 0, result.stderr[-3000:]
-    before, after = (load_translations(str(place), "en", "de").splits for place in (files, tmp_path / "new" / "student"))
-    assert after["validation"] == before["validation"] and load_translations(str(line[-1]), "en", "de", whole=True).splits["test"]
-    translations = apps.load(trained.export)([pair.source for pair in before["train"]])
-    wanted = [Pair(row["text"], row["translation"]) for row in translations if row["translation"].strip()]
-    assert after["train"] == wanted and wanted != before["train"]
-    assert f"{len(wanted):,} pairs, {len({*wanted} - {*before['train']}):,} that are not in {files}" in result.stdout
-    again = trained.command("distil", trained.export, *line)
-    assert again.returncode == 2 and "is there already. Name a new folder, or delete it." in again.stderr
 
 
 def test_evaluate_writes_what_is_not_translated_exactly(trained, files, tmp_path):
