@@ -43,7 +43,7 @@ def forbid(*tokens: int, vocabulary_size: int) -> tf.Tensor:
     >>> forbid(0, 2, vocabulary_size=4).numpy().tolist()
     [-1000000000.0, 0.0, -1000000000.0, 0.0]
     """
-    return NEG_INF * tf.reduce_max(tf.one_hot(tokens, vocabulary_size), axis=0)
+    return tf.reduce_min(tf.one_hot(tokens, vocabulary_size, on_value=NEG_INF), axis=0)
 
 
 def max_decode_length(max_length: Any) -> Any:
