@@ -138,7 +138,7 @@ def language(load: Callable[[], Any], text: str, temperature: float, seed: int, 
     state = np.zeros([1, signature.structured_input_signature[1]["state"].shape[1]], np.float32)
     written, unread, finished = text, text, False
     for step in range(length):
-        numbers = {"temperature": tf.constant(temperature), "top_p": tf.constant(0.95), "top_k": tf.constant(0)}
+        numbers = {"temperature": tf.constant(temperature, tf.float32), "top_p": tf.constant(0.95), "top_k": tf.constant(0)}
         numbers |= {"seed": tf.constant((seed + 7919 * step) % 2**31)}
         outputs = signature(text=tf.constant([unread]), state=tf.constant(state), **numbers)
         state, unread, finished = outputs["state"].numpy(), "", bool(outputs["finished"][0])

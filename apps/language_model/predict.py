@@ -30,8 +30,8 @@ def predictions(
     outputs = served.signatures["serving_default"](
         prompt=tf.constant(list(prompts), tf.string),
         max_new_tokens=tf.constant(max_new_tokens),
-        temperature=tf.constant(temperature),
-        top_p=tf.constant(top_p),
+        temperature=tf.constant(temperature, tf.float32),
+        top_p=tf.constant(top_p, tf.float32),
         top_k=tf.constant(top_k),
         seed=tf.constant(range(seed, seed + len(prompts)), tf.int32),
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import apps
 from apps.common.language_model import LanguageModel
 from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.language_model.evaluate import evaluate_export
@@ -72,6 +73,8 @@ def test_predict_completes_scores_and_tells_what_comes_next(trained):
     assert [row["prompt"] for row in rows] == ["The food", "was", ""]
     assert all(row["text"].startswith(row["prompt"]) for row in rows) and rows[0]["text"] != "The food"
     assert trained.command("predict", *line, "--seed", "3").stdout.strip() == rows[0]["text"]
+    complete = apps.load(trained.export)
+    assert complete(["The food"], temperature=1, top_p=1) == complete(["The food"], temperature=1.0, top_p=1.0)
     greedy = [trained.command("predict", *line, "--temperature", "0", "--seed", seed).stdout for seed in "12"]
     assert greedy[0] == greedy[1]
     (row,) = map(json.loads, trained.command("predict", trained.export, "--score", "--json", "The food").stdout.splitlines())

@@ -98,6 +98,7 @@ def test_predict_continues_prompts_and_writes_files(trained, tmp_path):
     assert first["abc"] != row["abc"] == second["abc"] and [first["seed"], second["seed"]] == [2, 3]
     play = apps.load(trained.export)
     assert play([prompt.replace("\\n", "\n")], seed=2, constrained=True)[0]["abc"] == first["abc"]
+    assert play(temperature=1, top_p=1) == play(temperature=1.0, top_p=1.0)
     (tmp_path / "tune.txt").touch()
     with pytest.raises(DataError, match=r"tune\.txt: is a file; this model continues .abc files"):
         check_prompt(str(tmp_path / "tune.txt"), (".abc",))

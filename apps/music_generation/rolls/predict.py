@@ -50,7 +50,7 @@ def continue_roll(served: Any, frames: np.ndarray, new_frames: int, temperature:
     return served.signatures["serving_default"](
         frames=tf.constant(frames[None]),
         new_frames=tf.constant(new_frames),
-        temperature=tf.constant(temperature),
+        temperature=tf.constant(temperature, tf.float32),
         seed=tf.constant(seed),
     )["frames"].numpy()[0]
 

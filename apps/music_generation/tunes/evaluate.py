@@ -81,8 +81,8 @@ def sample_tunes(
         outputs = signature(
             prompt=tf.constant([prompt] * rows),
             max_new_tokens=tf.constant(max_new_tokens),
-            temperature=tf.constant(temperature),
-            top_p=tf.constant(top_p),
+            temperature=tf.constant(temperature, tf.float32),
+            top_p=tf.constant(top_p, tf.float32),
             seed=tf.constant(range(seed + start, seed + start + rows)),
         )
         texts += [text.decode("utf-8", "replace") for text in outputs["abc"].numpy()]
