@@ -209,6 +209,16 @@ def test_the_search_scores_as_the_training_model_does(options):
             np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
 
 
+def test_a_decoder_deeper_than_its_encoder_uses_all_its_layers():
+    options = {"encoder": "forward", "encoder_layers": 1, "decoder_layers": 3}
+    test_the_search_scores_as_the_training_model_does(options)
+    model = translator(**options)
+    kernels = [layer.trainable_variables[0] for layer in model.decoder.rnn_layers]
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(model(batch()) ** 2)
+    assert all(gradient is not None and np.abs(gradient).max() > 0 for gradient in tape.gradient(total, kernels))
+
+
 @pytest.mark.parametrize("options", VARIANTS)
 def test_padding_of_the_source_changes_nothing(options):
     model, inputs = translator(**options), batch()
