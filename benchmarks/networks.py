@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.metrics import bleu_tokenizer, translation_metrics
-from apps.common.training.runs import read_config
+from apps.common.training.runs import read_config, read_run
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations
 from data_pipelines.vocabulary import BOS, EOS, PADDING
@@ -59,7 +59,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="as in training")
     parser.add_argument("--rows", type=int, default=10_000, help="of the validation split")
     arguments = parser.parse_args()
-    config, vocabularies = read_config(arguments.run), Vocabularies.load(arguments.run)
+    config = read_config(arguments.run)
+    if (of := read_run(arguments.run)["application"]) != "translation":
+        raise DataError(f"{arguments.run}: is a run of {of}, not of translation. Name one of that.")
+    vocabularies = Vocabularies.load(arguments.run)
     columns = (config.source_column, config.target_column)
     data = load_translations(arguments.data, config.source_lang, config.target_lang, columns=columns)
     pairs = sorted(data.splits["validation"][: arguments.rows], key=lambda pair: len(pair.source))

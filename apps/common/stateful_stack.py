@@ -158,13 +158,13 @@ class StatefulStack(keras.Model):
             after.append(new)
         return x, after
 
-    def step(self, x: Tensor, states: list[list[Tensor]], tokens: Tensor | None = None) -> tuple[Tensor, list[list[Tensor]]]:
+    def step(self, x: Tensor, states: list[list[Tensor]], tokens: Tensor = None) -> tuple[Tensor, list[list[Tensor]]]:
         """One step: (batch, features), of tokens (batch,), -> (batch, units) and the states after it."""
         after = []
         for i, (rnn, state) in enumerate(zip(self.rnn_layers, states)):
             x, new = rnn.cell(x, state)
             after.append(list(new))
-            if self.attention is not None and tokens is not None and i == 0:
+            if self.attention is not None and i == 0:
                 x, memory = self.attention(x[:, None], tokens[:, None], states[-1])
                 x = x[:, 0]
         return x, after if self.attention is None else [*after, memory]

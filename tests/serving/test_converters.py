@@ -18,7 +18,7 @@ def test_a_network_of_8_bits_is_smaller_and_still_the_model(format, tmp_path, mo
     assert differences[0] < 1e-5 and 1e-4 < differences[1] < 0.1
     assert (tmp_path / "True").stat().st_size < 0.7 * (tmp_path / "False").stat().st_size
     monkeypatch.setattr("apps.common.export.converters.INT8_TOLERANCE", 1e-6)
-    with pytest.raises(DataError, match=r"differ by .* from the model's; expected less than .*. Leave out --int8."):
+    with pytest.raises(DataError, match=r"differ by .* from the model's; expected at most .*. Leave out --int8."):
         write_network(model, network(model), tmp_path / "again", format, int8=True)
     assert {path.name for path in tmp_path.iterdir()} == {"False", "True"}
 

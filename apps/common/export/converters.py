@@ -49,11 +49,11 @@ def write_network(model: keras.Model, inputs: Any, path: Path, format: str, int8
         differences = _differences(outputs, expected)
         for difference, value in zip(differences, expected, strict=True):
             limit = INT8_TOLERANCE * float(np.abs(value).max()) if int8 else TOLERANCE
-            if not difference < limit:
+            if not difference <= limit:
                 remedy = "Leave out --int8." if int8 else "Take savedmodel."
                 raise DataError(
                     f"--format {format}: the converted network's outputs differ by {difference:.1e} from the model's; expected "
-                    f"less than {limit:.0e}. {remedy}"
+                    f"at most {limit:.0e}. {remedy}"
                 )
         partial.replace(path)
     finally:

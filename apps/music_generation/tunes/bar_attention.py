@@ -43,17 +43,18 @@ def quarters(before: str, character: str) -> int:
     return QUARTERS * (int(character) - 1) if before in NOTES or before in ",'" else 0
 
 
-def clock(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The quarters (tokens, tokens) that the second of two tokens adds; and which tokens (tokens,) end a bar.
+def clock(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The last character of each token (tokens,), as a number; the quarters (last characters, tokens) that a token adds after one
+    with such a last character; and which tokens (tokens,) end a bar.
 
     Args:
         words: the tokens, "" for those that are no text.
     """
-    adds: dict[str, list[int]] = {}  # by the last character of the token before
-    for last in {word[-1:] for word in words}:
-        adds[last] = [sum(quarters(a, b) for a, b in zip((last or " ") + word, word)) for word in words]
+    characters = sorted({word[-1:] for word in words})
+    last = np.array([characters.index(word[-1:]) for word in words], np.int32)
     ends = np.array([bool(set("|:\n") & set(word)) for word in words])
-    return np.array([adds[word[-1:]] for word in words], np.float32) * ~ends, ends.astype(np.float32)
+    adds = [[sum(quarters(a, b) for a, b in zip((before or " ") + word, word)) for word in words] for before in characters]
+    return last, np.array(adds, np.float32) * ~ends, ends.astype(np.float32)
 
 
 @keras.saving.register_keras_serializable(package="unfold")
@@ -81,7 +82,7 @@ class BarAttention(keras.layers.Layer):
         self.settings: dict[str, Any] = {"length": length, "words": list(words), "embedding_size": embedding_size}
         self.length, self.heads = length, len(BARS_AGO)
         self.state_sizes = [length * SIZE, length, length, length]
-        self.adds, self.ends = clock(words)
+        self.last, self.adds, self.ends = clock(words)
         self.key = keras.layers.Dense(SIZE, use_bias=False, name="key")
         self.query = keras.layers.Dense(SIZE * self.heads, use_bias=False, name="query")
         self.nothing = keras.layers.Dense(self.heads, name="nothing")
@@ -143,13 +144,13 @@ class BarAttention(keras.layers.Layer):
 
     def ids(self, tokens: Tensor) -> Tensor:
         """Tokens of the vocabulary, whatever a memory holds that a client sent."""
-        return ops.clip(ops.cast(tokens, "int32"), 0, len(self.adds) - 1)
+        return ops.clip(ops.cast(tokens, "int32"), 0, len(self.ends) - 1)
 
     def positions(self, tokens: Tensor, memory: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The numbers of the bars of tokens (batch, steps), and the places in them in quarters of a unit length."""
         tokens = self.ids(tokens)
         before = ops.concatenate([self.ids(memory[1][:, -1:]), tokens[:, :-1]], axis=1)
-        adds = ops.take(ops.reshape(self.adds, (-1,)), before * len(self.adds) + tokens)
+        adds = ops.take(ops.reshape(self.adds, (-1,)), ops.take(self.last, before) * len(self.ends) + tokens)
         ends = ops.take(self.ends, tokens)
         lines = ops.cumsum(ends, axis=1)  # bar lines among these tokens
         steps = ops.arange(ops.shape(tokens)[1])
