@@ -71,7 +71,8 @@ def test_a_review_gets_its_label_and_weighed_words(visit, server, label):
     words = page.locator("#words .word")
     expect(words).to_have_count(10)
     assert len({words.nth(n).get_attribute("style") for n in range(10)}) > 1
-    page.get_by_role("button", name="the food was bad , not good at all .").click()  # an example
+    page.get_by_role("button", name="the food was bad , not good at all .").click()  # an example, which the server fills in
+    expect(page.locator("#review textarea")).to_have_value("the food was bad , not good at all .")
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#sentiment h2")).to_have_text(label("the food was bad , not good at all ."))
     classify(page, "i love this great film .")
