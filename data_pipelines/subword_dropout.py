@@ -56,18 +56,15 @@ class SubwordDropout:
         self.variants = [first, first if target is source else _variants(target, rate, seed)]
 
     def __call__(self, step: tf.Tensor, source: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Ids (n, t) of both sides, padded with 0 -> the same texts (n, t'), which may be longer."""
+        """Ids (n, t) of both sides, padded with 0 -> the same texts (n, t'), (n, t''), which may be longer."""
         seed = tf.random.experimental.stateless_fold_in(tf.constant([self.seed, 0], tf.int64), tf.cast(step, tf.int64))
         sides = []
         for n, (variants, ids) in enumerate(zip(self.variants, (source, targets))):
             chosen = tf.random.stateless_uniform(tf.shape(ids), seed + n, maxval=VARIANTS, dtype=tf.int32)
-            sides.append(tf.gather(variants, ids * VARIANTS + chosen).merge_dims(1, 2))
-        longest = tf.reduce_max([tf.reduce_max(side.row_lengths()) for side in sides])
-        width = -(-longest // MULTIPLE) * MULTIPLE
-        padded = [
-            side.to_tensor(shape=tf.stack([tf.shape(ids, tf.int64)[0], width])) for side, ids in zip(sides, (source, targets))
-        ]
-        return padded[0], padded[1]
+            found = tf.gather(variants, ids * VARIANTS + chosen).merge_dims(1, 2)
+            width = -(-tf.reduce_max(found.row_lengths()) // MULTIPLE) * MULTIPLE
+            sides.append(found.to_tensor(shape=tf.stack([found.nrows(), width])))
+        return sides[0], sides[1]
 
 
 def _variants(vocabulary: SubwordVocabulary, rate: float, seed: int) -> tf.RaggedTensor:

@@ -272,7 +272,7 @@ def translation_batches(
         boundaries: the few lengths that batches have.
         shuffle_seed, start_step, service: see `batching.bucketed_batches`.
         numbered: the inputs have `example` (n,), too: which row of what was encoded it is.
-        dropout: splits tokens; a batch has as many rows as without, and may be longer.
+        dropout: splits tokens; a batch has as many rows as without, and each side a length of its own.
     """
     sizes = [max(1, max_tokens // boundary) for boundary in boundaries]
 

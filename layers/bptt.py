@@ -137,8 +137,13 @@ class Inputs(NamedTuple):
 
 
 def unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
-    projected = cell.project(inputs, add_bias=False)  # the bias is added in the loop, where it costs no pass
-    constants = Constants(cell.recurrent_weights, cell.input_bias(), cell.recurrent_bias(), dropout_mask)
+    if is_compiled(training, jit_compile) or keras.backend.backend() != "tensorflow":
+        projected, bias = cell.project(inputs, add_bias=False), cell.input_bias()  # added in the loop, where it costs no pass
+    else:  # each operation of a step costs more than its sums
+        time, batch, features = ops.shape(inputs)
+        flat = cell.project(ops.reshape(inputs, (-1, features)))
+        projected, bias = [ops.reshape(x, (time, batch, cell.units)) for x in flat], None
+    constants = Constants(cell.recurrent_weights, bias, cell.recurrent_bias(), dropout_mask)
     given = Inputs(constants, tuple(initial_state), (tuple(projected), mask))
     return run(Loop(cell.pointwise, cell.units, reverse, sequences), given, training, jit_compile)
 

@@ -68,11 +68,12 @@ def scan(
     size = flat[0].shape[0]
     if size is None:
         size = tf.shape(flat[0])[0]
-    if differentiable:  # the gradient of an array's read is a write; that of a slice would be a whole sequence
+    sources = flat
+    if differentiable:  # the gradient of an array's read is a write; that of a gather would be a whole sequence
         sources = [tf.TensorArray(s.dtype, size, element_shape=s.shape[1:]).unstack(s) for s in flat]
 
     def at(t: Tensor, carry: list) -> tuple[list, list]:
-        return step(carry, pack(sequences, [s.read(t) for s in sources] if differentiable else [s[t] for s in flat]))
+        return step(carry, pack(sequences, [s.read(t) if differentiable else tf.gather(s, t) for s in sources]))
 
     carry = [tf.convert_to_tensor(c) for c in carry]
     shapes = [(flat[0].shape[1], width) for width in widths]
@@ -98,25 +99,26 @@ def _tensorflow_loop(size, count, function, carry, shapes, dtype, reverse, unrol
 
     flip = reverse and _in_order.get()
 
-    def body(steps, k, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
+    def body(steps, i, carry, stacks):  # i is carried: computed from count, XLA would compile anew for each count
         for _ in range(steps):
             new, outputs = function(i, list(carry))
             for after, before in zip(new, carry):
                 after.set_shape(before.shape)
-            place = k if flip else i
+            place = count - 1 - i if flip else i
             stacks = tuple(stack.write(place, output) for stack, output in zip(stacks, outputs))
-            k, i, carry = k + 1, i - 1 if reverse else i + 1, tuple(new)
-        return k, i, carry, stacks
+            i, carry = i - 1 if reverse else i + 1, tuple(new)
+        return i, carry, stacks
 
     stacks = tuple(tf.TensorArray(dtype, size, element_shape=shape) for shape in shapes)
-    state = (0, count - 1 if reverse else 0, tuple(carry), stacks)
+    state = (count - 1 if reverse else 0, tuple(carry), stacks)
     for steps in (unroll, 1) if unroll > 1 and not _in_order.get() else (1,):  # tf2onnx loses arrays between two loops
+        end = steps - 1 if reverse else count - steps
         state = tf.while_loop(
-            lambda k, *_, steps=steps: k <= count - steps,
+            lambda i, *_, end=end: i >= end if reverse else i <= end,
             functools.partial(body, steps),
             state,
             maximum_iterations=size // steps,
             parallel_iterations=1,
         )
-    _, _, carry, stacks = state
+    _, carry, stacks = state
     return list(carry), [tf.reverse(stack.stack(), [0]) if flip else stack.stack() for stack in stacks]

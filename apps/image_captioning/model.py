@@ -16,6 +16,7 @@ from keras import ops
 
 from apps.common.decoding.attention_decoder import AttentionDecoder, Memory
 from apps.common.decoding.ensemble import Ensemble
+from apps.common.decoding.sequences import embed
 from apps.common.training.workers import Workers
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.vocabulary import PADDING, UNKNOWN
@@ -136,7 +137,7 @@ class Captioner(keras.Model):
     def logits(self, outputs: Tensor) -> Tensor:
         flat = ops.reshape(outputs, (-1, outputs.shape[-1]))  # one large product is faster than one for each example
         logits = self.embedding(flat, reverse=True) + self.bias
-        return ops.reshape(logits, (-1, ops.shape(outputs)[1], logits.shape[-1]))
+        return ops.reshape(logits, (*ops.shape(outputs)[:-1], logits.shape[-1]))
 
     def decode(self, caption: Tensor, values: Tensor, training: bool = False) -> tuple[Tensor, Tensor | None]:
         """Decoder inputs (batch, time) -> the logits of the targets, and the attention (batch, time, regions)."""
@@ -152,9 +153,10 @@ class Captioner(keras.Model):
     def has_attention(self) -> bool:
         return self.decoder.attention != "none"
 
-    def attention_weights(self, caption: Tensor, image: Tensor) -> Tensor | None:
-        """The attention (batch, time, regions) of decoder inputs (batch, time) to pictures; None: the model has none."""
-        return self.decode(caption, self.encode_image(image))[1]
+    def attention_weights(self, caption: Tensor, memory: Memory, state: Tensor) -> Tensor | None:
+        """The attention (batch, time, regions) of decoder inputs (batch, time) to what `prepare_decoder` gave; None: there is
+        none."""
+        return self.decoder.unfold(self.embedding(caption), memory, state)[1]
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         caption = inputs["caption"]
@@ -172,7 +174,7 @@ class Captioner(keras.Model):
 
     def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention. Never UNKNOWN."""
-        output, weights, state = self.decoder.step(self.embedding(tokens), state, memory)
+        output, weights, state = self.decoder.step(embed(self.embedding, tokens), state, memory)
         never = -1e9 * ops.one_hot(UNKNOWN, self.settings["vocabulary_size"], dtype="float32")
         return self.logits(output) + never, state, weights
 

@@ -20,16 +20,16 @@ from data_pipelines.vocabulary import BOS, EOS, PADDING, Vocabulary
 MOST_PICTURES, MOST_LARGEST = 32, 8  # of a request: of any size, and of the largest
 
 
-def search(model: Captioner | Ensemble, images: Any, max_length: int, **settings: Any) -> Sequences:
-    """Caption images (or their features); `settings` are those of `apps.common.decoding.search.decode`."""
-    memory, state = model.prepare_decoder(images)
+def search(model: Captioner | Ensemble, images: Any, max_length: int, prepared: Any = None, **settings: Any) -> Sequences:
+    """Caption images (or their features), or what the model's `prepare_decoder` made of them; `settings` are those of
+    `apps.common.decoding.search.decode`."""
+    memory, state = prepared or model.prepare_decoder(images)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
 
-    return decode(
-        step, state, batch_size=tf.shape(tf.nest.flatten(state)[0])[0], start=BOS, end=EOS, max_length=max_length, **settings
-    )
+    batch_size = tf.shape(tf.nest.flatten(state)[0])[0]
+    return decode(step, state, batch_size=batch_size, start=BOS, end=EOS, max_length=max_length, **settings)
 
 
 def search_captions(
@@ -99,11 +99,12 @@ def serving_signatures(
 
     def describe(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images, problems = encode_images(image_bytes)
-        found, strings = decode(images, problems)
+        prepared = model.prepare_decoder(images)
+        found, strings = decode(images, problems, prepared=prepared)
         longest = tf.maximum(1, tf.reduce_max(found.lengths[:, 0]))
         best = tf.where(tf.range(longest) < found.lengths[:, :1], found.tokens[:, 0, :longest], PADDING)
         decoder_inputs = tf.concat([tf.fill([tf.shape(best)[0], 1], BOS), best[:, :-1]], axis=1)
-        attention = model.attention_weights(decoder_inputs, images)
+        attention = model.attention_weights(decoder_inputs, *prepared)
         outputs = {
             "caption": strings[:, 0],
             "score": found.scores[:, 0],

@@ -13,6 +13,7 @@ from keras import ops
 import layers
 from apps.common.cells import CELLS
 from apps.common.decoding.attention_decoder import AttentionDecoder, Memory
+from apps.common.decoding.sequences import embed
 from apps.common.training.losses import sampled_cross_entropy, scaled
 from data_pipelines.vocabulary import BOS, PADDING
 
@@ -215,7 +216,7 @@ class Translator(keras.Model):
     def logits(self, outputs: Tensor) -> Tensor:
         flat = ops.reshape(outputs, (-1, outputs.shape[-1]))  # one large product is faster than one for each example
         logits = self.target_embedding(flat, reverse=True) + self.bias
-        return ops.reshape(logits, (-1, ops.shape(outputs)[1], logits.shape[-1]))
+        return ops.reshape(logits, (*ops.shape(outputs)[:-1], logits.shape[-1]))
 
     def decode(self, target: Tensor, encoded: tuple, training: bool = False) -> tuple[Tensor, Any]:
         """Decoder inputs (batch, time) -> its outputs (batch, time, embedding_size), the attention (batch, time, source time)."""
@@ -227,9 +228,10 @@ class Translator(keras.Model):
     def has_attention(self) -> bool:
         return self.decoder.attention != "none"
 
-    def attention_weights(self, target: Tensor, source: Tensor) -> Tensor | None:
-        """The attention (batch, time, source time) of decoder inputs (batch, time) to source ids; None: the model has none."""
-        return self.decode(target, self.encode(source))[1]
+    def attention_weights(self, target: Tensor, memory: Memory, state: Tensor) -> Tensor | None:
+        """The attention (batch, time, source time) of decoder inputs (batch, time) to what `prepare_decoder` gave; None: the
+        model has none."""
+        return self.decoder.unfold(self.target_embedding(target), memory, state)[1]
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         target = inputs["target"]
@@ -260,7 +262,7 @@ class Translator(keras.Model):
 
     def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention."""
-        output, weights, state = self.decoder.step(self.target_embedding(tokens), state, memory)
+        output, weights, state = self.decoder.step(embed(self.target_embedding, tokens), state, memory)
         return self.logits(output), state, weights
 
     def get_config(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from data_pipelines.languages import UNSPACED, language_code
 from data_pipelines.sentences import split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS, PADDING
+from layers.loops import flatten, pack
 
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
 LARGEST_REQUEST = 2**15  # tokens, padding counted
@@ -22,10 +23,10 @@ LARGEST_ATTENTION = 2**24  # numbers
 BLOCK = 2**19  # weights of attention computed at once: each is a sum over all units
 
 
-def search(model: Translator | Ensemble, source: tf.Tensor, **settings: Any) -> Sequences:
-    """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `settings` are those of
-    `apps.common.decoding.search.decode`."""
-    memory, state = model.prepare_decoder(source)
+def search(model: Translator | Ensemble, source: tf.Tensor, prepared: Any = None, **settings: Any) -> Sequences:
+    """Translate ids (batch, time): a target is at most ten tokens longer than twice its source. `prepared` is what the model's
+    `prepare_decoder` made of them, if that is there; `settings` are those of `apps.common.decoding.search.decode`."""
+    memory, state = prepared or model.prepare_decoder(source)
 
     def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
         return model.step(tokens, state, memory)
@@ -137,7 +138,8 @@ def serving_signatures(
 
     def translate(text: tf.Tensor) -> dict[str, tf.Tensor]:
         sentences = split_and_tokenize(text)
-        found, strings = decode(sentences)
+        prepared = model.prepare_decoder(sentences.source)
+        found, strings = decode(sentences, prepared=prepared)
         is_found = found.scores > NEG_INF / 2  # a search may find fewer than it was asked for: then its best stands in
         alternatives = sentences.joined(tf.where(is_found, strings, strings[:, :1]), separator)
         scores = sentences.mean(tf.where(is_found, found.scores, found.scores[:, :1]))
@@ -149,7 +151,7 @@ def serving_signatures(
         target = best.to_tensor(PADDING, shape=[None, None])
         target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
         decoder_inputs = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
-        attention = _attention_in_blocks(model, decoder_inputs, sentences.source)
+        attention = _attention_in_blocks(model, decoder_inputs, tf.shape(sentences.source)[1], prepared)
         target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.ids_to_tokens(best.flat_values)))
         return {
             "translation": alternatives[:, 0],
@@ -172,23 +174,28 @@ def _dense(rows: tf.RaggedTensor, padding: Any) -> tf.Tensor:
     return tf.pad(dense, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(dense)[1])]], constant_values=padding)
 
 
-def _attention_in_blocks(model: Translator | Ensemble, target: tf.Tensor, source: tf.Tensor) -> tf.Tensor | None:
-    """The attention (n, t, s) of some rows after others; None of a model without."""
+def _attention_in_blocks(
+    model: Translator | Ensemble, target: tf.Tensor, source_time: tf.Tensor, prepared: Any
+) -> tf.Tensor | None:
+    """The attention (n, t, s) of some rows after others, from what `prepare_decoder` gave; None of a model without."""
     if not model.has_attention:
         return None
-    count, size = tf.shape(target)[0], tf.shape(target)[1] * tf.shape(source)[1]
+    count, size = tf.shape(target)[0], tf.shape(target)[1] * source_time
     rows = tf.clip_by_value(BLOCK // size, 1, tf.maximum(1, count))
     blocks = tf.maximum(1, -(-count // rows))
 
     def in_blocks(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(tf.pad(x, [[0, blocks * rows - count], [0, 0]]), [blocks, rows, tf.shape(x)[1]])
+        shape = tf.concat([[blocks, rows], tf.shape(x)[1:]], axis=0)
+        padded = tf.reshape(tf.pad(x, [[0, blocks * rows - count], *[[0, 0]] * (x.shape.rank - 1)]), shape)
+        return tf.ensure_shape(padded, [None, None, *x.shape[1:]])
 
-    def attend(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        return tf.cast(model.attention_weights(*pair), tf.float32)
+    def attend(block: tuple[tf.Tensor, list[tf.Tensor]]) -> tf.Tensor:
+        return tf.cast(model.attention_weights(block[0], *pack(prepared, block[1])), tf.float32)
 
     spec = tf.TensorSpec([None, None, None], tf.float32)
-    found = tf.map_fn(attend, (in_blocks(target), in_blocks(source)), fn_output_signature=spec, parallel_iterations=1)
-    return tf.reshape(found, [-1, tf.shape(target)[1], tf.shape(source)[1]])[:count]
+    given = in_blocks(target), [in_blocks(x) for x in flatten(prepared)]
+    found = tf.map_fn(attend, given, fn_output_signature=spec, parallel_iterations=1)
+    return tf.reshape(found, [-1, tf.shape(target)[1], source_time])[:count]
 
 
 def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | None) -> tf.Tensor:

@@ -150,21 +150,22 @@ def test_the_attention_is_the_mean_where_all_models_have_one(application):
     models, inputs = pair(application), SOURCE if application == "translation" else IMAGES
     tokens = np.array([[BOS, 5, 6]] * 3, "int32")
     both = Ensemble(models)
-    each = [model.attention_weights(tokens, inputs) for model in models]
-    np.testing.assert_allclose(both.attention_weights(tokens, inputs), np.mean(each, axis=0), atol=1e-6)
+    each = [model.attention_weights(tokens, *model.prepare_decoder(inputs)) for model in models]
     memory, state = both.prepare_decoder(inputs)
+    np.testing.assert_allclose(both.attention_weights(tokens, memory, state), np.mean(each, axis=0), atol=1e-6)
     for t in range(3):  # step by step the same
         _, state, weights = both.step(
             tokens[:, t : t + 1], tf.nest.map_structure(lambda s: s[:, None], state) if t == 0 else state, memory
         )
         np.testing.assert_allclose(weights[:, 0], np.mean(each, axis=0)[:, t], atol=1e-5)
     without = Ensemble([models[0], (translator if application == "translation" else captioner)(2, attention="none")])
-    assert without.attention_weights(tokens, inputs) is None
+    assert without.attention_weights(tokens, memory, state) is None
     assert searched(application, without, beam_size=2).scores.shape == (3, 1)
 
 
 def test_a_translator_that_reads_backwards_attends_to_the_source_as_it_was():
-    weights = pair("translation")[1].attention_weights(np.array([[BOS, 5]] * 2, "int32"), SOURCE[:2]).numpy()
+    model = pair("translation")[1]
+    weights = model.attention_weights(np.array([[BOS, 5]] * 2, "int32"), *model.prepare_decoder(SOURCE[:2])).numpy()
     assert (weights[1, :, 2:] < 1e-6).all() and (weights[1, :, :2] > 1e-3).all()
 
 

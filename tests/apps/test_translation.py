@@ -53,6 +53,10 @@ def trained(files, tmp_path_factory):
             ["--sequence-epochs", "1", "--scheduled-sampling", "0.1"],
             "needs the exact probabilities of whole sentences. Leave out",
         ),
+        (
+            ["--subword-dropout", "0.1", "--tokenizer", "words"],
+            "--subword-dropout 0.1: leaves out merges of --tokenizer bpe, and words has none. Leave one of them out.",
+        ),
         (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
         (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
         (["--source-lang", "de"], "--source-lang and --target-lang are both 'de'"),

@@ -143,7 +143,10 @@ class AttentionDecoder(keras.layers.Layer):
         """Embedded tokens (batch, time, size) and the encoder's values (batch, positions, size) -> outputs (batch, time,
         output_size) and attention weights (batch, time, positions)."""
         memory = self.setup_memory(values, values_mask)
-        state = self.get_initial_state(memory, states)
+        return self.unfold(tokens, memory, self.get_initial_state(memory, states), training)
+
+    def unfold(self, tokens: Tensor, memory: Memory, state: Tensor, training: bool = False) -> tuple[Tensor, Tensor | None]:
+        """What the call gives, from a memory and an initial state that are there."""
         if self.input_feeding:
             return self._call_with_input_feeding(tokens, memory, state, training)
         first, *further = self._split(state)[0]

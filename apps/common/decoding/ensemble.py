@@ -49,11 +49,12 @@ class Ensemble(keras.Model):
         logits, states, weights = zip(*steps)
         return logits_of_mean(logits), list(states), _mean(weights) if self.has_attention else None
 
-    def attention_weights(self, tokens: Tensor, inputs: Tensor) -> Tensor | None:
+    def attention_weights(self, tokens: Tensor, memory: Any, state: list[Tensor]) -> Tensor | None:
         """The attention (batch, time, positions) of decoder inputs (batch, time)."""
         if not self.has_attention:
             return None
-        return _mean([model.attention_weights(tokens, x) for model, x in self._with_inputs(inputs)])
+        each = zip(self.models, memory.each, state, strict=True)
+        return _mean([model.attention_weights(tokens, m, s) for model, m, s in each])
 
     def call(self, inputs: Any) -> Tensor:
         """The inputs of a decoder in training -> logits of the mean of the distributions."""

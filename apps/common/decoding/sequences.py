@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 Step = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor | None]]
@@ -49,6 +50,11 @@ def forbid(*tokens: int, vocabulary_size: int) -> tf.Tensor:
 def max_decode_length(max_length: Any) -> Any:
     """The number of steps in which sequences of at most `max_length` tokens end."""
     return max_length if isinstance(max_length, int) else tf.maximum(1, tf.reduce_max(max_length))  # a batch may be empty
+
+
+def embed(embeddings: keras.layers.Embedding, tokens: tf.Tensor) -> tf.Tensor:
+    """What the layer gives for tokens of the vocabulary, by one operation: Keras allows for tokens below 0."""
+    return tf.cast(tf.gather(tf.convert_to_tensor(embeddings.embeddings), tokens), embeddings.compute_dtype)
 
 
 def keep_shapes(after: Any, before: Any) -> Any:
