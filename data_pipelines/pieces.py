@@ -27,12 +27,6 @@ class Pieces:
         """The ids of each text."""
         return self.processor.encode([self.clean(text) for text in texts], out_type=int, num_threads=1)
 
-    def merges(self) -> dict[str, float]:
-        """The pieces of more than one character that a merge made, and their scores: the highest is merged first."""
-        one = self.processor
-        pieces = [i for i in range(self.size) if not (one.is_control(i) or one.is_unknown(i) or one.is_unused(i))]
-        return {text: one.get_score(i) for i in pieces if len(text := one.id_to_piece(i)) > 1}
-
     @staticmethod
     def clean(text: str) -> str:
         return text if text.isascii() and text.isprintable() else _OTHER.sub(" ", text)

@@ -1,6 +1,5 @@
 """Translations: pairs of sentences from any source, and the batches that a translator trains on."""
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.prepared import Prepared, PreparedRows, is_prepared
 from data_pipelines.remote import local
 from data_pipelines.sources import DataError, load_tfds, split_off
-from data_pipelines.subword_dropout import SubwordDropout
 from data_pipelines.text_files import Pair, check_languages, translation_files
 from data_pipelines.vocabulary import EOS, UNKNOWN, SubwordVocabulary, WordVocabulary, load_vocabulary
 
@@ -260,7 +258,6 @@ def translation_batches(
     start_step: int = 0,
     service: str | None = None,
     numbered: bool = False,
-    dropout: SubwordDropout | None = None,
 ) -> Batches:
     """Batches of `({"source": (n, t), "target": (n, t)}, targets (n, t))`, bucketed by length.
 
@@ -272,25 +269,19 @@ def translation_batches(
         boundaries: the few lengths that batches have.
         shuffle_seed, start_step, service: see `batching.bucketed_batches`.
         numbered: the inputs have `example` (n,), too: which row of what was encoded it is.
-        dropout: splits tokens; a batch has as many rows as without, and each side a length of its own.
     """
     sizes = [max(1, max_tokens // boundary) for boundary in boundaries]
 
-    def teacher_forcing(
-        place: tf.Tensor, source: tf.Tensor, targets: tf.Tensor, *numbers: tf.Tensor
-    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        if dropout:
-            source, targets = dropout(place[0], source, targets)
+    def teacher_forcing(source: tf.Tensor, targets: tf.Tensor, *numbers: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         return {"source": source, "target": batching.shift_right(targets), **dict(zip(["example"], numbers))}, targets
 
-    if isinstance(encoded, PreparedRows):
-        found = batching.prepared_batches(encoded, boundaries, sizes, shuffle_seed or 0, start_step, teacher_forcing)
-        # with dropout a part's share of the tokens is not known before all are split
-        return dataclasses.replace(found, part=None) if dropout else found
-
     def make(batches: tf.data.Dataset) -> tf.data.Dataset:
-        return batching.with_places(batches, start_step).map(teacher_forcing)
+        return batches.map(teacher_forcing)
 
+    if isinstance(encoded, PreparedRows):
+        return batching.prepared_batches(
+            encoded, boundaries, sizes, shuffle_seed or 0, start_step, lambda place, *columns: teacher_forcing(*columns)
+        )
     columns: tuple[Any, ...] = (encoded.source, encoded.target)
     columns += (tf.range(encoded.source.nrows(), dtype=tf.int32),) if numbered else ()
     return batching.bucketed_batches(columns, boundaries, sizes, shuffle_seed, start_step, service, make)

@@ -57,7 +57,6 @@ class TrainingFlags(FitFlags):
     max_tokens: Annotated[int, "of a batch, on its longer side, padding counted", Size] = 1_536
     buckets: shared.Buckets = 6
     label_smoothing: shared.LabelSmoothing = 0.1
-    subword_dropout: Annotated[float, "of the merges of --tokenizer bpe, in training (BPE dropout)", shared.Rate] = 0.0
     optimizer: Annotated[Literal["adam", "sgd"], "adam, or plain gradient descent"] = "adam"
     embeddings: shared.Embeddings = None
     monitor: Annotated[Literal["bleu", "chrf", "loss", "perplexity"], "chooses the epoch to keep; ties by loss"] = "bleu"

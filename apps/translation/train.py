@@ -33,8 +33,6 @@ from apps.translation.sequence import check_sequence_flags, sequence_trainer
 from apps.translation.serving import search_translations
 from data_pipelines.batching import bucket_boundaries
 from data_pipelines.cache import cache_folder, cached_files
-from data_pipelines.sources import DataError
-from data_pipelines.subword_dropout import SubwordDropout
 from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
@@ -51,11 +49,6 @@ def train(config: Config) -> dict[str, float | str]:
 
     check_embeddings(config)
     check_sequence_flags(config)
-    if config.subword_dropout and config.tokenizer != "bpe":
-        raise DataError(
-            f"--subword-dropout {config.subword_dropout}: leaves out merges of --tokenizer bpe, and {config.tokenizer} has none. "
-            "Leave one of them out."
-        )
     phases = runs.phases_to_train(
         [
             ("checkpoints", config.seed, config.epochs, config.learning_rate),
@@ -93,14 +86,12 @@ def train(config: Config) -> dict[str, float | str]:
     training = training_pairs(data, vocabularies, config.max_length, cache)
     lengths, counts = range(len(training.counts)), training.counts
     boundaries = bucket_boundaries(lengths, config.max_length, config.buckets, multiple=4, counts=counts)
-    rate, both = config.subword_dropout, (vocabularies.source, vocabularies.target)
     batches = partial(
         translation_batches,
         training.rows,
         max_tokens=config.max_tokens,
         boundaries=boundaries,
         service=config.data_service,
-        dropout=SubwordDropout(*both, rate, config.seed) if rate else None,
     )
     encoded_held_out = encode(held_out, vocabularies, config.max_length)
     validation = translation_batches(encoded_held_out, max_tokens=4_096, boundaries=[*boundaries, config.max_length]).dataset

@@ -12,6 +12,7 @@ import tensorflow as tf
 import apps
 from apps.common import cli
 from apps.common.metrics import translation_metrics
+from apps.translation import serving
 from apps.translation.config import SUTSKEVER, Config, ModelFlags
 from apps.translation.model import Translator
 from apps.translation.serving import search, serving_signatures
@@ -52,10 +53,6 @@ def trained(files, tmp_path_factory):
         (
             ["--sequence-epochs", "1", "--scheduled-sampling", "0.1"],
             "needs the exact probabilities of whole sentences. Leave out",
-        ),
-        (
-            ["--subword-dropout", "0.1", "--tokenizer", "words"],
-            "--subword-dropout 0.1: leaves out merges of --tokenizer bpe, and words has none. Leave one of them out.",
         ),
         (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
         (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
@@ -211,6 +208,19 @@ def test_the_search_scores_as_the_training_model_does(options):
             logits = model({"source": source[row : row + 1], "target": np.array([[BOS, *tokens]])})
             wanted = tf.gather(tf.nn.log_softmax(logits[0]), [*tokens, EOS], axis=1, batch_dims=1)
             np.testing.assert_allclose(found.log_probabilities[row, n], tf.reduce_sum(wanted), rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"encoder": "forward", "attention": "dot", "reverse_source": True}])
+def test_an_export_attends_as_the_training_model_does(options, monkeypatch):
+    model, inputs = translator(**options), batch()
+    wanted = model.decode(inputs["target"], model.encode(inputs["source"]))[1]
+    for block in (1, serving.BLOCK):  # a row after the other, and all at once
+        monkeypatch.setattr(serving, "BLOCK", block)
+        prepared, time = model.prepare_decoder(inputs["source"]), inputs["source"].shape[1]
+        found = serving._attention_in_blocks(model, tf.constant(inputs["target"]), time, prepared)
+        assert (found is None) == (not model.has_attention)
+        if model.has_attention:
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_a_decoder_deeper_than_its_encoder_uses_all_its_layers():

@@ -23,7 +23,6 @@ from data_pipelines.prepare import encoding, job
 from data_pipelines.prepare import folder as folders
 from data_pipelines.prepared import MANIFEST, Prepared, shard_files, write_shard
 from data_pipelines.sources import DataError
-from data_pipelines.subword_dropout import SubwordDropout
 from data_pipelines.translations import Pair, Vocabularies, encode, load_translations, training_pairs, translation_batches
 from tests.apps import helpers
 
@@ -97,11 +96,6 @@ def test_the_batches_are_those_of_the_texts_from_any_step_on(table, folder):
         for (a, b), (c, d) in zip(batches(prepared, start_step=start, count=40 - start), wanted[start:], strict=True):
             np.testing.assert_array_equal(a, c)
             np.testing.assert_array_equal(b, d)
-    options["dropout"] = SubwordDropout(vocabularies.source, vocabularies.source, 0.3, 0)
-    one, other = (made(rows, options) for rows in (encoded, prepared.prepared.rows))
-    assert other.part is None  # its share of the tokens can't be known before they are split
-    for (_, a), (_, b) in zip(one.dataset.take(9), other.dataset.take(9), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_several_processes_and_shards_write_what_one_does(table, tmp_path):
