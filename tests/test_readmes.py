@@ -17,7 +17,7 @@ DOCUMENTS = sorted(
 )
 FOREIGN = set(  # of pip, docker, TensorFlow Serving, Slurm, Beam
     "--require-hashes --no-deps --no-build-isolation --rm --model_config_file "
-    "--enable_batching --enable_per_model_batching_parameters --batching_parameters_file "
+    "--enable_batching --enable_per_model_batching_parameters --batching_parameters_file --tensorflow_intra_op_parallelism "
     "--nodes --ntasks-per-node --gpus-per-task --exclusive --gpus "
     "--flink_master --sdk_container_image --environment_type".split()
 )
