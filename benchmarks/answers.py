@@ -23,7 +23,9 @@ from apps.common import cli
 from apps.common.cli import table
 from apps.common.export.saved_model import load_export
 from apps.common.training.runs import load_model, read_config
+from apps.image_captioning import model as captioner  # noqa: F401  # that Keras knows its class
 from apps.image_captioning.config import APPLICATION as CAPTIONING
+from apps.translation import model as translator  # noqa: F401
 from apps.translation.config import APPLICATION as TRANSLATION
 from benchmarks.saving import save
 from benchmarks.timing import milliseconds, sgemm_gflops
