@@ -40,7 +40,8 @@ class Ensemble(keras.Model):
 
     def prepare_decoder(self, inputs: Tensor) -> tuple[Any, list[Tensor]]:
         """What the decoders attend to, and their initial states."""
-        memories, states = zip(*(model.prepare_decoder(x) for model, x in self._with_inputs(inputs)))
+        each = inputs if isinstance(inputs, tuple) else [inputs] * len(self.models)
+        memories, states = zip(*(model.prepare_decoder(x) for model, x in zip(self.models, each, strict=True)))
         return Memories(memories, memories[0].mask), list(states)
 
     def step(self, tokens: Tensor, state: list[Tensor], memory: Any) -> tuple[Tensor, list[Tensor], Tensor | None]:
@@ -59,9 +60,6 @@ class Ensemble(keras.Model):
     def call(self, inputs: Any) -> Tensor:
         """The inputs of a decoder in training -> logits of the mean of the distributions."""
         return logits_of_mean([model(inputs) for model in self.models])
-
-    def _with_inputs(self, inputs):
-        return zip(self.models, inputs if isinstance(inputs, tuple) else [inputs] * len(self.models), strict=True)
 
 
 def logits_of_mean(logits: Sequence[Tensor]) -> Tensor:
