@@ -228,7 +228,8 @@ def _music(model: Callable[[], Any]) -> list[Any]:
         show_progress_on=status,
         api_visibility="private",
     )
-    stop.click(lambda: "Stopped.", outputs=status, cancels=[running], api_visibility="private")
+    stopped = stop.click(None, cancels=[running], api_visibility="private")
+    stopped.then(lambda: "Stopped.", outputs=status, api_visibility="private")  # after the last step has been shown
 
     return [prompt, constrained, notation, examples]
 
