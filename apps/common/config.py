@@ -70,6 +70,7 @@ class SequenceFlags:
 
     sequence_epochs: Annotated[int, "after the others: learn from the model's own samples, by their reward", "[0, inf)"] = 0
     sequence_samples: Annotated[int, "of each example", "[2, inf)"] = 5
+    sequence_temperature: Annotated[float, "of the samples; below 1: more probable ones", "(0, inf)"] = 0.7
     sequence_learning_rate: Annotated[float, "peak of the schedule of these epochs", "(0, inf)"] = 1e-4
     sequence_likelihood: Annotated[float, "part of the references' cross entropy in these epochs", "[0, 1]"] = 0.1
 

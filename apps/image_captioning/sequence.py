@@ -22,6 +22,7 @@ def sequence_trainer(model: Captioner, vocabulary: Vocabulary, examples: Sequenc
         CiderReward(references) if config.optimize == "cider" else BleuReward(references),
         max_length=config.max_length,
         samples=config.sequence_samples,
+        temperature=config.sequence_temperature,
         sharpness=0.0,
         likelihood=config.sequence_likelihood,
     )

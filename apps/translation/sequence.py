@@ -51,6 +51,7 @@ def sequence_trainer(
         BleuReward([[reference] for reference in references], split),
         max_length=config.max_length,
         samples=config.sequence_samples,
+        temperature=config.sequence_temperature,
         sharpness=SHARPNESS,
         likelihood=config.sequence_likelihood,
     )

@@ -16,13 +16,15 @@ def parser(application: str) -> argparse.ArgumentParser:
     parser.add_argument("source", help="a file or a folder, as --data of training")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="that gets the shards; --data of training then")
     parser.add_argument("--for", choices=[*KINDS], default="translation", help="the application (default: translation)")
-    parser.add_argument("--vocabulary-size", type=_number(8), help="as in training")
+    parser.add_argument("--vocabulary-size", type=_number(8), help="tokens at most (default: %(default)s)")
     parser.add_argument(
         "--vocabulary-sample", type=_number(1), default=500_000, help="rows to learn it from (default: %(default)s)"
     )
     parser.add_argument("--vocabulary-from", default=None, metavar="FOLDER", help="of a run: its vocabulary, for --init-from")
     if "max_length" in KINDS[application].flags:
-        parser.add_argument("--max-length", type=_number(1), help="tokens, as in training")
+        parser.add_argument(
+            "--max-length", type=_number(1), help="tokens; what is longer is treated as in training (default: %(default)s)"
+        )
     parser.add_argument("--workers", type=_number(1), default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument(
         "--runner", help="of Apache Beam: `direct`, or `DataflowRunner`, `FlinkRunner`, … with flags of Beam (default: none)"

@@ -24,14 +24,22 @@ from data_pipelines.sources import DataError
 FAILED = "can't prepare: "  # and a line in JSON: how an error of a worker is found in what a runner says
 
 
-def check_beam(runner: str) -> None:
-    """Raise if Beam is missing, before anything is done.
+def check_beam(runner: str, flags: Sequence[str]) -> None:
+    """Raise before anything is done if Beam is missing, has no such runner, or refuses its flags.
 
     Raises:
-        DataError: it is.
+        DataError: so it is.
     """
     if find_spec("apache_beam") is None:
         raise DataError(f"--runner {runner}: Apache Beam is not installed. Run: pip install -e '.[beam]'")
+    if runner != "direct":
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        try:
+            beam.Pipeline(runner, PipelineOptions(flags))
+        except (AttributeError, ImportError, ValueError) as error:  # the first two of a runner that isn't installed
+            raise DataError(f"--runner {runner}: {' '.join(str(error).split())} See Beam's documentation of it.") from None
 
 
 def encode_by_beam(shards: Sequence[Shard], settings: Settings, runner: str, flags: Sequence[str], workers: int) -> list[Any]:
@@ -44,7 +52,7 @@ def encode_by_beam(shards: Sequence[Shard], settings: Settings, runner: str, fla
         workers: processes of `direct`.
 
     Raises:
-        DataError: a flag that Beam refuses; what a worker raises; a shard that a worker wrote elsewhere.
+        DataError: what a worker raises; a shard that a worker wrote elsewhere.
     """
     say("encoding", f"{len(shards):,} shard(s) by Beam's {runner}")
     with _direct(workers) if runner == "direct" else contextlib.nullcontext(runner) as chosen:
@@ -57,8 +65,6 @@ def encode_by_beam(shards: Sequence[Shard], settings: Settings, runner: str, fla
         except Exception as error:
             if found := re.search(FAILED + r'("(?:[^"\\]|\\.)*")', str(error)):
                 raise DataError(json.loads(found[1])) from None
-            if isinstance(error, ValueError):  # of flags
-                raise DataError(f"--runner {runner}: {' '.join(str(error).split())} See Beam's documentation of it.") from None
             raise
     files = [Path(settings.folder) / f"{shard.name}.json" for shard in shards]
     for file in files:

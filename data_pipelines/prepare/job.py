@@ -45,7 +45,7 @@ def prepare(kind: Kind) -> Prepared:
     if options.source == "embedded" or options.source.startswith("tfds:"):
         raise DataError(f"{options.source}: only files are prepared. Train with --data {options.source}, or pass a path.")
     if options.runner:
-        check_beam(options.runner)
+        check_beam(options.runner, options.runner_flags)
     options.source = local(options.source)
     if getattr(options, "validation_rows", None):
         options.validation_rows = local(options.validation_rows)

@@ -215,14 +215,26 @@ class PairsKind(Kind):
 
     @staticmethod
     def add_flags(parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--source-lang", default="en", help="as in training")
-        parser.add_argument("--target-lang", default="de", help="as in training")
-        parser.add_argument("--source-column", default=None, help="as in training")
-        parser.add_argument("--target-column", default=None, help="as in training")
         parser.add_argument(
-            "--tokenizer", default="bpe", choices=["bpe", "unigram", "words", "characters"], help="as in training"
+            "--source-lang", default="en", help="ending of the files, or name of the column, of the source (default: %(default)s)"
         )
-        parser.add_argument("--vocabulary", default="joint", choices=["joint", "separate"], help="as in training")
+        parser.add_argument("--target-lang", default="de", help="that of the target (default: %(default)s)")
+        parser.add_argument(
+            "--source-column", default=None, help="name of the column where it is another; its number if there is no header"
+        )
+        parser.add_argument("--target-column", default=None, help="that of the target")
+        parser.add_argument(
+            "--tokenizer",
+            default="bpe",
+            choices=["bpe", "unigram", "words", "characters"],
+            help="unit of the vocabulary (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--vocabulary",
+            default="joint",
+            choices=["joint", "separate"],
+            help="one for both languages, or one each (default: %(default)s)",
+        )
         parser.set_defaults(vocabulary_size=6_000, max_length=80)
 
     @property
@@ -319,9 +331,9 @@ class PassagesKind(TextKind):
     @staticmethod
     def add_flags(parser: argparse._ArgumentGroup) -> None:
         kinds = ["words", "spaces", "bpe", "unigram", "characters"]
-        parser.add_argument("--text-column", default=None, help="as in training")
-        parser.add_argument("--tokenizer", default="words", choices=kinds, help="as in training")
-        parser.add_argument("--min-count", type=int, default=1, help="as in training")
+        parser.add_argument("--text-column", default=None, help="name of the column (default: text, review or sentence)")
+        parser.add_argument("--tokenizer", default="words", choices=kinds, help="unit of the vocabulary (default: %(default)s)")
+        parser.add_argument("--min-count", type=int, default=1, help="rarer words are unknown (default: %(default)s)")
         parser.set_defaults(vocabulary_size=20_000)
 
     def files(self, source: Path) -> tuple[dict[str, Any], bool]:
@@ -363,11 +375,15 @@ class ReviewsKind(TextKind):
 
     @staticmethod
     def add_flags(parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--text-column", default=None, help="as in training")
-        parser.add_argument("--label-column", default=None, help="as in training")
-        parser.add_argument("--validation-rows", default=None, help="as in training")
-        parser.add_argument("--tokenizer", default="words", choices=["words", "subwords"], help="as in training")
-        parser.add_argument("--min-count", type=int, default=2, help="as in training")
+        parser.add_argument("--text-column", default=None, help="name of the column (default: text, review or sentence)")
+        parser.add_argument("--label-column", default=None, help="name of the column (default: label, sentiment or class)")
+        parser.add_argument(
+            "--validation-rows", default=None, help="file with the row numbers (0 = first) of the validation part"
+        )
+        parser.add_argument(
+            "--tokenizer", default="words", choices=["words", "subwords"], help="unit of the vocabulary (default: %(default)s)"
+        )
+        parser.add_argument("--min-count", type=int, default=2, help="rarer words are unknown (default: %(default)s)")
         parser.set_defaults(vocabulary_size=30_000, max_length=400)
 
     def files(self, source: Path) -> tuple[dict[str, Any], bool]:
@@ -448,11 +464,15 @@ class CaptionsKind(TextKind):
 
     @staticmethod
     def add_flags(parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--image-column", default=None, help="as in training")
-        parser.add_argument("--caption-column", default=None, help="as in training")
-        parser.add_argument("--max-pixels", type=int, default=50_000_000, help="as in training")
-        parser.add_argument("--tokenizer", default="words", choices=["words", "subwords"], help="as in training")
-        parser.add_argument("--min-count", type=int, default=4, help="as in training")
+        parser.add_argument("--image-column", default=None, help="name of the column (default: image, file_name or filename)")
+        parser.add_argument("--caption-column", default=None, help="name of the column (default: caption or text)")
+        parser.add_argument(
+            "--max-pixels", type=int, default=50_000_000, help="pictures with more are skipped (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--tokenizer", default="words", choices=["words", "subwords"], help="unit of the vocabulary (default: %(default)s)"
+        )
+        parser.add_argument("--min-count", type=int, default=4, help="rarer words are unknown (default: %(default)s)")
         parser.set_defaults(vocabulary_size=10_000, max_length=30, vocabulary_sample=200_000, shard_rows=20_000)
 
     def files(self, source: Path) -> tuple[dict[str, Any], bool]:

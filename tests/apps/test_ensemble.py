@@ -13,6 +13,7 @@ import tensorflow as tf
 from apps.common.decoding.ensemble import Ensemble, logits_of_mean
 from apps.common.decoding.search import sample
 from apps.common.evaluation import join_training_rows
+from apps.common.export import command
 from apps.image_captioning import export as captioning_export
 from apps.image_captioning.config import Config
 from apps.image_captioning.encoders import ImageEncoder, ImageEncoders
@@ -221,6 +222,13 @@ def test_runs_that_differ_are_refused_in_one_line(tmp_path):
         translation_export.average(runs, pair("translation"))
     with pytest.raises(DataError, match="its image_size differ from"):
         captioning_export.average(runs, pair("image_captioning"))
+
+
+def test_a_run_is_named_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["export", "runs/a", f"{tmp_path}/runs/b", f"{tmp_path}/runs/a"])
+    with pytest.raises(DataError, match="a run is named twice"):
+        command.main("translation", "", translation_export.write, translation_export.network, translation_export.average)
 
 
 def test_the_training_rows_are_those_of_all_runs(tmp_path, capsys):

@@ -214,3 +214,17 @@ def test_batches_go_on_where_a_run_stopped(batches):
         np.testing.assert_array_equal(targets, wanted_following)
         np.testing.assert_array_equal(inputs["image"], wanted["image"])
     assert any((a[1].shape != b[1].shape) or (a[1] != b[1]).numpy().any() for a, b in zip(whole[:9], whole[9:18]))
+
+
+def test_numbered_batches_tell_which_example_each_row_is(batches):
+    make, examples, store = batches
+    arrays = [store.load(store.paths[example.image]).numpy() for example in examples]
+    counted = np.zeros(len(examples), int)
+    for inputs, _ in make(numbered=True).dataset:
+        for number, image in zip(inputs["example"].numpy(), inputs["image"].numpy()):
+            np.testing.assert_array_equal(image, arrays[number])
+            counted[number] += 1
+    assert (counted == 3).all()
+    for inputs, _ in make(numbered=True, shuffle_seed=1).dataset.take(9):
+        for number, image in zip(inputs["example"].numpy(), inputs["image"].numpy()):
+            np.testing.assert_array_equal(image, arrays[number])

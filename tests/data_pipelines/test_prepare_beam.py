@@ -118,7 +118,14 @@ def test_flags_of_beam_and_their_errors(sources, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             prepare(*given, *runner, "--project", "x")
         assert "unrecognized arguments: --project x" in capsys.readouterr().err
-    assert "--runner Nonesuch: Unexpected pipeline runner: Nonesuch." in fails(capsys, *given, "--runner", "Nonesuch")
+    for runner, line in (
+        ("Nonesuch", "--runner Nonesuch: Unexpected pipeline runner: Nonesuch."),
+        ("nowhere.Runner", "--runner nowhere.Runner: No module named 'nowhere'"),
+        ("apache_beam.Runner", "--runner apache_beam.Runner: module 'apache_beam' has no attribute 'Runner'"),
+    ):
+        monkeypatch.setattr("data_pipelines.prepare.job.begin", lambda *_: pytest.fail("begun before the runner was checked"))
+        assert line in fails(capsys, *given, "--runner", runner)
+    monkeypatch.undo()
     seen = []
     monkeypatch.setattr(beam, "_run", lambda *all: seen.extend(all[2:]))
     line = fails(capsys, *given, "--runner", "FlinkRunner", "--flink_master", "host:1")

@@ -9,10 +9,13 @@ from apps.common.decoding.sequences import NEG_INF
 
 def sample_token(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, top_k: Any = 0, top_p: Any = 1.0) -> tf.Tensor:
     """One token for each row of logits (batch, vocabulary); `uniform` (batch,) are random numbers from 0 to 1."""
+    filters = not (isinstance(top_k, int) and isinstance(top_p, (int, float)) and top_k <= 0 and top_p >= 1)  # all may follow
     temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
     top_k = tf.reshape(tf.cast(top_k, tf.int32), [-1, 1])
     temperature = tf.where(temperature > 1e-4, tf.minimum(temperature, 1e3), 1e-4)  # NaN counts as 0
-    logits = filter_top_k_top_p(logits / temperature, top_k, top_p)
+    logits = logits / temperature
+    if filters:  # by sorting, which takes longer than all else
+        logits = filter_top_k_top_p(logits, top_k, top_p)
     below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
     return tf.argmax(below > uniform[:, None] * below[:, -1:], axis=-1, output_type=tf.int32)
 

@@ -43,6 +43,8 @@ def main(
     parser.add_argument("--export-dir", help="folder for <version>/, by default where the run exported to")
     arguments = parser.parse_args()
     folders = [Path(remote.local(run)) for run in arguments.run]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise DataError(f"{' '.join(arguments.run)}: a run is named twice; its mean with itself is itself. Name it once.")
     for folder in filter(runs.is_run, folders):  # what is none is told below
         if (of := runs.read_run(folder).get("application", application)) != application:
             raise DataError(f"{folder}: is a run of {of}, not of {application}. Use apps.{of}.export.")

@@ -41,7 +41,7 @@ def risk_weights(rewards: tf.Tensor, log_probabilities: tf.Tensor, sharpness: fl
 
 def sequence_log_probabilities(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """(rows,) of targets (rows, time), padded with 0."""
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
     return -tf.reduce_sum(losses * tf.cast(targets != 0, tf.float32), axis=1)
 
 
@@ -58,6 +58,8 @@ class SequenceTrainer(keras.Model):
         reward: (numbers of examples (n,), texts (n, k)) -> (n, k).
         max_length: of a sample, EOS counted.
         samples: k.
+        temperature: p is the model's distribution with the logits over it. Below 1: cross entropy with label smoothing leaves each
+            token a share of the probability, and of fifteen sampled tokens one or two would be any.
         sharpness: a.
         likelihood: the part of the reference's cross entropy, from 0 to 1.
     """
@@ -71,13 +73,14 @@ class SequenceTrainer(keras.Model):
         *,
         max_length: int,
         samples: int,
+        temperature: float,
         sharpness: float,
         likelihood: float,
     ) -> None:
         super().__init__()
         self.model, self.encoded, self.max_length = model, encoded, max_length
         self.detokenize, self.reward = detokenize, reward
-        self.samples, self.sharpness, self.likelihood = samples, sharpness, likelihood
+        self.samples, self.temperature, self.sharpness, self.likelihood = samples, temperature, sharpness, likelihood
         self.seed_generator = keras.random.SeedGenerator()
         self.means = {name: keras.metrics.Mean(name=name) for name in ("reward", "distinct")}
         self.built = True
@@ -85,8 +88,8 @@ class SequenceTrainer(keras.Model):
     def call(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return self.model(inputs, training=training)
 
-    def sample(self, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """k samples of each example (n k, time), with EOS, and their rewards (n, k)."""
+    def sample(self, inputs: dict[str, tf.Tensor], longest: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
+        """k samples of each example (n k, time), with EOS, of at most `longest` tokens, and their rewards (n, k)."""
         memory, state = tf.nest.map_structure(self._repeat, self.model.prepare_decoder(inputs[self.encoded]))
 
         def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
@@ -94,7 +97,8 @@ class SequenceTrainer(keras.Model):
 
         seed = keras.random.randint((), 0, 2**31 - 1, dtype="int32", seed=self.seed_generator)
         count = self.samples * tf.shape(inputs["example"])[0]
-        found = sample(step, state, batch_size=count, start=BOS, end=EOS, max_length=self.max_length, seed=seed)
+        settings = {"start": BOS, "end": EOS, "max_length": tf.minimum(longest, self.max_length)}
+        found = sample(step, state, batch_size=count, **settings, seed=seed, temperature=self.temperature)
         tokens, lengths = found.tokens[:, 0], found.lengths
         targets = tf.where(tf.range(tf.shape(tokens)[1]) == lengths, EOS, tokens)[:, : tf.reduce_max(lengths) + 1]
         texts = tf.reshape(self.detokenize(found), [-1, self.samples])
@@ -114,14 +118,15 @@ class SequenceTrainer(keras.Model):
 
     def risk(self, targets: tf.Tensor, logits: tf.Tensor, rewards: tf.Tensor) -> tf.Tensor:
         """The weighted negative log-likelihood of the samples, a token, whose gradient is that of the risk."""
-        log_probabilities = tf.reshape(sequence_log_probabilities(targets, logits), [-1, self.samples])
+        log_probabilities = sequence_log_probabilities(targets, tf.cast(logits, tf.float32) / self.temperature)
+        log_probabilities = tf.reshape(log_probabilities, [-1, self.samples])
         weights = tf.stop_gradient(risk_weights(rewards, log_probabilities, self.sharpness))
         length = tf.reduce_mean(tf.reduce_sum(tf.cast(targets != 0, tf.float32), axis=1))
         return -tf.reduce_mean(tf.reduce_sum(weights * log_probabilities, axis=1)) / tf.maximum(length, 1.0)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         inputs, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
-        samples, rewards = self.sample(inputs)
+        samples, rewards = self.sample(inputs, 2 * tf.shape(targets)[1])
         with tf.GradientTape() as tape:
             logits = self.model.sample_logits(inputs[self.encoded], shift_right(samples), self.samples)
             loss = (1 - self.likelihood) * self.risk(samples, logits, rewards)
