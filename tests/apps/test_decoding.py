@@ -258,6 +258,8 @@ def test_the_seed_decides_and_low_temperature_is_greedy():
     first, again, other = (sample(toy.step, toy.initial, seed=s, **toy.settings).tokens.numpy() for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+    filtered = sample(toy.step, toy.initial, seed=1, top_p=tf.constant(1.0), **toy.settings)  # of all tokens, by sorting
+    np.testing.assert_array_equal(first, filtered.tokens)
     cold = sample(toy.step, toy.initial, seed=1, temperature=0.0, **toy.settings)
     one = sample(toy.step, toy.initial, seed=1, top_k=1, **toy.settings)
     nucleus = sample(toy.step, toy.initial, seed=1, top_p=0.0, **toy.settings)

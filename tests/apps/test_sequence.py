@@ -94,7 +94,7 @@ class Unigrams(keras.Model):
         return self({"ids": decoder_inputs})
 
 
-def trainer(likelihood, reward=None):
+def trainer(likelihood, reward=None, temperature=1.0, samples=4):
     keras.utils.set_random_seed(0)
 
     def sixes(examples, samples):
@@ -105,7 +105,15 @@ def trainer(likelihood, reward=None):
         return tf.strings.reduce_join(tf.strings.as_string(found.tokens[:, :, :2]), axis=2)
 
     made = SequenceTrainer(
-        Unigrams(), "ids", detokenize, reward or sixes, max_length=3, samples=4, sharpness=0.0, likelihood=likelihood
+        Unigrams(),
+        "ids",
+        detokenize,
+        reward or sixes,
+        max_length=3,
+        samples=samples,
+        temperature=temperature,
+        sharpness=0.0,
+        likelihood=likelihood,
     )
     made.compile(keras.optimizers.Adam(0.1), TokenLoss(), jit_compile=False)
     return made
@@ -136,11 +144,42 @@ def test_equal_rewards_change_nothing():
 def test_samples_are_others_at_each_step_and_the_same_with_the_same_seed():
     inputs, _ = next(iter(batch()))
     one, other = trainer(0.0), trainer(0.0)
-    (first, rewards), (again, _) = one.sample(inputs), other.sample(inputs)
+    (first, rewards), (again, _) = one.sample(inputs, 9), other.sample(inputs, 9)
     np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, one.sample(inputs)[0])
+    assert not np.array_equal(first, one.sample(inputs, 9)[0])
     assert first.shape == (12, 3) and (first.numpy()[:, -1] == 3).all()
+    assert one.sample(inputs, tf.constant(2))[0].shape == (12, 2)
     np.testing.assert_array_equal(tf.reshape(rewards, [-1]), (first.numpy() == 6).sum(axis=1))
+
+
+def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
+    scores, temperature = np.array([0, 0, 0, 0, 1.0, 0.5, 0.0, -0.5], "float32"), 0.4
+    made = trainer(0.0, lambda examples, samples: np.zeros((3, 2_000)), temperature, samples=2_000)
+    made.model.scores.assign(scores)
+    found = made.sample(next(iter(batch()))[0], 9)[0].numpy()
+    p = np.exp(scores[4:] / temperature)
+    np.testing.assert_allclose(np.bincount(found[:, 0])[4:] / len(found), p / p.sum(), atol=0.02)
+
+    logits, targets = np.random.default_rng(0).normal(size=(4, 2, 5)), np.array([[4, 3], [1, 0], [2, 3], [4, 4]])
+    rewards = tf.constant([[0.3, 0.9], [0.5, 0.1]])
+    made = trainer(0.0, temperature=temperature, samples=2)
+
+    def risk(logits):
+        q = np.exp(logits / temperature) / np.exp(logits / temperature).sum(-1, keepdims=True)
+        log_p = (np.log(np.take_along_axis(q, targets[..., None], 2))[..., 0] * (targets > 0)).sum(1).reshape(2, 2)
+        weights = (rewards.numpy() - rewards.numpy().mean(1, keepdims=True)) / 2
+        return -(weights * log_p).sum(1).mean() / ((targets > 0).sum() / 4)
+
+    x = tf.constant(logits, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = made.risk(tf.constant(targets), x, rewards)
+    np.testing.assert_allclose(value, risk(logits), rtol=1e-5)
+    gradient = tape.gradient(value, x).numpy()
+    for place in np.ndindex(logits.shape):
+        step = np.zeros_like(logits)
+        step[place] = 1e-6
+        np.testing.assert_allclose(gradient[place], (risk(logits + step) - risk(logits - step)) / 2e-6, atol=1e-5)
 
 
 def test_a_run_without_cross_entropy_needs_a_model_and_something_to_train():
