@@ -21,7 +21,7 @@ from apps.common import cli
 from apps.common.export.model_card import run_id
 from apps.common.files import RUNS
 from apps.common.training.checkpoint_files import newest_first
-from apps.common.training.runs import read_run
+from apps.common.training.runs import PHASES, read_run
 from apps.common.training.selection import is_lower_better
 from data_pipelines.remote import local, mirror, shown
 from data_pipelines.sources import DataError, visible
@@ -64,7 +64,8 @@ def read(folder: Path) -> Run:
     run = read_run(folder)
     log = _lines(folder / "metrics.jsonl")
     metrics = {"validation": {name.removeprefix("val_"): v for name, v in (log or [{}])[-1].items() if name.startswith("val_")}}
-    state = f"epoch {len(log)} of {run['config'].get('epochs', 0) + run['config'].get('fine_tune_epochs', 0)}"
+    epochs = sum(run["config"].get(name, 0) for name in ("epochs", "fine_tune_epochs", "sequence_epochs"))
+    state = f"epoch {len(log)} of {epochs}"
     if (folder / "metrics.json").is_file():
         metrics, state = json.loads((folder / "metrics.json").read_text()), "finished"
     return Run(
@@ -75,7 +76,7 @@ def read(folder: Path) -> Run:
         run.get("data", {}),
         metrics,
         state,
-        sum(_seconds(folder / phase) for phase in ("checkpoints", "fine_tuning")) / 60,
+        sum(_seconds(folder / phase) for phase in PHASES) / 60,
         _export(folder, mirror(run["config"].get("export_dir", ""))),
     )
 

@@ -100,7 +100,7 @@ def additive_attention(
             "Project both to as many units as scale has."
         )
     hidden = ops.tanh(ops.expand_dims(query, -2) + ops.expand_dims(key, -3))  # (…, query_time, key_time, units)
-    flat = ops.matmul(ops.reshape(hidden, (-1, hidden.shape[-1])), ops.expand_dims(scale, -1))  # one product of two matrices
+    flat = ops.matmul(ops.reshape(hidden, (-1, scale.shape[-1])), ops.expand_dims(scale, -1))  # one product of two matrices
     return _weigh(ops.reshape(flat, ops.shape(hidden)[:-1]), value, mask, dropout, seed)
 
 

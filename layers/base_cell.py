@@ -252,6 +252,11 @@ class RecurrentCell(keras.layers.Layer, CellDropout):
         """Whether a step is `step` of the projected input, so that the inputs of all steps can be projected at once."""
         return type(self).call is RecurrentCell.call and "call" not in vars(self)
 
+    @property
+    def has_plain_project(self) -> bool:
+        """Whether `project` treats each row alone, however many axes are before it: another one need not."""
+        return type(self).project is RecurrentCell.project and "project" not in vars(self)
+
     def _author(self, name: str) -> int:
         """How far up the class that wrote this method is: -1 the cell itself, 0 its class, 1 the parent…"""
         if name in vars(self):

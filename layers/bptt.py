@@ -137,9 +137,10 @@ class Inputs(NamedTuple):
 
 
 def unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
-    if is_compiled(training, jit_compile) or keras.backend.backend() != "tensorflow":
+    plain = cell.has_plain_project and keras.backend.backend() == "tensorflow" and not is_compiled(training, jit_compile)
+    if not plain:
         projected, bias = cell.project(inputs, add_bias=False), cell.input_bias()  # added in the loop, where it costs no pass
-    else:  # each operation of a step costs more than its sums
+    else:  # each operation of a step costs more than its sums, and each of a product of rank 3
         time, batch, features = ops.shape(inputs)
         flat = cell.project(ops.reshape(inputs, (-1, features)))
         projected, bias = [ops.reshape(x, (time, batch, cell.units)) for x in flat], None

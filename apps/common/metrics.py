@@ -196,7 +196,10 @@ def cider_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -
     """CIDEr-D of each caption (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726); word frequencies from all references."""
     from pycocoevalcap.cider.cider import Cider
 
-    return Cider().compute_score(_as_coco(references), _as_coco([[caption] for caption in captions]))[1]
+    expected = _as_coco(references)
+    if not any(text for group in expected.values() for text in group):  # pycocoevalcap has no score for this
+        return np.zeros(len(captions))
+    return Cider().compute_score(expected, _as_coco([[caption] for caption in captions]))[1]
 
 
 def _as_coco(texts: Sequence[Sequence[str]]) -> dict[int, list[str]]:

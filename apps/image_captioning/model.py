@@ -141,11 +141,7 @@ class Captioner(keras.Model):
 
     def decode(self, caption: Tensor, values: Tensor, training: bool = False) -> tuple[Tensor, Tensor | None]:
         """Decoder inputs (batch, time) -> the logits of the targets, and the attention (batch, time, regions)."""
-        words = caption
-        if training and self.word_dropout:
-            hidden = keras.random.uniform(ops.shape(caption), seed=self.seed_generator) < self.word_dropout
-            words = ops.where(ops.logical_and(hidden, caption > UNKNOWN + 1), UNKNOWN, caption)
-        words = self.drop(self.embedding(words), training=training)
+        words = self.drop(self.embedding(caption), training=training)
         outputs, weights = self.decoder(words, values, states=self.get_initial_state(values), training=training)
         return self.logits(outputs), weights
 
@@ -159,8 +155,11 @@ class Captioner(keras.Model):
         return self.decoder.unfold(self.embedding(caption), memory, state)[1]
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
-        caption = inputs["caption"]
-        logits, weights = self.decode(caption, self.encode_image(inputs["image"], training), training)
+        caption = words = inputs["caption"]
+        if training and self.word_dropout:
+            hidden = keras.random.uniform(ops.shape(caption), seed=self.seed_generator) < self.word_dropout
+            words = ops.where(ops.logical_and(hidden, caption > UNKNOWN + 1), UNKNOWN, caption)
+        logits, weights = self.decode(words, self.encode_image(inputs["image"], training), training)
         if training and self.attention_penalty and weights is not None:
             mask = ops.cast(ops.not_equal(caption, PADDING), weights.dtype)[..., None]
             total = ops.cast(ops.sum(weights * mask, axis=1), "float32")  # (batch, regions)
@@ -168,15 +167,17 @@ class Captioner(keras.Model):
         return logits
 
     def sample_logits(self, image: Tensor, caption: Tensor, samples: int) -> Tensor:
-        """Decoder inputs (batch samples, time), those of a picture one after another -> logits, in training."""
+        """Decoder inputs (batch samples, time), those of a picture one after another -> the logits of `step`, in training."""
         values = ops.repeat(self.encode_image(image, training=True), samples, axis=0)
-        return self.decode(caption, values, training=True)[0]
+        return self.decode(caption, values, training=True)[0] + self._never_unknown()
 
     def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention. Never UNKNOWN."""
         output, weights, state = self.decoder.step(embed(self.embedding, tokens), state, memory)
-        never = -1e9 * ops.one_hot(UNKNOWN, self.settings["vocabulary_size"], dtype="float32")
-        return self.logits(output) + never, state, weights
+        return self.logits(output) + self._never_unknown(), state, weights
+
+    def _never_unknown(self) -> Tensor:
+        return -1e9 * ops.one_hot(UNKNOWN, self.settings["vocabulary_size"], dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         encoder = None if self.encoder is None else keras.saving.serialize_keras_object(self.encoder)

@@ -11,8 +11,10 @@ from data_pipelines.captions import Example
 from data_pipelines.vocabulary import Vocabulary
 
 
-def sequence_trainer(model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], config: Config) -> SequenceTrainer:
-    """Self-critical training: the references of an example are all its captions."""
+def sequence_trainer(
+    model: Captioner, vocabulary: Vocabulary, examples: Sequence[Example], seed: int, config: Config
+) -> SequenceTrainer:
+    """Self-critical training: the references of an example are all its captions. `seed` is of the samples."""
 
     references = [example.captions for example in examples]
     return SequenceTrainer(
@@ -20,6 +22,7 @@ def sequence_trainer(model: Captioner, vocabulary: Vocabulary, examples: Sequenc
         "image",
         lambda found: detokenize(vocabulary, found),
         CiderReward(references) if config.optimize == "cider" else BleuReward(references),
+        seed=seed,
         max_length=config.max_length,
         samples=config.sequence_samples,
         temperature=config.sequence_temperature,

@@ -104,7 +104,7 @@ def train(config: Config) -> dict[str, float]:
     begin_with(model, initial)
     model.set_workers(workers)
     facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
-    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, unknown)}
+    facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, unknown, config.embeddings)}
     facts |= workers.summary(config.batch_size, "captions")
     runs.log_summary(config, model, folder, facts)
 
@@ -122,12 +122,16 @@ def train(config: Config) -> dict[str, float]:
         phase = dataclasses.replace(config, learning_rate=learning_rate)
         optimizer = workers.optimizer(keras.optimizers.Adam)(**runs.optimizer_options(phase, epochs * steps))
         by_reward = name == "sequence"
-        trainer = sequence_trainer(model, vocabulary, examples, config) if by_reward else model
+        trainer = sequence_trainer(model, vocabulary, examples, seed, config) if by_reward else model
         trainer.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=not by_reward and workers.jit_compile)
         checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
         checkpoint.continue_phase(before)
         restored = checkpoint.restore(trainer, batches(held_out).dataset) if config.resume else None
-        if config.embeddings and before is None and restored is None and workers.is_chief:
+        begins = before is None and restored is None and workers.is_chief
+        if begins and initial and name != "checkpoints":
+            measure.set_model(trainer)
+            checkpoint.keep_unless_better(trainer, measure.values())
+        if begins and config.embeddings and not initial:
             start_from_vectors(config.embeddings, model.embedding, vocabulary)
         runs.fit(
             trainer,

@@ -199,12 +199,17 @@ class Translator(keras.Model):
     def encode(self, source: Tensor, training: bool = False) -> tuple[Tensor, Tensor, Any]:
         """Source ids -> the encoder's values (batch, time, units), their mask, its states if the decoder starts from them."""
         mask = ops.not_equal(source, PADDING)
+        if self.reverse_source:  # the tokens, not the padding: a row's positions don't depend on its batch
+            places, counts = (
+                ops.arange(source.shape[1] or ops.shape(source)[1]),
+                ops.sum(ops.cast(mask, "int32"), axis=1)[:, None],
+            )
+            reversed_places = ops.where(places < counts, counts - 1 - places, places)
+            source = ops.take_along_axis(source, reversed_places, axis=1)
         x = self.drop(self.source_embedding(source), training=training)
-        if self.reverse_source:
-            x, mask = ops.flip(x, axis=1), ops.flip(mask, axis=1)
         values, states = self.encoder(x, mask=mask, training=training)
         if self.reverse_source:  # the attention is to the source as it was
-            values, mask = ops.flip(values, axis=1), ops.flip(mask, axis=1)
+            values = ops.take_along_axis(values, reversed_places[..., None], axis=1)
         return values, mask, (states if self.settings["encoder"] == "forward" else None)
 
     def prepare_decoder(self, source: Tensor) -> tuple[Memory, Tensor]:

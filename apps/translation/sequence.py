@@ -30,13 +30,14 @@ def check_sequence_flags(config: Config) -> None:
 
 
 def sequence_trainer(
-    model: Translator, vocabularies: Vocabularies, references: Sequence[str], tokenizer: str, config: Config
+    model: Translator, vocabularies: Vocabularies, references: Sequence[str], tokenizer: str, seed: int, config: Config
 ) -> SequenceTrainer:
     """Minimum risk training.
 
     Args:
         references: the targets of the training pairs, by their number.
         tokenizer: of sacreBLEU.
+        seed: of the samples.
     """
 
     tokenize = sacrebleu.BLEU(tokenize=tokenizer).tokenizer
@@ -49,6 +50,7 @@ def sequence_trainer(
         "source",
         lambda found: detokenize(vocabularies.target, found),
         BleuReward([[reference] for reference in references], split),
+        seed=seed,
         max_length=config.max_length,
         samples=config.sequence_samples,
         temperature=config.sequence_temperature,

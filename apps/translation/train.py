@@ -107,14 +107,17 @@ def train(config: Config) -> dict[str, float | str]:
     measure = Validation(validation, token_cross_entropy, lambda loss: {"perplexity": perplexity(loss), **search()})
     size = " and ".join(f"{size:,}" for size in (sizes[:1] if joint else sizes))
     facts = {**data.summary(), "languages": f"{config.source_lang} to {config.target_lang}"}
-    facts |= {"vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}", **init_facts(initial, training.unknown)}
+    facts |= {
+        "vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}",
+        **init_facts(initial, training.unknown, config.embeddings),
+    }
     if training.too_long:
         facts["too long"] = f"{training.too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
     steps, before = batches(shuffle_seed=config.seed).steps_per_epoch, None
     for name, seed, epochs, learning_rate in phases:
         by_reward = name == "sequence"
-        trainer = sequence_trainer(model, vocabularies, training.targets(pairs), bleu, config) if by_reward else model
+        trainer = sequence_trainer(model, vocabularies, training.targets(pairs), bleu, seed, config) if by_reward else model
         options = runs.optimizer_options(dataclasses.replace(config, learning_rate=learning_rate), epochs * steps)
         if config.optimizer == "adam":
             optimizer = workers.optimizer(keras.optimizers.Adam)(beta_2=0.98, **options)
@@ -124,7 +127,11 @@ def train(config: Config) -> dict[str, float | str]:
         checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
         checkpoint.continue_phase(before)
         restored = checkpoint.restore(trainer, validation) if config.resume else None
-        if config.embeddings and before is None and restored is None and workers.is_chief:
+        begins = before is None and restored is None and workers.is_chief
+        if begins and initial and name != "checkpoints":
+            measure.set_model(trainer)
+            checkpoint.keep_unless_better(trainer, measure.values())
+        if begins and config.embeddings and not initial:
             start_from_vectors(config.embeddings, model.source_embedding, vocabularies.source)
         runs.fit(
             trainer,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import layers
 from apps.common.decoding.attention_decoder import AttentionDecoder
 from apps.common.training import losses
 from apps.common.training.losses import TokenLoss, sampled_cross_entropy, token_cross_entropy
@@ -139,3 +140,10 @@ def test_training_on_drawn_tokens_lowers_the_exact_loss():
     assert np.isclose(before, loss(ids, model(inputs)))  # outside training the loss is exact
     history = model.fit(inputs, ids, epochs=30, verbose=0).history["loss"]
     assert history[-1] < history[0] and model.evaluate(inputs, ids, verbose=0) < 0.6 * before
+
+
+def test_additive_attention_computes_with_a_size_that_a_graph_does_not_know():
+    spec = [tf.TensorSpec([2, None, None])] * 2
+    attend = tf.function(lambda q, k: layers.additive_attention(q, k, k, tf.ones(4))[0], input_signature=spec, autograph=False)
+    query, keys = sequences(2, 3, 4), sequences(2, 5, 4, seed=1)
+    np.testing.assert_allclose(attend(query, keys), layers.additive_attention(query, keys, keys, np.ones(4, "float32"))[0], rtol=1e-5)

@@ -374,6 +374,7 @@ def test_metrics_of_captions(monkeypatch):
     scores = cider_scores(["a dog runs home", "a horse"], references)
     assert scores[0] > 1 and scores[1] == 0
     assert caption_metrics(["", ""], references, meteor=False)["cider"] == 0
+    assert caption_metrics(["a dog", "?"], [["!"], [""]], meteor=False)["cider"] == 0  # nothing but punctuation
     monkeypatch.setattr("apps.common.meteor._paraphrases", lambda phrases: {})  # reading the table takes seconds
     assert caption_metrics(["a dog runs home.", "Two cats sleep"], references)["meteor"] == pytest.approx(100)
 

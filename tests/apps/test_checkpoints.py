@@ -299,6 +299,21 @@ def test_a_falling_loss_is_waited_for_and_noise_is_no_metric(tmp_path, capsys):
     assert "stopped     neither bleu nor loss improved for 2 epochs (--patience)" in capsys.readouterr().out
 
 
+def test_what_a_run_begins_with_is_kept_unless_an_epoch_is_better(tmp_path, capsys):
+    for losses, kept, said in (((2.0, 1.5), 7, "what it began with, no epoch is better"), ((2.0, 0.5, 0.9), 2, "epoch 2 of 3")):
+        checkpoint, model = Checkpoint(tmp_path, "val_loss", patience=9), compiled()
+        model.set_weights([np.full_like(w, 7) for w in model.get_weights()])
+        checkpoint.keep_unless_better(model, {"val_loss": 1.0})
+        checkpoint.selection.load_state_dict(json.loads(json.dumps(checkpoint.selection.state_dict())))
+        assert epochs(checkpoint, *({"val_loss": loss} for loss in losses)) == kept
+        assert f"kept        {said}: val_loss" in capsys.readouterr().out
+    later = Checkpoint(tmp_path, "val_loss", patience=1)
+    later.continue_phase(checkpoint)
+    list(later.parts(0, 1, 3))
+    assert epochs(later, {"val_loss": 3.0}, {"val_loss": 0.1}) == 2 and later.selection.finished
+    assert "stopped     neither loss nor loss improved" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["val_loss", "val_perplexity", "val_bits_per_character", "val_nll_per_frame"])
 def test_some_metrics_are_better_small(tmp_path, name):
     assert epochs(Checkpoint(tmp_path, name), *({"val_loss": 1.0, name: value} for value in (3.0, 2.0, 4.0))) == 2

@@ -296,5 +296,7 @@ def test_errors():
     toy = Toy(0)
     with pytest.raises(ValueError, match="beam_search: beam_size is 0; expected 1 or more"):
         beam_search(toy.step, toy.initial, beam_size=0, **toy.settings)
+    with pytest.raises(ValueError, match=r"coverage_penalty is 0\.2 without a source_mask"):
+        beam_search(toy.step, toy.initial, beam_size=2, coverage_penalty=0.2, **toy.settings)
     with pytest.raises(ValueError, match="length_penalty is -1; expected 0 or more"):
         beam_search(toy.step, toy.initial, beam_size=2, length_penalty=-1, **toy.settings)

@@ -94,8 +94,8 @@ class Unigrams(keras.Model):
         return self({"ids": decoder_inputs})
 
 
-def trainer(likelihood, reward=None, temperature=1.0, samples=4):
-    keras.utils.set_random_seed(0)
+def trainer(likelihood, reward=None, temperature=1.0, samples=4, global_seed=0):
+    keras.utils.set_random_seed(global_seed)
 
     def sixes(examples, samples):
         assert examples.tolist() == [0, 1, 2]
@@ -109,6 +109,7 @@ def trainer(likelihood, reward=None, temperature=1.0, samples=4):
         "ids",
         detokenize,
         reward or sixes,
+        seed=0,
         max_length=3,
         samples=samples,
         temperature=temperature,
@@ -143,13 +144,68 @@ def test_equal_rewards_change_nothing():
 
 def test_samples_are_others_at_each_step_and_the_same_with_the_same_seed():
     inputs, _ = next(iter(batch()))
-    one, other = trainer(0.0), trainer(0.0)
+    one, other = trainer(0.0), trainer(0.0, global_seed=9)  # which Keras takes where there is none
     (first, rewards), (again, _) = one.sample(inputs, 9), other.sample(inputs, 9)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, one.sample(inputs, 9)[0])
-    assert first.shape == (12, 3) and (first.numpy()[:, -1] == 3).all()
+    assert first.shape == (12, 3) and not first.numpy()[:, -1].any()  # EOS is not sampled there
     assert one.sample(inputs, tf.constant(2))[0].shape == (12, 2)
     np.testing.assert_array_equal(tf.reshape(rewards, [-1]), (first.numpy() == 6).sum(axis=1))
+
+
+class Placed(Unigrams):
+    """Another distribution at each place; EOS may come at any."""
+
+    def __init__(self):
+        keras.Model.__init__(self)
+        self.scores = self.add_weight(shape=(3, 6), initializer="zeros", name="scores")
+
+    def prepare_decoder(self, x):
+        return None, tf.zeros([tf.shape(x)[0], 1], tf.int32)
+
+    def step(self, tokens, state, memory):
+        allowed = tf.where(tf.range(6) < 3, -1e9, tf.gather(self.scores, state[:, 0, 0]))
+        return allowed[:, None], state + 1, None
+
+    def sample_logits(self, x, decoder_inputs, samples):
+        allowed = tf.where(tf.range(6) < 3, -1e9, self.scores[: tf.shape(decoder_inputs)[1]])
+        return tf.tile(allowed[None], [tf.shape(decoder_inputs)[0], 1, 1])
+
+
+def test_the_gradient_is_that_of_the_expected_reward():
+    """Against the sum over all sequences of at most two tokens and EOS."""
+    scores = np.array([[0.4, 0.1, -0.3], [0.2, -0.5, 0.3], [0.0, 0.7, -0.2]])  # of EOS, 4 and 5
+
+    def expected(scores):
+        p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        longer = [p[0, a] * (p[1, 0] * 1 + p[1, 1:].sum() * 2) for a in (1, 2)]
+        return sum(longer)  # the reward is the number of tokens
+
+    model = Placed()
+    model.scores.assign(np.concatenate([np.zeros((3, 3)), scores], axis=1))
+    count = 40_000
+    made = SequenceTrainer(
+        model,
+        "ids",
+        lambda found: tf.strings.as_string(found.lengths),
+        lambda examples, texts: np.array([[float(text) for text in row] for row in texts]),
+        seed=1,
+        max_length=3,
+        samples=count,
+        temperature=1.0,
+        sharpness=0.0,
+        likelihood=0.0,
+    )
+    inputs = {"ids": tf.fill([1, 3], 2), "example": tf.range(1)}
+    samples, rewards = made.sample(inputs, 9)
+    with tf.GradientTape() as tape:
+        risk = made.risk(samples, model.sample_logits(None, samples, count), rewards, 1)
+    found = -tape.gradient(risk, model.scores.value).numpy()[:, 3:]
+    for place in np.ndindex(scores.shape):
+        step = np.zeros_like(scores)
+        step[place] = 1e-5
+        np.testing.assert_allclose(found[place], (expected(scores + step) - expected(scores - step)) / 2e-5, atol=0.02)
+    np.testing.assert_array_equal(found[2], 0)  # where EOS must come
 
 
 def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
@@ -165,15 +221,15 @@ def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
     made = trainer(0.0, temperature=temperature, samples=2)
 
     def risk(logits):
-        q = np.exp(logits / temperature) / np.exp(logits / temperature).sum(-1, keepdims=True)
+        q = np.exp(logits / temperature) / np.exp(logits / temperature)[..., 1:].sum(-1, keepdims=True)  # padding is none
         log_p = (np.log(np.take_along_axis(q, targets[..., None], 2))[..., 0] * (targets > 0)).sum(1).reshape(2, 2)
         weights = (rewards.numpy() - rewards.numpy().mean(1, keepdims=True)) / 2
-        return -(weights * log_p).sum(1).mean() / ((targets > 0).sum() / 4)
+        return -(weights * log_p).sum() / 7
 
     x = tf.constant(logits, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        value = made.risk(tf.constant(targets), x, rewards)
+        value = made.risk(tf.constant(targets), x, rewards, 7)
     np.testing.assert_allclose(value, risk(logits), rtol=1e-5)
     gradient = tape.gradient(value, x).numpy()
     for place in np.ndindex(logits.shape):

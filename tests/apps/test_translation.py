@@ -69,10 +69,19 @@ def test_a_run_killed_while_it_learns_by_reward_ends_as_one_not_killed(trained, 
     trained.train(tmp_path / "one", *flags)
     rows = helpers.log(tmp_path / "one" / "run")
     assert len(rows) == 2 and all(0 <= row["reward"] <= 1 and 0.5 <= row["distinct"] <= 1 for row in rows)
+    more = trained.command("train", "--resume", "--run-dir", tmp_path / "one" / "run", "--epochs", "1")
+    assert more.returncode == 2 and "has sequence epochs after 0 others; with --epochs 1 they would begin" in more.stderr
     helpers.kill_twice("translation", tmp_path / "other" / "run", *trained.line(tmp_path / "other", *flags), phase="sequence")
     printed = trained.train(tmp_path / "other", *flags, "--resume")
     assert re.search(r"continued at step [\d,]+ of \S*/sequence", printed)
     helpers.assert_same_end(tmp_path / "other" / "run", tmp_path / "one" / "run", "sequence")
+
+
+def test_a_run_that_only_gets_worse_keeps_what_it_began_with(trained, tmp_path):
+    flags = ["--init-from", trained.run, "--epochs", "0", "--sequence-epochs", "1", "--sequence-samples", "2"]
+    printed = trained.train(tmp_path, *flags, "--sequence-learning-rate", "3")
+    assert "kept        what it began with, no epoch is better: val_bleu" in printed
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == trained.metrics()
 
 
 def test_training_says_how_it_measures(trained):
@@ -233,7 +242,7 @@ def test_a_decoder_deeper_than_its_encoder_uses_all_its_layers():
     assert all(gradient is not None and np.abs(gradient).max() > 0 for gradient in tape.gradient(total, kernels))
 
 
-@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize("options", [*VARIANTS, {"encoder": "self-attention", "reverse_source": True}])
 def test_padding_of_the_source_changes_nothing(options):
     model, inputs = translator(**options), batch()
     padded = {**inputs, "source": np.pad(inputs["source"], [(0, 0), (0, 4)])}

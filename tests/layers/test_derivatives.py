@@ -190,6 +190,28 @@ class Projected(layers.GRUCell):
         return [3.0 * x for x in super().project(inputs, add_bias)]
 
 
+class Shifted(layers.SimpleRNNCell):
+    """Adds the input of the step before, where all steps are projected at once; with a derivative of its own."""
+
+    def project(self, inputs, add_bias=True):
+        assert len(inputs.shape) == 3
+        return super().project(inputs + ops.concatenate([ops.zeros_like(inputs[:1]), inputs[:-1]], axis=0), add_bias)
+
+    gradient = staticmethod(layers.SimpleRNNCell.gradient)
+
+
+def test_a_projection_of_all_steps_gets_all_steps_with_and_without_training():
+    layer, plain, x = RNN(Shifted(4), return_sequences=True), layers.SimpleRNN(4, return_sequences=True), sequences(2, 5, 3)
+    for one in (layer, plain):
+        one.build(x.shape)
+    random_weights(plain)
+    layer.set_weights(plain.get_weights())
+    assert layer.cell.has_gradient
+    wanted = plain(x + np.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1])
+    for training in (False, True):
+        close(layer(x, training=training), wanted)
+
+
 @pytest.mark.parametrize("cell_class", [Leaky, Sharp, Doubled, Called, Projected])
 def test_what_a_subclass_overrides_is_computed_and_differentiated(cell_class):
     cell, x = cell_class(3), sequences(2, 4, 3)

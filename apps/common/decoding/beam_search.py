@@ -45,11 +45,11 @@ def beam_search(
         n_best: sequences returned.
         length_penalty: 0: the log-probability decides, which favours short sequences; 1: nearly its mean.
         coverage_penalty: above 0, favour what attends to every position of the source; needs a decoder with attention.
-        source_mask: booleans (batch, positions), for the coverage; True = keep.
+        source_mask: booleans (batch, positions), which the coverage needs; True = keep.
         no_repeat_ngram_size: never repeat so many tokens in a row; 0: allow it.
 
     Raises:
-        ValueError: `beam_size` or `n_best` below 1, or a penalty below 0.
+        ValueError: `beam_size` or `n_best` below 1, or a penalty below 0; coverage without a mask.
     """
     for name, value, least in (
         ("beam_size", beam_size, 1),
@@ -60,13 +60,15 @@ def beam_search(
     ):
         if value < least:
             raise ValueError(f"beam_search: {name} is {value}; expected {least} or more. Pass a larger one.")
+    if coverage_penalty and source_mask is None:
+        raise ValueError(f"beam_search: coverage_penalty is {coverage_penalty} without a source_mask. Pass one: True = keep.")
     longest = max_decode_length(max_length)
     places = tf.range(longest)
     kept = max(n_best, beam_size)  # of the finished: the search stops when `beam_size` are
 
     def coverage_score(coverage):
         logs = tf.math.log(tf.clip_by_value(coverage, 1e-6, 1.0))
-        return coverage_penalty * tf.reduce_sum(logs if source_mask is None else tf.where(source_mask[:, None], logs, 0.0), -1)
+        return coverage_penalty * tf.reduce_sum(tf.where(source_mask[:, None], logs, 0.0), -1)
 
     def body(t, beam, finished, state):
         logits, state_after, attention = step(beam["last"], state)

@@ -147,8 +147,13 @@ class Checkpoint(keras.callbacks.Callback):
     def continue_phase(self, before: "Checkpoint | None") -> None:
         """Begin a second phase of a run: its log continues, and the best weights stay until others are better."""
         if before is not None:
-            self.selection.history, self.selection.best_epoch = list(before.selection.history), before.selection.best_epoch
+            self.selection.load_state_dict({**before.selection.state_dict(), "waited": 0, "finished": False})
+            self.selection.earlier = len(self.selection.history)
             self.best_weights = list(before.best_weights)
+
+    def keep_unless_better(self, model: keras.Model, metrics: dict[str, float]) -> None:
+        """Keep the weights that a run begins with, of these validation metrics, until those of an epoch are better."""
+        self.selection.baseline, self.best_weights = metrics, [np.array(w) for w in model.get_weights()]
 
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch, and print which it is."""

@@ -73,9 +73,10 @@ def begin_with(model: keras.Model, run: Path | None) -> None:
         copy_weights(model.weights, load_model(run).weights, run)
 
 
-def init_facts(run: Path | None, ids: tf.RaggedTensor | float) -> dict[str, str]:
+def init_facts(run: Path | None, ids: tf.RaggedTensor | float, embeddings: str | None = None) -> dict[str, str]:
     """For the summary of a run: where it begins, and how many tokens of its training split, or which share, are unknown there."""
     if run is None:
         return {}
     share = ids if isinstance(ids, float) else tf.reduce_mean(tf.cast(ids.flat_values == UNKNOWN, tf.float32)).numpy()
-    return {"begins with": f"{run}; its vocabulary does not know {share:.1%} of the training tokens"}
+    facts = {"begins with": f"{run}; its vocabulary does not know {share:.1%} of the training tokens"}
+    return facts | ({"embeddings": f"those of {run}; {embeddings} is not read again"} if embeddings else {})

@@ -20,6 +20,7 @@ from apps.common.cli import check_ranges
 from apps.common.config import FitFlags, RunFlags
 from apps.common.files import RUNS, lock_run, newest_run
 from apps.common.training.averages import AveragedValidation
+from apps.common.training.checkpoint_files import newest_first
 from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.progress import Progress
 from apps.common.training.workers import Workers
@@ -109,6 +110,12 @@ def _default_folder(application: str, resume: bool) -> Path:
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     free = set("resume run_dir epochs patience monitor bleu_tokenize export_dir export force_export".split())
     free |= {"strategy", "workers", "data_service"}
+    later = [phase for phase in PHASES[1:] if newest_first(folder / phase)]
+    if later and new["config"].get("epochs") != old["config"].get("epochs"):
+        raise DataError(
+            f"{folder}: has {later[0].replace('_', ' ')} epochs after {old['config']['epochs']} others; with --epochs "
+            f"{new['config'].get('epochs')} they would begin elsewhere. Leave the flag out, or begin a run with --init-from."
+        )
     for name, value in old["config"].items():
         if name not in new["config"]:
             raise DataError(f"{folder}: is a run of another version, which had a flag {name}. Start a new run.")
@@ -254,7 +261,9 @@ def fit(
                 *callbacks,
                 checkpoint,
                 Progress(folder, checkpoint, plot),
-                keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+                keras.callbacks.TensorBoard(
+                    folder / "tensorboard" / checkpoint.folder.name.removeprefix(PHASES[0]), write_graph=False
+                ),
             ),
             **part,
             **arguments,

@@ -31,18 +31,20 @@ class Selection:
         self.monitor, self.patience = monitor, patience
         self.best_epoch, self.waited, self.finished = 0, 0, False
         self.history: list[dict[str, float]] = []
+        self.earlier = 0  # epochs of the history that are of phases before
+        self.baseline: dict[str, float] = {}  # metrics of the weights that a run begins with, if they are to be kept, too
 
     @property
     def best(self) -> dict[str, float]:
-        """The metrics of the best epoch."""
-        return self.history[self.best_epoch - 1]
+        """The metrics of the best epoch; before it, of what the run began with."""
+        return self.history[self.best_epoch - 1] if self.best_epoch else self.baseline
 
     def add(self, logs: dict[str, float]) -> bool:
         """Add the metrics of an epoch; return whether it is the best so far."""
         epoch = len(self.history) + 1
         row = {"epoch": epoch, **logs}
         rank = self._rank(row)
-        is_best = not self.best_epoch or rank > self._rank(self.best)
+        is_best = not self.best or rank > self._rank(self.best)
         self.waited += 1
         if is_best:
             self.best_epoch = epoch
@@ -65,12 +67,13 @@ class Selection:
 
     def report(self, epochs: int) -> None:
         """Print which of `epochs` is kept, and why there were no more."""
-        if self.finished and len(self.history) < epochs:
+        if self.finished and len(self.history) - self.earlier < epochs:
             name = self.monitor.removeprefix("val_")
             print(f"{'stopped':<12}neither {name} nor loss improved for {self.patience} epochs (--patience)")
         names = [name for name in dict.fromkeys((self.monitor, "val_loss")) if name in self.best]
         values = "  ".join(f"{name} {self.best[name]:.4g}" for name in names)
-        print(f"kept        epoch {self.best_epoch} of {len(self.history)}: {values}", flush=True)
+        kept = f"epoch {self.best_epoch} of {len(self.history)}" if self.best_epoch else "what it began with, no epoch is better"
+        print(f"kept        {kept}: {values}", flush=True)
 
     def refuse_worse_than(self, constant: dict[str, float]) -> None:
         """Raise if the best epoch is no better than a constant guess in any of these validation metrics.
@@ -90,7 +93,8 @@ class Selection:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_epoch": self.best_epoch, "waited": self.waited, "finished": self.finished, "history": list(self.history)}
+        names = ("best_epoch", "waited", "finished", "baseline")
+        return {**{name: getattr(self, name) for name in names}, "history": list(self.history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -99,12 +103,13 @@ class Selection:
         """
         if any(type(state[name]) is not int or state[name] < 0 for name in ("best_epoch", "waited")):
             raise ValueError("its state has a number that is none")
-        rows = state["history"]
+        rows, baseline = state["history"], state.get("baseline", {})
         if type(state["finished"]) is not bool or state["best_epoch"] > len(rows):
             raise ValueError("its state can't be")
-        if any(type(value) not in (int, float) for row in rows for value in row.values()):
+        if any(type(value) not in (int, float) for row in [*rows, baseline] for value in row.values()):
             raise ValueError("its history has a value that is not a number")
-        self.best_epoch, self.waited, self.finished, self.history = state["best_epoch"], state["waited"], state["finished"], rows
+        self.best_epoch, self.waited, self.finished = state["best_epoch"], state["waited"], state["finished"]
+        self.history, self.baseline = rows, baseline
 
 
 def is_lower_better(name: str) -> bool:

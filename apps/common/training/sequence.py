@@ -10,8 +10,8 @@ is minimum risk training (Shen et al. 2016, https://aclanthology.org/P16-1159). 
     -sum_i q_i (r_i - sum_j q_j r_j) d log p(y_i)
 
 and for a -> 0, where all q_i are 1 / k, that of self-critical training (Rennie et al. 2017, https://arxiv.org/abs/1612.00563)
-with the other samples as baseline (Luo 2020, https://arxiv.org/abs/2003.09971). Both are this weighted log-likelihood, for a
-token of mean length, and a part of the cross entropy of the references, that what is generated stays a sentence.
+with the other samples as baseline (Luo 2020, https://arxiv.org/abs/2003.09971). Both are this weighted log-likelihood, over the
+tokens of the references, and a part of the cross entropy of these, that what is generated stays a sentence.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.decoding.search import sample
-from apps.common.decoding.sequences import Sequences
+from apps.common.decoding.sequences import Sequences, forbid
+from apps.common.training.sharding import count_tokens
 from data_pipelines.batching import shift_right
 from data_pipelines.vocabulary import BOS, EOS
 
@@ -56,10 +57,11 @@ class SequenceTrainer(keras.Model):
         encoded: the name of this input.
         detokenize: `Sequences` -> texts (rows, 1).
         reward: (numbers of examples (n,), texts (n, k)) -> (n, k).
+        seed: of the samples.
         max_length: of a sample, EOS counted.
         samples: k.
-        temperature: p is the model's distribution with the logits over it. Below 1: cross entropy with label smoothing leaves each
-            token a share of the probability, and of fifteen sampled tokens one or two would be any.
+        temperature: divides the logits, whose distribution p is. Below 1: label smoothing leaves every token a share of the
+            probability, and of fifteen sampled tokens one or two would be any.
         sharpness: a.
         likelihood: the part of the reference's cross entropy, from 0 to 1.
     """
@@ -71,6 +73,7 @@ class SequenceTrainer(keras.Model):
         detokenize: Callable[[Sequences], tf.Tensor],
         reward: Reward,
         *,
+        seed: int,
         max_length: int,
         samples: int,
         temperature: float,
@@ -81,7 +84,7 @@ class SequenceTrainer(keras.Model):
         self.model, self.encoded, self.max_length = model, encoded, max_length
         self.detokenize, self.reward = detokenize, reward
         self.samples, self.temperature, self.sharpness, self.likelihood = samples, temperature, sharpness, likelihood
-        self.seed_generator = keras.random.SeedGenerator()
+        self.seed_generator = keras.random.SeedGenerator(seed)
         self.means = {name: keras.metrics.Mean(name=name) for name in ("reward", "distinct")}
         self.built = True
 
@@ -89,7 +92,8 @@ class SequenceTrainer(keras.Model):
         return self.model(inputs, training=training)
 
     def sample(self, inputs: dict[str, tf.Tensor], longest: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
-        """k samples of each example (n k, time), with EOS, of at most `longest` tokens, and their rewards (n, k)."""
+        """k samples of each example (n k, time), of at most `longest` tokens, EOS counted, and their rewards (n, k). An EOS at
+        the last place is left out: it was not sampled, as nothing else could follow."""
         memory, state = tf.nest.map_structure(self._repeat, self.model.prepare_decoder(inputs[self.encoded]))
 
         def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
@@ -97,10 +101,12 @@ class SequenceTrainer(keras.Model):
 
         seed = keras.random.randint((), 0, 2**31 - 1, dtype="int32", seed=self.seed_generator)
         count = self.samples * tf.shape(inputs["example"])[0]
-        settings = {"start": BOS, "end": EOS, "max_length": tf.minimum(longest, self.max_length)}
+        longest = tf.minimum(longest, self.max_length)
+        settings = {"start": BOS, "end": EOS, "max_length": longest}
         found = sample(step, state, batch_size=count, **settings, seed=seed, temperature=self.temperature)
         tokens, lengths = found.tokens[:, 0], found.lengths
-        targets = tf.where(tf.range(tf.shape(tokens)[1]) == lengths, EOS, tokens)[:, : tf.reduce_max(lengths) + 1]
+        ends = (tf.range(longest) == lengths) & (lengths < longest - 1)
+        targets = tf.where(ends, EOS, tokens)[:, : tf.reduce_max(lengths) + 1]
         texts = tf.reshape(self.detokenize(found), [-1, self.samples])
         rewards, distinct = tf.numpy_function(self._rewards, [inputs["example"], texts], (tf.float32, tf.float32))
         rewards = tf.ensure_shape(rewards, [None, self.samples])
@@ -116,20 +122,20 @@ class SequenceTrainer(keras.Model):
         distinct = np.array([len(set(row)) / self.samples for row in decoded], np.float32)
         return self.reward(examples, decoded).astype(np.float32), distinct
 
-    def risk(self, targets: tf.Tensor, logits: tf.Tensor, rewards: tf.Tensor) -> tf.Tensor:
-        """The weighted negative log-likelihood of the samples, a token, whose gradient is that of the risk."""
-        log_probabilities = sequence_log_probabilities(targets, tf.cast(logits, tf.float32) / self.temperature)
-        log_probabilities = tf.reshape(log_probabilities, [-1, self.samples])
+    def risk(self, targets: tf.Tensor, logits: tf.Tensor, rewards: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """The weighted negative log-likelihood of the samples over `count`, the tokens of the references, as in their cross
+        entropy. Its gradient is that of the risk."""
+        logits = tf.cast(logits, tf.float32) / self.temperature + forbid(0, vocabulary_size=logits.shape[-1])
+        log_probabilities = tf.reshape(sequence_log_probabilities(targets, logits), [-1, self.samples])
         weights = tf.stop_gradient(risk_weights(rewards, log_probabilities, self.sharpness))
-        length = tf.reduce_mean(tf.reduce_sum(tf.cast(targets != 0, tf.float32), axis=1))
-        return -tf.reduce_mean(tf.reduce_sum(weights * log_probabilities, axis=1)) / tf.maximum(length, 1.0)
+        return -tf.reduce_sum(weights * log_probabilities) / tf.maximum(tf.cast(count, tf.float32), 1.0)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         inputs, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
         samples, rewards = self.sample(inputs, 2 * tf.shape(targets)[1])
         with tf.GradientTape() as tape:
             logits = self.model.sample_logits(inputs[self.encoded], shift_right(samples), self.samples)
-            loss = (1 - self.likelihood) * self.risk(samples, logits, rewards)
+            loss = (1 - self.likelihood) * self.risk(samples, logits, rewards, count_tokens(targets))
             if weight is not None:  # of several workers
                 loss *= tf.reduce_mean(tf.cast(weight, loss.dtype))
             if self.likelihood:

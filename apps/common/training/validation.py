@@ -74,10 +74,14 @@ class Validation(keras.callbacks.Callback):
             )
         return [self._graph(inputs, targets) for inputs, targets in self.batches]
 
+    def values(self) -> dict[str, float]:
+        """The metrics of the model as it is."""
+        sums = self.sums()
+        loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
+        return {f"val_{name}": value for name, value in {"loss": loss, **self.measure(loss)}.items()}
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         with averaged_weights(self.model):
-            sums = self.sums()
-            loss = float(sum(s for s, _ in sums)) / float(sum(n for _, n in sums))
-            values = {"loss": loss, **self.measure(loss)}
+            values = self.values()
         if logs is not None:
-            logs.update({f"val_{name}": value for name, value in values.items()})
+            logs.update(values)
