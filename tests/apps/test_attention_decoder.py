@@ -146,4 +146,5 @@ def test_additive_attention_computes_with_a_size_that_a_graph_does_not_know():
     spec = [tf.TensorSpec([2, None, None])] * 2
     attend = tf.function(lambda q, k: layers.additive_attention(q, k, k, tf.ones(4))[0], input_signature=spec, autograph=False)
     query, keys = sequences(2, 3, 4), sequences(2, 5, 4, seed=1)
-    np.testing.assert_allclose(attend(query, keys), layers.additive_attention(query, keys, keys, np.ones(4, "float32"))[0], rtol=1e-5)
+    wanted = layers.additive_attention(query, keys, keys, np.ones(4, "float32"))[0]
+    np.testing.assert_allclose(attend(query, keys), wanted, rtol=1e-5)
