@@ -299,6 +299,14 @@ def test_a_falling_loss_is_waited_for_and_noise_is_no_metric(tmp_path, capsys):
     assert "stopped     neither bleu nor loss improved for 2 epochs (--patience)" in capsys.readouterr().out
 
 
+def test_a_stopped_run_goes_on_with_more_patience():
+    state = {"best_epoch": 1, "waited": 2, "history": [{"val_loss": loss} for loss in (1.0, 2.0, 3.0)]}
+    for patience, finished in ((2, True), (3, False), (None, False)):
+        selection = Selection("val_loss", patience)
+        selection.load_state_dict(state)
+        assert selection.finished == finished
+
+
 def test_what_a_run_begins_with_is_kept_unless_an_epoch_is_better(tmp_path, capsys):
     for losses, kept, said in (((2.0, 1.5), 7, "what it began with, no epoch is better"), ((2.0, 0.5, 0.9), 2, "epoch 2 of 3")):
         checkpoint, model = Checkpoint(tmp_path, "val_loss", patience=9), compiled()

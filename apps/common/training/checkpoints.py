@@ -147,7 +147,7 @@ class Checkpoint(keras.callbacks.Callback):
     def continue_phase(self, before: "Checkpoint | None") -> None:
         """Begin a second phase of a run: its log continues, and the best weights stay until others are better."""
         if before is not None:
-            self.selection.load_state_dict({**before.selection.state_dict(), "waited": 0, "finished": False})
+            self.selection.load_state_dict({**before.selection.state_dict(), "waited": 0})
             self.selection.earlier = len(self.selection.history)
             self.best_weights = list(before.best_weights)
 

@@ -110,6 +110,8 @@ def _default_folder(application: str, resume: bool) -> Path:
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     free = set("resume run_dir epochs patience monitor bleu_tokenize export_dir export force_export".split())
     free |= {"strategy", "workers", "data_service"}
+    if new["config"].get("sequence_epochs"):
+        free -= {"bleu_tokenize"}  # of the reward, too
     later = [phase for phase in PHASES[1:] if newest_first(folder / phase)]
     if later and new["config"].get("epochs") != old["config"].get("epochs"):
         raise DataError(

@@ -52,8 +52,11 @@ class Selection:
         if is_best or row.get("val_loss", np.inf) < min(losses, default=np.inf):
             self.waited = 0
         self.history.append(row)
-        self.finished = self.patience is not None and self.waited >= self.patience
+        self._finish()
         return is_best
+
+    def _finish(self) -> None:
+        self.finished = self.patience is not None and self.waited >= self.patience
 
     def _rank(self, row: dict[str, float]) -> tuple[float, float]:
         if self.monitor not in row:
@@ -93,7 +96,7 @@ class Selection:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best_epoch", "waited", "finished", "baseline")
+        names = ("best_epoch", "waited", "baseline")
         return {**{name: getattr(self, name) for name in names}, "history": list(self.history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -104,12 +107,12 @@ class Selection:
         if any(type(state[name]) is not int or state[name] < 0 for name in ("best_epoch", "waited")):
             raise ValueError("its state has a number that is none")
         rows, baseline = state["history"], state.get("baseline", {})
-        if type(state["finished"]) is not bool or state["best_epoch"] > len(rows):
+        if state["best_epoch"] > len(rows):
             raise ValueError("its state can't be")
         if any(type(value) not in (int, float) for row in [*rows, baseline] for value in row.values()):
             raise ValueError("its history has a value that is not a number")
-        self.best_epoch, self.waited, self.finished = state["best_epoch"], state["waited"], state["finished"]
-        self.history, self.baseline = rows, baseline
+        self.best_epoch, self.waited, self.history, self.baseline = state["best_epoch"], state["waited"], rows, baseline
+        self._finish()
 
 
 def is_lower_better(name: str) -> bool:
