@@ -8,6 +8,7 @@ p(y_t | y_1 … y_{t-1}, x) = softmax(E o_t + b)       E: the embedding of the t
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 import layers
@@ -200,16 +201,12 @@ class Translator(keras.Model):
         """Source ids -> the encoder's values (batch, time, units), their mask, its states if the decoder starts from them."""
         mask = ops.not_equal(source, PADDING)
         if self.reverse_source:  # the tokens, not the padding: a row's positions don't depend on its batch
-            places, counts = (
-                ops.arange(source.shape[1] or ops.shape(source)[1]),
-                ops.sum(ops.cast(mask, "int32"), axis=1)[:, None],
-            )
-            reversed_places = ops.where(places < counts, counts - 1 - places, places)
-            source = ops.take_along_axis(source, reversed_places, axis=1)
+            lengths = tf.math.count_nonzero(mask, axis=1, dtype=tf.int32)
+            source = tf.reverse_sequence(source, lengths, seq_axis=1)
         x = self.drop(self.source_embedding(source), training=training)
         values, states = self.encoder(x, mask=mask, training=training)
         if self.reverse_source:  # the attention is to the source as it was
-            values = ops.take_along_axis(values, reversed_places[..., None], axis=1)
+            values = tf.reverse_sequence(values, lengths, seq_axis=1)
         return values, mask, (states if self.settings["encoder"] == "forward" else None)
 
     def prepare_decoder(self, source: Tensor) -> tuple[Memory, Tensor]:
