@@ -1,7 +1,7 @@
 """An export of a translator against CTranslate2, which runs a Transformer with about as many weights, in turn in one run.
 
     pip install -e '.[benchmarks]'
-    python -m benchmarks.ctranslate2 saved_models/translation [--threads 2] [--save benchmarks/results/ctranslate2]
+    python -m benchmarks.ctranslate2 saved_models/translation [--threads 1] [--save benchmarks/results/ctranslate2]
 
 CTranslate2 has no recurrent models, so this compares what a practitioner chooses between. The Transformer has two layers on each
 side, 256 units, 512 in its feed-forward networks, a tied softmax over as many tokens as the export has, and random weights: its

@@ -183,7 +183,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
 
     model = Placed()
     model.scores.assign(np.concatenate([np.zeros((3, 3)), scores], axis=1))
-    count = 40_000
+    count = 6_000
     made = SequenceTrainer(
         model,
         "ids",
@@ -204,7 +204,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
     for place in np.ndindex(scores.shape):
         step = np.zeros_like(scores)
         step[place] = 1e-5
-        np.testing.assert_allclose(found[place], (expected(scores + step) - expected(scores - step)) / 2e-5, atol=0.02)
+        np.testing.assert_allclose(found[place], (expected(scores + step) - expected(scores - step)) / 2e-5, atol=0.05)
     np.testing.assert_array_equal(found[2], 0)  # where EOS must come
 
 
