@@ -39,9 +39,10 @@ ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m py
 test: lint types
 	$(PYTEST) -m "not slow" tests/apps tests --ignore tests/browser layers data_pipelines apps
 
-# Processes anew after the applications: TensorFlow gives back no memory of what it has compiled or loaded.
+# A thread a process where networks train, as two processes have two cores: a sixth less time. Processes anew after the
+# applications: TensorFlow gives back no memory of what it has compiled or loaded.
 test-all: lint types test-keras
-	$(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps
+	TF_NUM_INTRAOP_THREADS=1 $(PYTEST) --nbmake --nbmake-timeout=600 tests/browser notebooks/*.ipynb tests/apps
 	$(PYTEST) --deselect $(COMMANDS) --ignore tests/browser --ignore tests/apps tests layers data_pipelines apps
 	$(ON_JAX) tests/layers
 
