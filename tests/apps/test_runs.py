@@ -21,7 +21,12 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make("translation/first", 1, {"epochs": 3, "units": 8}, finished={"bleu": 20.0, "chrf": 41.5, "perplexity": 9.0})
     make("translation/second", 2, {"epochs": 3, "units": 16}, finished={"bleu": 30.0, "chrf": 40.5, "perplexity": 11.0})
-    make("sentiment_classification/third", 3, {"epochs": 9}, log=[{"epoch": 1, "val_accuracy": 0.75, "accuracy": 0.5}])
+    make(
+        "sentiment_classification/third",
+        3,
+        {"epochs": 6, "fine_tune_epochs": 1, "sequence_epochs": 2},
+        log=[{"epoch": 1, "val_accuracy": 0.75, "accuracy": 0.5}],
+    )
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "config.json").write_text("[]")
     return tmp_path / "runs"

@@ -142,6 +142,23 @@ def test_equal_rewards_change_nothing():
     np.testing.assert_allclose(made.model.scores, 0, atol=1e-6)
 
 
+def test_the_risk_of_several_workers_is_that_of_one():
+    """Each weighs its own by its share of the references' tokens, as `sharding.shard` does; the mean over them counts."""
+    rng, made = np.random.default_rng(2), trainer(0.0, samples=2)
+    logits, targets = rng.normal(size=(8, 3, 5)).astype("float32"), rng.integers(1, 5, (8, 3))
+    rewards, tokens = tf.constant(rng.random((4, 2)), tf.float32), np.array([8, 7, 2, 1])
+    whole = made.risk(targets, logits, rewards, tokens.sum())
+    shares = [(0, 1), (1, 4)]
+    parts = [
+        len(shares)
+        * tokens[a:b].sum()
+        / tokens.sum()
+        * made.risk(targets[2 * a : 2 * b], logits[2 * a : 2 * b], rewards[a:b], tokens[a:b].sum())
+        for a, b in shares
+    ]
+    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-5)
+
+
 def test_samples_are_others_at_each_step_and_the_same_with_the_same_seed():
     inputs, _ = next(iter(batch()))
     one, other = trainer(0.0), trainer(0.0, global_seed=9)  # which Keras takes where there is none
