@@ -1,4 +1,4 @@
-"""An export of a translator against CTranslate2, which runs a Transformer with about as many weights, in turn in one run.
+"""An export of a translator against CTranslate2, which runs a Transformer with about as many weights, both in one run.
 
     pip install -e '.[benchmarks]'
     python -m benchmarks.ctranslate2 saved_models/translation [--threads 1] [--save benchmarks/results/ctranslate2]
@@ -6,7 +6,8 @@
 CTranslate2 has no recurrent models, so this compares what a practitioner chooses between. The Transformer has two layers on each
 side, 256 units, 512 in its feed-forward networks, a tied softmax over as many tokens as the export has, and random weights: its
 time follows from sizes and lengths. It is held to the length of our translation. Ours starts from texts and
-returns texts (`serving_default` alternatives and attention, too); CTranslate2 starts from tokens and returns tokens.
+returns texts (`serving_default` alternatives and attention, too); CTranslate2 starts from tokens and returns tokens. Calls don't
+alternate: the threads of both keep spinning for a while, so that on two cores whoever comes second waits for the first.
 """
 
 import argparse
@@ -23,10 +24,11 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.cli import table
-from apps.common.export.saved_model import load_export
+from apps.common.export.saved_model import find_version, load_export
 from benchmarks.answers import SENTENCE
 from benchmarks.saving import save
 from benchmarks.timing import milliseconds
+from data_pipelines.translations import Vocabularies
 
 LAYERS, UNITS, HIDDEN, HEADS, LONGEST = 2, 256, 512, 4, 256
 
@@ -74,49 +76,49 @@ def transformer(folder: Path, vocabulary: int) -> int:
     return total
 
 
+def ours(served: Any, size: int, signature: str) -> Callable[[], Any]:
+    texts = tf.constant([SENTENCE] * size)
+    return lambda: list(served.signatures[signature](text=texts).values())
+
+
+def theirs(engine: Any, size: int, beam: int, source: int, steps: int) -> Callable[[], Any]:
+    tokens = [[str(n) for n in range(source)]] * size
+    lengths = {"min_decoding_length": steps, "max_decoding_length": steps}
+    return lambda: engine.translate_batch(tokens, beam_size=beam, num_hypotheses=beam, **lengths)[0].hypotheses
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path, help="of a translator")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--vocabulary-size", type=int, default=6_000, help="as in training")
-    parser.add_argument("--beam-size", type=int, default=5, help="as in training")
     parser.add_argument("--repeats", type=int, default=41)
     parser.add_argument("--save")
     options = parser.parse_args()
     from ctranslate2 import Translator
 
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    served, rows = load_export(options.export), []
+    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    served = load_export(options.export, "translation")
+    vocabularies = Vocabularies.load(find_version(options.export))
+    whole = served.signatures["serving_default"](text=tf.constant([SENTENCE]))
+    source, steps = whole["source_tokens"].shape[1], whole["target_tokens"].shape[1] + 1
+    requests = [(f"beam {(beam := whole['alternatives'].shape[1])}", "serving_default", beam), ("greedy", "serving_greedy", 1)]
+    cases = [(name, size, signature, beam) for name, signature, beam in requests for size in (1, 32)]
+
+    def times(way: Callable[..., Callable[[], Any]]) -> list[float]:
+        return [milliseconds({"": way(*case)}, options.repeats)[""] for case in cases]
+
+    columns = {"ours, ms": times(lambda name, size, signature, beam: ours(served, size, signature))}
     with tempfile.TemporaryDirectory() as folder:
-        count = transformer(Path(folder), options.vocabulary_size)
-        engines = {
-            f"CTranslate2, {kind}": Translator(folder, compute_type=kind, inter_threads=1, intra_threads=options.threads)
-            for kind in ("float32", "int8")
-        }
-        whole = served.signatures["serving_default"](text=tf.constant([SENTENCE]))
-        source, steps = whole["source_tokens"].shape[1], whole["target_tokens"].shape[1] + 1
-        tokens = [str(n) for n in range(source)]
-        for signature, beam in (("serving_default", options.beam_size), ("serving_greedy", 1)):
-            for size in (1, 32):
-                texts = tf.constant([SENTENCE] * size)
-                ways: dict[str, Callable[[], Any]] = {
-                    "ours": lambda signature=signature, texts=texts: list(served.signatures[signature](text=texts).values())
-                }
-                for name, engine in engines.items():
-                    ways[name] = lambda engine=engine, size=size, beam=beam: (
-                        engine.translate_batch(
-                            [tokens] * size,
-                            beam_size=beam,
-                            num_hypotheses=beam,
-                            min_decoding_length=steps,
-                            max_decoding_length=steps,
-                        )[0].hypotheses
-                    )
-                ms = milliseconds(ways, options.repeats)
-                ratios = [f"{ms[name]:.1f} ({ms[name] / ms['ours']:.2f})" for name in engines]
-                rows.append([signature, size, f"{ms['ours']:.1f}", *ratios])
+        count = transformer(Path(folder), vocabularies.target.size)
+        for kind in ("float32", "int8"):
+            engine = Translator(folder, compute_type=kind, inter_threads=1, intra_threads=options.threads)
+            columns[f"CTranslate2, {kind}, ms"] = times(
+                lambda name, size, signature, beam: theirs(engine, size, beam, source, steps)  # noqa: B023
+            )
     print(f"{source} source tokens, {steps} steps, {options.threads} threads; the Transformer has {count:,} weights")
-    header = ["signature", "rows", "ours, ms", *(f"{name}, ms (over ours)" for name in engines)]
+    header = ["request", "rows", *columns]
+    rows = [[*case[:2], *(f"{ms:.1f}" for ms in row)] for case, row in zip(cases, zip(*columns.values()))]
     save(options.save, table(rows, header), [dict(zip(header, row)) for row in rows])
 
 

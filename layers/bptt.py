@@ -137,13 +137,12 @@ class Inputs(NamedTuple):
 
 
 def unfold_by_hand(cell, inputs, initial_state, mask, dropout_mask, reverse, sequences, training, jit_compile):
-    plain = cell.has_plain_project and keras.backend.backend() == "tensorflow" and not is_compiled(training, jit_compile)
-    if not plain:
-        projected, bias = cell.project(inputs, add_bias=False), cell.input_bias()  # added in the loop, where it costs no pass
-    else:  # each operation of a step costs more than its sums, and each of a product of rank 3
-        time, batch, features = ops.shape(inputs)
+    if keras.backend.backend() == "tensorflow" and not is_compiled(training, jit_compile) and cell.has_plain_project:
+        time, batch, features = ops.shape(inputs)  # one product of rank 2; each operation of a step costs more than its sums
         flat = cell.project(ops.reshape(inputs, (-1, features)))
         projected, bias = [ops.reshape(x, (time, batch, cell.units)) for x in flat], None
+    else:
+        projected, bias = cell.project(inputs, add_bias=False), cell.input_bias()  # added in the loop, where it costs no pass
     constants = Constants(cell.recurrent_weights, bias, cell.recurrent_bias(), dropout_mask)
     given = Inputs(constants, tuple(initial_state), (tuple(projected), mask))
     return run(Loop(cell.pointwise, cell.units, reverse, sequences), given, training, jit_compile)

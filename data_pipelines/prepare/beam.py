@@ -39,7 +39,11 @@ def check_beam(runner: str, flags: Sequence[str]) -> None:
         try:
             beam.Pipeline(runner, PipelineOptions(flags))
         except (AttributeError, ImportError, ValueError) as error:  # the first two of a runner that isn't installed
-            raise DataError(f"--runner {runner}: {' '.join(str(error).split())} See Beam's documentation of it.") from None
+            raise _refused(runner, error) from None
+
+
+def _refused(runner: str, error: Exception) -> DataError:
+    return DataError(f"--runner {runner}: {' '.join(str(error).split())} See Beam's documentation of it.")
 
 
 def encode_by_beam(shards: Sequence[Shard], settings: Settings, runner: str, flags: Sequence[str], workers: int) -> list[Any]:
@@ -52,7 +56,7 @@ def encode_by_beam(shards: Sequence[Shard], settings: Settings, runner: str, fla
         workers: processes of `direct`.
 
     Raises:
-        DataError: what a worker raises; a shard that a worker wrote elsewhere.
+        DataError: a flag that Beam refuses; what a worker raises; a shard that a worker wrote elsewhere.
     """
     say("encoding", f"{len(shards):,} shard(s) by Beam's {runner}")
     with _direct(workers) if runner == "direct" else contextlib.nullcontext(runner) as chosen:
@@ -65,6 +69,8 @@ def encode_by_beam(shards: Sequence[Shard], settings: Settings, runner: str, fla
         except Exception as error:
             if found := re.search(FAILED + r'("(?:[^"\\]|\\.)*")', str(error)):
                 raise DataError(json.loads(found[1])) from None
+            if isinstance(error, ValueError):  # of flags that Beam reads only now
+                raise _refused(runner, error) from None
             raise
     files = [Path(settings.folder) / f"{shard.name}.json" for shard in shards]
     for file in files:
