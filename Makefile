@@ -3,7 +3,7 @@
 # make test-all   every test, the layers on JAX, Keras' own tests, the page in Chromium, every notebook: what must pass to land
 # make test-documents   the site, and the commands of the READMEs one after the other: before a change of them lands
 # make test-keras   Keras' own tests against our layers; our layers on the next version of Keras, where there is one
-# make test-notebooks   run every notebook from top to bottom
+# make test-notebooks   run every notebook from top to bottom, with the smaller sizes that nbmake in a cell names
 # make constraints   pin the newest versions that requirements.txt and pyproject.toml allow, with hashes; then make test-all
 # make docs   READMEs, docstrings and notebooks as a site, build/site/index.html; a broken link is an error: a minute
 # make audit   known advisories of what is installed

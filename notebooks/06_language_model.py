@@ -8,7 +8,7 @@
 # its lowest perplexity is known. Set `TEXT` to the path of a folder with `train.txt.gz` and `valid.txt` (the Penn
 # Treebank, for instance) for real language.
 
-# %%
+# %% nbmake={"mock": {"EPOCHS": 2}}
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -5,7 +5,7 @@
 #
 # What `python -m apps.translation.train` does, by hand. For your own sentences change one line: `DATA`.
 
-# %%
+# %% nbmake={"mock": {"EPOCHS": 2}}
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +24,7 @@ from layers import GRU, BahdanauAttention, Bidirectional
 
 keras.utils.set_random_seed(0)
 DATA, SOURCE, TARGET = "embedded", "en", "de"  # or a folder with train.en, train.de, val.en, val.de
+UNITS, SIZE, EPOCHS = 128, 128, 12
 
 # %% [markdown]
 # ## Data: sentences of dates, numbers and places, in subwords
@@ -48,7 +49,6 @@ print(f"{len(pairs):,} pairs, {vocabularies.source.size:,} subwords, {training.s
 # matrix.
 
 # %%
-UNITS, SIZE, EPOCHS = 128, 128, 12
 source = keras.Input((None,), dtype="int32", name="source")
 target = keras.Input((None,), dtype="int32", name="target")
 embedding = keras.layers.Embedding(vocabularies.source.size, SIZE, mask_zero=True)

@@ -7,7 +7,7 @@
 # recurrent decoder with attention over the regions of the picture. For your own photographs change one line: `DATA`
 # (and use a pretrained backbone, as the application does).
 
-# %%
+# %% nbmake={"mock": {"TRAIN": 1600, "EPOCHS": 2}}
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -6,7 +6,7 @@
 # What `python -m apps.music_generation.train` does, by hand: Irish tunes in ABC notation, a recurrent network that
 # predicts the next character, sampling, sheet music and sound. For your own tunes change one line: `DATA`.
 
-# %%
+# %% nbmake={"mock": {"EPOCHS": 1}}
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -84,7 +84,7 @@ plt.figure(figsize=(5, 2.6), layout="constrained")
 plt.plot(range(1, EPOCHS + 1), history["accuracy"], marker="o", label="training")
 plt.plot(EPOCHS, accuracy, "s", label="tunes held out")
 plt.xlabel("epoch")
-plt.ylabel("next signs that are right")
+plt.ylabel("next characters that are right")
 plt.legend()
 plt.show()
 
@@ -104,7 +104,7 @@ plt.figure(figsize=(14, 2.6), layout="constrained")
 plt.bar(range(len(characters)), surprise[: len(characters)], color=["C1" if c in "|:" else "C0" for c in characters])
 plt.xticks(range(len(characters)), [c if c != "\n" else "¶" for c in characters], fontsize=8)
 plt.ylabel("bits")
-plt.title("surprise at each sign (orange: bar lines)")
+plt.title("surprise at each character (orange: bar lines)")
 plt.show()
 bars = np.array([character in "|" for character in text])
 print(f"bits a bar line {surprise[bars].mean():.2f}, bits another character {surprise[~bars].mean():.2f}")

@@ -35,7 +35,7 @@ def build(source: Path) -> float:
             picture = next(output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
             (FOLDER / "pictures" / f"{source.stem}.png").write_bytes(base64.b64decode(picture))
         cell.id = f"cell-{number}"
-        cell.metadata = {}
+        cell.metadata = {"nbmake": cell.metadata["nbmake"]} if "nbmake" in cell.metadata else {}
         if "outputs" in cell:  # what TensorFlow says of the machine is no result
             noise = ("WARNING:tensorflow", "I0000", "E0000")
             cell.outputs = [

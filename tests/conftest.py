@@ -28,6 +28,7 @@ SLOW = {
     "test_a_step_has_only_operations_that_a_gpu_has_and_repeats[[]sampled_language_model[]]": None,
     "test_a_step_has_only_operations_that_a_gpu_has_and_repeats*": "that of the language model",
     "test_a_frozen_backbone_and_then_its_last_blocks_train": "the parts of an encoder, and what `fit` moves",
+    "test_the_phases_begin_with_runs_that_had_those_before": "what `fit` moves; `copy_weights`",
     "test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed": "a run that is killed",
     "test_a_run_killed_while_it_learns_by_reward_ends_as_one_not_killed": "a run that is killed, and what `fit` learns by reward",
     "test_a_run_at_a_url_goes_on_on_another_machine*": "pushes, fetches and exports, in `test_remote.py`",

@@ -14,6 +14,7 @@ def test_a_notebook_is_its_source_executed(source):
     wanted, found = jupytext.read(source), jupytext.read(source.with_suffix(".ipynb"))
     remedy = f"run python -m notebooks.build {source.stem[:2]}"
     assert [cell.source for cell in found.cells] == [cell.source for cell in wanted.cells], remedy
+    assert [cell.metadata.get("nbmake") for cell in found.cells] == [cell.metadata.get("nbmake") for cell in wanted.cells], remedy
     code = [cell for cell in found.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), remedy
     outputs = [output for cell in code for output in cell.outputs]

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from apps.common.training.runs import read_config
+from apps.common.training.runs import is_run, load_model, read_config, read_run
 from apps.image_captioning.small_cnn import SmallCNN
 from data_pipelines.image_store import weights_key
+from data_pipelines.remote import mirror
 from data_pipelines.sources import DataError
 
 Tensor = Any
@@ -71,9 +72,21 @@ def run_encoder(run: Path) -> ImageEncoder:
     if not path.exists():
         return ImageEncoder(None, None, "pixels", False)
     backbone = keras.saving.load_model(path)
-    cut = config.fine_tune_blocks if config.fine_tune_epochs else 0
-    key = f"{config.backbone}-{config.backbone_layer}-{cut}-{config.precision}-{weights_key(backbone)}"
+    key = f"{config.backbone}-{backbone.output_shape}-{config.precision}-{weights_key(backbone)}"
     return ImageEncoder(backbone, None, key, True)
+
+
+def trainable_blocks(config: Any, initial: Path | None) -> int:
+    """How many of the last blocks belong to the model, not to the frozen backbone: those that this run trains, or that were
+    trained in the run that it begins with."""
+    own = mirror(config.run_dir or "")
+    if config.fine_tune_epochs:
+        return config.fine_tune_blocks
+    if config.resume and is_run(own):
+        return read_run(own).get("trainable_blocks", 0)
+    if initial and (initial / "frozen_backbone.keras").exists() and load_model(initial).encoder is not None:
+        return read_run(initial).get("trainable_blocks", read_config(initial).fine_tune_blocks)
+    return 0
 
 
 def image_encoder(

@@ -6,6 +6,7 @@ Read `train` from top to bottom: data, model, training, export, metrics, picture
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,20 @@ from apps.common.evaluation import write_training_rows
 from apps.common.export.model_card import write_card
 from apps.common.export.saved_model import load_export, new_version
 from apps.common.training import runs
-from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.init_from import begin_with, init_facts, initial_run
 from apps.common.training.losses import TokenLoss, token_cross_entropy
+from apps.common.training.phases import Phase, fit_phases, phases_to_train
 from apps.common.training.progress import verbosity
-from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import Validation, constant_loss, perplexity
 from apps.common.training.workers import Workers
 from apps.image_captioning.config import APPLICATION, Config, ModelFlags, preset
-from apps.image_captioning.encoders import image_encoder
+from apps.image_captioning.encoders import image_encoder, trainable_blocks
 from apps.image_captioning.evaluate import report
 from apps.image_captioning.export import DESCRIPTION, write
 from apps.image_captioning.model import Captioner
-from apps.image_captioning.sequence import sequence_trainer
+from apps.image_captioning.sequence import sequence_reward, sequence_trainer
 from apps.image_captioning.serving import search_captions
-from data_pipelines.batching import bucket_boundaries
+from data_pipelines.batching import Batches, bucket_boundaries
 from data_pipelines.captions import caption_batches, load_captions
 from data_pipelines.image_store import store_images
 from data_pipelines.sources import DataError
@@ -54,11 +54,11 @@ def train(config: Config) -> dict[str, float]:
     runs.prepare_device(config)
 
     check_embeddings(config)
-    phases = runs.phases_to_train(
+    phases = phases_to_train(
         [
-            ("checkpoints", config.seed, config.epochs, config.learning_rate),
-            ("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate),
-            ("sequence", config.seed + 2, config.sequence_epochs, config.sequence_learning_rate),
+            Phase("checkpoints", config.seed, config.epochs, config.learning_rate),
+            Phase("fine_tuning", config.seed + 1, config.fine_tune_epochs, config.fine_tune_learning_rate),
+            Phase("sequence", config.seed + 2, config.sequence_epochs, config.sequence_learning_rate),
         ],
         config.init_from,
     )
@@ -69,9 +69,8 @@ def train(config: Config) -> dict[str, float]:
     if data.prepared:
         data.prepared.check_flags(config, initial)
     weights = (config.backbone_weights, config.alpha, config.backbone_layer)
-    encoder = image_encoder(
-        config.backbone, config.image_size, *weights, config.fine_tune_blocks if config.fine_tune_epochs else 0
-    )
+    blocks = trainable_blocks(config, initial)
+    encoder = image_encoder(config.backbone, config.image_size, *weights, blocks)
     options: dict[str, Any] = {"size": config.image_size, "max_pixels": config.max_pixels, "prepared": data.prepared}
     with workers.chief_first():
         store = store_images(
@@ -80,9 +79,10 @@ def train(config: Config) -> dict[str, float]:
     data = data.without(store.problems)
     if config.strict and data.skipped:
         raise DataError(f"--strict: {data.summary()['skipped']}. Mend the images or the table, or leave the flag out.")
-    folder = runs.open_run(APPLICATION, config, {"data": data.describe()}, workers)
-    data.write_skipped(folder / "skipped.tsv")
     examples, held_out = data.splits.get("train", []), data.splits["validation"]
+    reward = sequence_reward(examples, config)
+    folder = runs.open_run(APPLICATION, config, {"data": data.describe(), "trainable_blocks": blocks}, workers)
+    data.write_skipped(folder / "skipped.tsv")
     texts = [caption for example in examples for caption in example.captions]
     sizes = (config.vocabulary_size, config.min_count)
     trained = partial(train_vocabulary, config.tokenizer, texts, *sizes, has_bos_eos=True)
@@ -101,7 +101,7 @@ def train(config: Config) -> dict[str, float]:
     flags = cli.flags_of(config, ModelFlags)
     model = Captioner(vocabulary.size, store.shape, encoder.trainable_top, encoder.is_pretrained, **flags)
     model.build()
-    begin_with(model, initial)
+    begin_with(model, initial, encoder.trainable_top.weights if encoder.is_pretrained and encoder.trainable_top else ())
     model.set_workers(workers)
     facts = {**data.summary(), "encoder": f"{config.backbone}, {model.grid[0]} x {model.grid[1]} regions"}
     facts |= {"vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, unknown, config.embeddings)}
@@ -115,38 +115,29 @@ def train(config: Config) -> dict[str, float]:
     )
     training = partial(batches, data.prepared or examples, augment=config.augment, flip=config.flip, service=config.data_service)
     steps = training(shuffle_seed=config.seed).steps_per_epoch
-    before = None
-    for name, seed, epochs, learning_rate in phases:
+
+    def compiled(phase: Phase) -> tuple[keras.Model, Callable[..., Batches]]:
         if encoder.is_pretrained and encoder.trainable_top:
-            encoder.trainable_top.trainable = name == "fine_tuning"
-        phase = dataclasses.replace(config, learning_rate=learning_rate)
-        optimizer = workers.optimizer(keras.optimizers.Adam)(**runs.optimizer_options(phase, epochs * steps))
-        by_reward = name == "sequence"
-        trainer = sequence_trainer(model, vocabulary, examples, seed, config) if by_reward else model
+            encoder.trainable_top.trainable = phase.name == "fine_tuning"
+        by_reward = phase.by_reward
+        trainer = sequence_trainer(model, vocabulary, reward, phase.seed, config) if reward and by_reward else model
+        options = runs.optimizer_options(dataclasses.replace(config, learning_rate=phase.learning_rate), phase.epochs * steps)
+        optimizer = workers.optimizer(keras.optimizers.Adam)(**options)
         trainer.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=not by_reward and workers.jit_compile)
-        checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
-        checkpoint.continue_phase(before)
-        restored = checkpoint.restore(trainer, batches(held_out).dataset) if config.resume else None
-        begins = before is None and restored is None and workers.is_chief
-        if begins and initial and name != "checkpoints":
-            measure.set_model(trainer)
-            checkpoint.keep_unless_better(trainer, measure.values())
-        if begins and config.embeddings and not initial:
-            start_from_vectors(config.embeddings, model.embedding, vocabulary)
-        runs.fit(
-            trainer,
-            partial(training, shuffle_seed=seed, numbered=by_reward),
-            workers.broadcast_state(trainer, checkpoint, restored),
-            epochs,
-            workers=workers,
-            checkpoint=checkpoint,
-            folder=folder,
-            plot=["loss", "cider", *["reward", "distinct"] * by_reward],
-            size=count_tokens,
-            callbacks=[measure],
-        )
-        checkpoint.restore_best()
-        before = checkpoint
+        return trainer, partial(training, shuffle_seed=phase.seed, numbered=by_reward)
+
+    checkpoint = fit_phases(
+        phases,
+        compiled,
+        partial(start_from_vectors, config.embeddings, model.embedding, vocabulary) if config.embeddings else None,
+        config=config,
+        initial=initial,
+        measure=measure,
+        validation=batches(held_out).dataset,
+        workers=workers,
+        folder=folder,
+        plot=["loss", "cider"],
+    )
     if not workers.is_chief:
         return workers.wait_for_chief()
     runs.save_model(model, folder / "model.keras")

@@ -88,9 +88,10 @@ def train(config: Config) -> dict[str, float]:
     checkpoint = Checkpoint(folder / "checkpoints", "val_perplexity", config.patience)
     restored = checkpoint.restore(model, streams().dataset) if config.resume else None
     model.set_workers(workers)
-    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}", **init_facts(initial, text.unknown)}
+    facts = {**passages.summary(), "vocabulary": f"{vocabulary.size:,} {config.tokenizer}"}
+    facts |= init_facts(initial, text.unknown, config.embeddings)
     runs.log_summary(config, model, folder, facts | workers.summary(config.batch_size, "streams"))
-    if config.embeddings and restored is None and workers.is_chief:
+    if config.embeddings and not initial and restored is None and workers.is_chief:
         start_from_vectors(config.embeddings, model.embedding, vocabulary)
     start_step = workers.broadcast_state(model, checkpoint, restored)
     runs.fit(

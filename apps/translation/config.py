@@ -43,7 +43,7 @@ class ModelFlags:
     attention: Annotated[Literal["additive", "dot", "none"], "of the decoder"] = "additive"
     input_feeding: Annotated[bool, "feed the decoder's last output into its next step"] = False
     reverse_source: Annotated[bool, "encode the source backwards"] = False
-    dropout: shared.Dropout = 0.4
+    dropout: shared.Dropout = 0.3
     scheduled_sampling: Annotated[float, "rate of target tokens replaced by the model's own predictions", "[0, 1]"] = 0.0
     sampled_softmax: Annotated[int, "compare with so many sampled tokens, not with the vocabulary; 0: exact", "[0, inf)"] = 0
 
@@ -53,6 +53,7 @@ class TrainingFlags(FitFlags):
     """training"""
 
     epochs: shared.EpochsOrNone = 22
+    learning_rate: shared.LearningRate = 3e-3
     init_from: shared.InitFrom = None
     max_tokens: Annotated[int, "of a batch, on its longer side, padding counted", Size] = 1_536
     buckets: shared.Buckets = 6

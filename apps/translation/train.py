@@ -6,6 +6,7 @@ Read `train` from top to bottom: data, model, training, export, metrics, transla
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import keras
@@ -18,10 +19,9 @@ from apps.common.export.saved_model import load_export, new_version
 from apps.common.files import RUNS
 from apps.common.metrics import bleu_tokenizer
 from apps.common.training import runs
-from apps.common.training.checkpoints import Checkpoint
 from apps.common.training.init_from import begin_with, init_facts, initial_run
 from apps.common.training.losses import TokenLoss, token_cross_entropy
-from apps.common.training.sharding import count_tokens
+from apps.common.training.phases import Phase, fit_phases, phases_to_train
 from apps.common.training.validation import Validation, constant_loss, perplexity
 from apps.common.training.workers import Workers
 from apps.translation.config import APPLICATION, CACHED, Config, ModelFlags, preset
@@ -31,7 +31,7 @@ from apps.translation.model import Translator
 from apps.translation.predict import explain, plot_attention
 from apps.translation.sequence import check_sequence_flags, sequence_trainer
 from apps.translation.serving import search_translations
-from data_pipelines.batching import bucket_boundaries
+from data_pipelines.batching import Batches, bucket_boundaries
 from data_pipelines.cache import cache_folder, cached_files
 from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
@@ -49,10 +49,10 @@ def train(config: Config) -> dict[str, float | str]:
 
     check_embeddings(config)
     check_sequence_flags(config)
-    phases = runs.phases_to_train(
+    phases = phases_to_train(
         [
-            ("checkpoints", config.seed, config.epochs, config.learning_rate),
-            ("sequence", config.seed + 1, config.sequence_epochs, config.sequence_learning_rate),
+            Phase("checkpoints", config.seed, config.epochs, config.learning_rate),
+            Phase("sequence", config.seed + 1, config.sequence_epochs, config.sequence_learning_rate),
         ],
         config.init_from,
     )
@@ -114,39 +114,33 @@ def train(config: Config) -> dict[str, float | str]:
     if training.too_long:
         facts["too long"] = f"{training.too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
-    steps, before = batches(shuffle_seed=config.seed).steps_per_epoch, None
-    for name, seed, epochs, learning_rate in phases:
-        by_reward = name == "sequence"
-        trainer = sequence_trainer(model, vocabularies, training.targets(pairs), bleu, seed, config) if by_reward else model
-        options = runs.optimizer_options(dataclasses.replace(config, learning_rate=learning_rate), epochs * steps)
+    steps = batches(shuffle_seed=config.seed).steps_per_epoch
+
+    def compiled(phase: Phase) -> tuple[keras.Model, Callable[..., Batches]]:
+        by_reward = phase.by_reward
+        trainer = sequence_trainer(model, vocabularies, training.targets(pairs), bleu, phase.seed, config) if by_reward else model
+        options = runs.optimizer_options(dataclasses.replace(config, learning_rate=phase.learning_rate), phase.epochs * steps)
         if config.optimizer == "adam":
             optimizer = workers.optimizer(keras.optimizers.Adam)(beta_2=0.98, **options)
         else:
             optimizer = workers.optimizer(keras.optimizers.SGD)(**options)
         trainer.compile(optimizer, TokenLoss(config.label_smoothing), jit_compile=not by_reward and workers.jit_compile)
-        checkpoint = Checkpoint(folder / name, f"val_{config.monitor}", config.patience)
-        checkpoint.continue_phase(before)
-        restored = checkpoint.restore(trainer, validation) if config.resume else None
-        begins = before is None and restored is None and workers.is_chief
-        if begins and initial and name != "checkpoints":
-            measure.set_model(trainer)
-            checkpoint.keep_unless_better(trainer, measure.values())
-        if begins and config.embeddings and not initial:
-            start_from_vectors(config.embeddings, model.source_embedding, vocabularies.source)
-        runs.fit(
-            trainer,
-            partial(batches, shuffle_seed=seed, numbered=by_reward),
-            workers.broadcast_state(trainer, checkpoint, restored),
-            epochs,
-            workers=workers,
-            checkpoint=checkpoint,
-            folder=folder,
-            plot=["loss", "bleu", "chrf", *["reward", "distinct"] * by_reward],
-            size=count_tokens,
-            callbacks=[measure],
-        )
-        checkpoint.restore_best()
-        before = checkpoint
+        return trainer, partial(batches, shuffle_seed=phase.seed, numbered=by_reward)
+
+    checkpoint = fit_phases(
+        phases,
+        compiled,
+        partial(start_from_vectors, config.embeddings, model.source_embedding, vocabularies.source)
+        if config.embeddings
+        else None,
+        config=config,
+        initial=initial,
+        measure=measure,
+        validation=validation,
+        workers=workers,
+        folder=folder,
+        plot=["loss", "bleu", "chrf"],
+    )
     if not workers.is_chief:
         return workers.wait_for_chief()
     runs.save_model(model, folder / "model.keras")

@@ -67,10 +67,16 @@ def trained(files, tmp_path_factory):
     flags = [*SMALL, "--cache-dir", folder / "store"]
     table = tmp_path_factory.mktemp("table") / "captions.tsv"
     table.write_text("image\tcaption\nnone.jpg\ta picture\n")
+    one = tmp_path_factory.mktemp("one")
+    for part in ("train", "val"):
+        (one / f"{part}_images").mkdir()
+        (one / f"{part}_images" / "a.png").write_bytes(embedded_scenes()["test"][0].png())
+        (one / f"{part}_captions.tsv").write_text("image\tcaption\na.png\ta picture\n")
     mobilenet = ["--data", files / "table.tsv", "--backbone", "mobilenet", "--backbone-weights"]
     wrong = [
         (["--data", table], "no images to use (none.jpg in train: a caption without its image)"),
         (["--data", files / "table.tsv", *flags, "--strict"], "--strict: 1: broken.png in train: broken"),
+        (["--data", one, *flags, "--sequence-epochs", "1"], "1 training picture(s): CIDEr compares what is rare"),
         ([*mobilenet, "none.h5"], "there is no such file"),
         ([*mobilenet, "none", "--backbone-layer", "x"], "Name one of them"),
     ]
@@ -215,6 +221,29 @@ def test_a_run_killed_while_it_fine_tunes_ends_as_one_not_killed(trained, fine_t
     assert re.search(r"continued at step [\d,]+ of \S*/fine_tuning", printed)  # not begun again, which ends so, too
     for phase in ("checkpoints", "fine_tuning"):
         helpers.assert_same_end(tmp_path / "run", fine_tuned / "run", phase)
+
+
+def test_the_phases_begin_with_runs_that_had_those_before(trained, fine_tuning, fine_tuned, tmp_path):
+    """A frozen encoder is fine-tuned; one that was fine-tuned stays as it is while the decoder learns by reward."""
+    for name, flags in (
+        ("frozen", ["--fine-tune-epochs", "0"]),
+        ("tuned", ["--init-from", tmp_path / "frozen" / "run", "--epochs", "0", "--fine-tune-learning-rate", "1e-9"]),
+        ("by_reward", ["--init-from", fine_tuned / "run", "--epochs", "0", "--fine-tune-epochs", "0", "--sequence-epochs", "1"]),
+    ):
+        (tmp_path / name).mkdir()
+        trained.train(tmp_path / name, *fine_tuning, *flags, "--sequence-samples", "2")
+    models = {
+        folder.name: keras.saving.load_model(folder / "run" / "model.keras", compile=False)
+        for folder in (*tmp_path.iterdir(), fine_tuned)
+    }
+    assert models["frozen"].encoder is None
+    blocks = {id(weight) for weight in models["tuned"].encoder.weights}
+    decoder = [weight for weight in models["tuned"].weights if id(weight) not in blocks]
+    for mine, its in zip(decoder, models["frozen"].weights, strict=True):
+        np.testing.assert_allclose(mine, its, atol=1e-6, err_msg=its.path)
+    for mine, its in zip(models["by_reward"].encoder.weights, models[fine_tuned.name].encoder.weights, strict=True):
+        np.testing.assert_array_equal(mine, its)
+    assert trained.command("train", "--resume", "--run-dir", tmp_path / "by_reward" / "run").returncode == 0  # it knows its parts
 
 
 def test_predict_names_a_picture_that_is_missing(trained, tmp_path):

@@ -9,8 +9,8 @@ import sacrebleu
 import tensorflow as tf
 from pycocoevalcap.cider.cider import Cider
 
-from apps.common.training import runs
 from apps.common.training.losses import TokenLoss
+from apps.common.training.phases import Phase, phases_to_train
 from apps.common.training.rewards import BleuReward, CiderReward
 from apps.common.training.sequence import SequenceTrainer, risk_weights, sequence_log_probabilities
 from data_pipelines.sources import DataError
@@ -256,9 +256,10 @@ def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
 
 
 def test_a_run_without_cross_entropy_needs_a_model_and_something_to_train():
-    phases = [("checkpoints", 0, 0, 1e-3), ("fine_tuning", 1, 0, 1e-4), ("sequence", 2, 3, 1e-5)]
-    assert runs.phases_to_train(phases, "runs/one") == phases[2:]
-    assert runs.phases_to_train([("checkpoints", 0, 2, 1e-3), phases[1]], None) == [("checkpoints", 0, 2, 1e-3)]
+    phases = [Phase("checkpoints", 0, 0, 1e-3), Phase("fine_tuning", 1, 0, 1e-4), Phase("sequence", 2, 3, 1e-5)]
+    assert phases_to_train(phases, "runs/one") == phases[2:]
+    first = phases[0]._replace(epochs=2)
+    assert phases_to_train([first, phases[1]], None) == [first]
     for some, begins in ((phases, None), (phases[:2], "runs/one")):
         with pytest.raises(DataError, match="--epochs 0: needs --init-from, and epochs that follow"):
-            runs.phases_to_train(some, begins)
+            phases_to_train(some, begins)

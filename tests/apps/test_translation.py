@@ -69,8 +69,13 @@ def test_a_run_killed_while_it_learns_by_reward_ends_as_one_not_killed(trained, 
     trained.train(tmp_path / "one", *flags)
     rows = helpers.log(tmp_path / "one" / "run")
     assert len(rows) == 2 and all(0 <= row["reward"] <= 1 and 0.5 <= row["distinct"] <= 1 for row in rows)
-    more = trained.command("train", "--resume", "--run-dir", tmp_path / "one" / "run", "--epochs", "1")
-    assert more.returncode == 2 and "has sequence epochs after 0 others; with --epochs 1 they would begin" in more.stderr
+    assert (tmp_path / "one" / "run" / "tensorboard" / "sequence" / "train").is_dir()  # apart, as its steps begin anew
+    for flag, value, message in (
+        ("--epochs", "1", "has sequence epochs after 0 others; with --epochs 1 they would begin"),
+        ("--bleu-tokenize", "char", "was started with bleu_tokenize = 'auto', now 'char'"),  # it is of the reward, too
+    ):
+        more = trained.command("train", "--resume", "--run-dir", tmp_path / "one" / "run", flag, value)
+        assert more.returncode == 2 and message in more.stderr
     helpers.kill_twice("translation", tmp_path / "other" / "run", *trained.line(tmp_path / "other", *flags), phase="sequence")
     printed = trained.train(tmp_path / "other", *flags, "--resume")
     assert re.search(r"continued at step [\d,]+ of \S*/sequence", printed)

@@ -67,10 +67,12 @@ def copy_weights(weights: Sequence[keras.Variable], other: Sequence[keras.Variab
         weight.assign(value)
 
 
-def begin_with(model: keras.Model, run: Path | None) -> None:
-    """Give a built model the weights of a run, if there is one."""
+def begin_with(model: keras.Model, run: Path | None, optional: Sequence[keras.Variable] = ()) -> None:
+    """Give a built model the weights of a run, if there is one. The `optional` ones stay as they are if its model lacks them."""
     if run is not None:
-        copy_weights(model.weights, load_model(run).weights, run)
+        its, kept = load_model(run).weights, {id(weight) for weight in optional}
+        without = [weight for weight in model.weights if id(weight) not in kept]
+        copy_weights(without if len(its) == len(without) else model.weights, its, run)
 
 
 def init_facts(run: Path | None, ids: tf.RaggedTensor | float, embeddings: str | None = None) -> dict[str, str]:

@@ -30,7 +30,6 @@ from data_pipelines.files import replacing, write_whole
 from data_pipelines.sources import DataError, visible
 
 PHASES = ("checkpoints", "fine_tuning", "sequence")  # the folders of their checkpoints
-Phase = tuple[str, int, int, float]
 
 
 def prepare_device(config: RunFlags) -> None:
@@ -207,22 +206,6 @@ def optimizer_options(config: FitFlags, steps: int) -> dict[str, Any]:
         "use_ema": config.ema_momentum > 0,
         "ema_momentum": config.ema_momentum,
     }
-
-
-def phases_to_train(phases: Sequence[Phase], init_from: str | None) -> list[Phase]:
-    """The phases of a run that have epochs.
-
-    Args:
-        phases: (name, seed, epochs, learning rate) each; the first one is that which a run can't be without, unless it begins
-            with the weights of another.
-
-    Raises:
-        DataError: there is nothing to train, or nothing to begin with.
-    """
-    found = [phase for phase in phases if phase[2]]
-    if not phases[0][2] and (not found or init_from is None):
-        raise DataError("--epochs 0: needs --init-from, and epochs that follow: --sequence-epochs, say. Pass both, or --epochs.")
-    return found
 
 
 def fit(
