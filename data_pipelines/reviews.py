@@ -194,7 +194,7 @@ def _checked(source: str, splits: dict[str, list[Review]], labels: list[str], pr
 
 
 def check_classes(source: str, counts: dict[str, Collection[str]], labels: Sequence[str]) -> None:
-    """Raise if there is only one class, or if a split has no example of one.
+    """Raise if there is only one class, or if a split has no example of one, or of another one.
 
     Args:
         source: for the message.
@@ -206,6 +206,12 @@ def check_classes(source: str, counts: dict[str, Collection[str]], labels: Seque
         if name != "test" and missing:
             raise DataError(
                 f"{source}: the {name} split has no example of the class {sorted(missing)[0]!r}. Add some, or remove the class."
+            )
+        unknown = set(found) - set(labels)
+        if unknown:
+            raise DataError(
+                f"{source}: the {name} split has the class {sorted(unknown)[0]!r}, and the training split no example of it. Add "
+                "some, or remove the class."
             )
     if len(labels) < 2:
         raise DataError(f"{source}: the only label is {labels[0]!r}. A classifier needs two or more classes.")

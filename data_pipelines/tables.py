@@ -59,12 +59,25 @@ def read_table(path: Path, columns: Sequence[Column], may_lack_header: bool = Fa
     Raises:
         DataError: no such file or column, a row that can't be read.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    suffix = _suffix(path)
     if suffix == ".parquet":
         return _from_records(path, parquet_rows(path), columns)
     if suffix in (".jsonl", ".ndjson", ".json"):
         return _from_records(path, _json_rows(path), columns)
     return _from_lines(path, suffix, columns, may_lack_header)
+
+
+def is_table(path: Path) -> bool:
+    """By its ending, in any letter case.
+
+    >>> is_table(Path("reviews.CSV.gz")), is_table(Path("novel.txt"))
+    (True, False)
+    """
+    return _suffix(path) in (*SUFFIXES, ".ndjson")
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _shortened(value: Any) -> str:

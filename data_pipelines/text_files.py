@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.sources import SPLIT_NAMES, DataError, check_name, find_splits, read_lines
-from data_pipelines.tables import SUFFIXES, Column, read_table
+from data_pipelines.tables import SUFFIXES, Column, is_table, read_table
 
 
 class Pair(NamedTuple):
@@ -118,7 +118,7 @@ class PassageFile(NamedTuple):
 
     def read(self) -> Iterator[tuple[str]]:
         """The passages that are not empty, some lines at a time."""
-        if Path(self.path.name.removesuffix(".gz")).suffix in SUFFIXES:
+        if is_table(self.path):
             texts = (text for _, (text,) in read_table(self.path, [text_column(self.column)]))
         else:
             texts = (part for line in read_lines(self.path) for part in line.splitlines())

@@ -163,6 +163,8 @@ class SubwordVocabulary(tf.Module):
         self.model, self.drop_tags = model, drop_tags
         self.tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.string)
         self.lookup = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
+        names = self.lookup.id_to_string(tf.range(EOS + 1)).numpy().tolist()
+        self.controls = [PADDING] + ([BOS, EOS] if names[BOS:] == [b"<s>", b"</s>"] else [])
 
     @classmethod
     def train(
@@ -228,7 +230,13 @@ class SubwordVocabulary(tf.Module):
         return self.tokens_to_ids(self.tokenize(texts))
 
     def tokens_to_ids(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
-        return tf.ragged.map_flat_values(self.lookup.string_to_id, tokens)
+        """Ids; a text that says `</s>` has no end there: its unknown letters are the unknown token."""
+
+        def lookup(tokens: tf.Tensor) -> tf.Tensor:
+            ids = self.lookup.string_to_id(tokens)
+            return tf.where(tf.reduce_any(ids[:, None] == self.controls, axis=1), UNKNOWN, ids)
+
+        return tf.ragged.map_flat_values(lookup, tokens)
 
     def detokenize(self, ids: tf.RaggedTensor) -> tf.Tensor:
         """The texts of ragged ids, without BOS and EOS."""
@@ -251,14 +259,15 @@ class SubwordVocabulary(tf.Module):
 
 
 def _lines(texts: Iterable[str]) -> Iterable[str]:
-    """sentencepiece skips lines of over 4,192 bytes: cut long texts at spaces."""
+    """sentencepiece skips lines of over 4,192 bytes: cut long texts at spaces, and what has none (Chinese, say) anywhere."""
     for text in texts:
-        words, line = text.replace("<br />", " ").split(), ""
-        for word in words:
-            if len(line) + len(word) > 1000:
-                yield line
-                line = ""
-            line = f"{line} {word}".strip()
+        line = ""
+        for word in text.replace("<br />", " ").split():
+            for part in (word[i : i + 1000] for i in range(0, len(word), 1000)):
+                if line and len(line) + len(part) > 1000:
+                    yield line
+                    line = ""
+                line = f"{line} {part}".strip()
         if line:
             yield line
 

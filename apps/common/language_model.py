@@ -107,7 +107,8 @@ class LanguageModel(keras.Model):
             if training and self.settings["activity_penalty"]:
                 h32 = ops.cast(h, "float32")
                 change = h32[:, 1:] - h32[:, :-1]
-                self.add_loss(self.settings["activity_penalty"] * (ops.mean(h32**2) + ops.mean(change**2)))
+                changes = ops.maximum(ops.cast(ops.size(change), "float32"), 1.0)  # a chunk of one step has none
+                self.add_loss(self.settings["activity_penalty"] * (ops.mean(h32**2) + ops.sum(change**2) / changes))
             outputs.append(output(h))
         joined = outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=1)
         return joined if training and self.settings["sampled_softmax"] else self.logits(joined)

@@ -68,7 +68,9 @@ class Config(DataFlags, ModelFlags, TrainingFlags, ExportFlags, RunFlags):
     first: ClassVar[tuple[str, ...]] = tuple(
         "data run_dir resume quick epochs tokenizer direction cell units num_layers export_dir".split()
     )
-    kept: ClassVar[tuple[str, ...]] = tuple("tokenizer direction cell units num_layers embedding_size".split())
+    kept: ClassVar[tuple[str, ...]] = tuple(
+        "tokenizer vocabulary_size min_count direction cell units num_layers embedding_size".split()
+    )
     export_dir: shared.ExportDir = f"saved_models/{APPLICATION}"
 
 

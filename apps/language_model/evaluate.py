@@ -58,6 +58,24 @@ def evaluate_export(served: Any, texts: Sequence[str]) -> dict[str, float]:
     }
 
 
+def check_lengths(splits: dict[str, tf.RaggedTensor]) -> None:
+    """Refuse what an export can't score, before anything is trained.
+
+    Args:
+        splits: the ids of the passages, each with EOS.
+
+    Raises:
+        DataError: a passage is too long.
+    """
+    for name, ids in splits.items():
+        longest = int(tf.reduce_max(ids.row_lengths())) - 1
+        if longest > LARGEST_REQUEST:
+            raise DataError(
+                f"the {name} split has a passage of {longest:,} tokens; at most {LARGEST_REQUEST:,} can be scored. "
+                "Cut it into lines."
+            )
+
+
 def _score(signature: Any, texts: Sequence[str], state: np.ndarray) -> dict[str, np.ndarray]:
     """The sums over each text, and the state after it; of few texts at a time where one is long: a request has a largest size."""
     try:

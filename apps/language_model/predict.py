@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
+from apps.language_model.serving import LARGEST_REQUEST, LEAST_ROW
 
 
 def predictions(
@@ -27,24 +28,31 @@ def predictions(
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """For each prompt its `text` with the `completion`, and whether that is `finished` or was cut off."""
-    outputs = served.signatures["serving_default"](
-        prompt=tf.constant(list(prompts), tf.string),
-        max_new_tokens=tf.constant(max_new_tokens),
-        temperature=tf.constant(temperature, tf.float32),
-        top_p=tf.constant(top_p, tf.float32),
-        top_k=tf.constant(top_k),
-        seed=tf.constant(range(seed, seed + len(prompts)), tf.int32),
-    )
-    columns = (outputs[name].numpy() for name in ("text", "completion", "finished"))
-    return [
-        {
-            "prompt": prompt,
-            "text": text.decode("utf-8", "replace"),
-            "completion": completion.decode("utf-8", "replace"),
-            "finished": bool(finished),
-        }
-        for prompt, text, completion, finished in zip(prompts, *columns)
-    ]
+    longest = (
+        max((len(prompt.encode("utf-8", "replace")) for prompt in prompts), default=0) + 1 + max_new_tokens
+    )  # tokens at most
+    rows, found = max(1, LARGEST_REQUEST // max(LEAST_ROW, longest)), []
+    for start in range(0, len(prompts), rows):
+        part = prompts[start : start + rows]
+        outputs = served.signatures["serving_default"](
+            prompt=tf.constant(list(part), tf.string),
+            max_new_tokens=tf.constant(max_new_tokens),
+            temperature=tf.constant(temperature, tf.float32),
+            top_p=tf.constant(top_p, tf.float32),
+            top_k=tf.constant(top_k),
+            seed=tf.constant(range(seed + start, seed + start + len(part)), tf.int32),
+        )
+        columns = (outputs[name].numpy() for name in ("text", "completion", "finished"))
+        found += [
+            {
+                "prompt": prompt,
+                "text": text.decode("utf-8", "replace"),
+                "completion": completion.decode("utf-8", "replace"),
+                "finished": bool(finished),
+            }
+            for prompt, text, completion, finished in zip(part, *columns)
+        ]
+    return found
 
 
 def score(served: Any, text: str) -> list[tuple[str, float]]:

@@ -24,7 +24,7 @@ from apps.common.training.sharding import count_tokens
 from apps.common.training.validation import constant_loss
 from apps.common.training.workers import Workers
 from apps.language_model.config import APPLICATION, Config, ModelFlags, preset
-from apps.language_model.evaluate import report
+from apps.language_model.evaluate import check_lengths, report
 from apps.language_model.export import DESCRIPTION, write
 from apps.language_model.predict import predictions
 from apps.language_model.validation import StreamValidation
@@ -74,7 +74,9 @@ def train(config: Config) -> dict[str, float]:
         shuffle=config.shuffle,
         reverse=both,
     )
-    held_out = whole_streams(encode_passages(passages.splits["validation"], vocabulary), reverse=both)
+    encoded = {name: encode_passages(part, vocabulary) for name, part in passages.splits.items() if name != "train"}
+    check_lengths(encoded)
+    held_out = whole_streams(encoded["validation"], reverse=both)
 
     # -- model
     model = LanguageModel(vocabulary.size, batch_size=config.batch_size, **cli.flags_of(config, ModelFlags))

@@ -42,6 +42,7 @@ from data_pipelines.token_streams import MemoryText, token_streams
 from data_pipelines.vocabulary import Vocabulary
 
 SMALL = 1.0  # the norm of d
+FINE_TUNING = ("virtual_adversary", "adapt_epochs", "level_decay", "unfreeze_epochs", "weight_dropout")
 UNUSED = ("tokenizer", "vocabulary_size", "min_count", "pooling", "embeddings", "baseline")  # flags of other classifiers
 
 
@@ -52,8 +53,9 @@ def check_flags(config: Config) -> None:
         DataError: there is one.
     """
     if not config.init_from:
-        if config.virtual_adversary:
-            raise DataError("--virtual-adversary: is for a classifier from a language model. Pass --init-from, too.")
+        for name in FINE_TUNING:
+            if getattr(config, name) != getattr(Config, name):
+                raise DataError(f"--{name.replace('_', '-')}: is for a classifier from a language model. Pass --init-from, too.")
         return
     initial_run("language_model", config)
     for name in UNUSED:
@@ -143,10 +145,19 @@ def by_level(kind: type[keras.Optimizer], classifier: keras.Model, decay: float,
             levels = [re.search(r"level_(\d+)", variable.path) for variable in variables]
             self.below_top = [top - int(level[1]) if level else 0 for level in levels]
 
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        def level_rate(self, variable: Any, learning_rate: Any) -> Any:
             below = self.below_top[self._get_variable_index(variable)]
             unfrozen = ops.cast(self.iterations >= below * unfreeze, learning_rate.dtype)
-            super().update_step(gradient, variable, learning_rate * unfrozen / decay**below)
+            return learning_rate * unfrozen / decay**below
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, self.level_rate(variable, learning_rate))
+
+        def _apply_weight_decay(self, variables: Any) -> None:
+            for variable in variables:
+                if self.weight_decay is not None and self._use_weight_decay(variable):
+                    rate = self.level_rate(variable, ops.cast(self.learning_rate, variable.dtype))
+                    variable.assign(variable * (1 - rate * self.weight_decay))
 
     return named_as(ByLevel, kind)
 

@@ -14,15 +14,32 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_rows
-from apps.common.export.saved_model import load_export
+from apps.common.export.saved_model import find_version, load_export
 from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, sentence_scores, translation_metrics
 from apps.common.prediction import check_output, write_rows
 from data_pipelines.files import write_whole
+from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Translations, load_translations
 
 BATCH_SIZE = 32
 ERROR_COLUMNS = ("source", "reference", "translation", "bleu", "chrf")
 CHARACTERS = 5_000  # of a batch, so that long texts stay below the limits of an export
+
+
+def languages_of(export: str, *given: str | None) -> tuple[str, str]:
+    """Source and target: those of an export, where no others are given; a line tells of those that differ.
+
+    Raises:
+        DataError: there is no such export.
+    """
+    file = find_version(export) / "languages.txt"
+    if not file.is_file():
+        raise DataError(f"{file}: is missing; it says what the export translates. Export the run again.")
+    own = file.read_text().split()
+    source, target = (language or its for language, its in zip(given, own, strict=True))
+    if [source, target] != own:
+        print(f"{export} translates {' to '.join(own)}, and is measured as {source} to {target}.", file=sys.stderr)
+    return source, target
 
 
 def predict_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:
@@ -81,8 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m apps.translation.evaluate", allow_abbrev=False)
     parser.add_argument("export", help="a version folder, or the folder above it for the newest version")
     parser.add_argument("--data", required=True, help="as in training")
-    parser.add_argument("--source-lang", default="en", help="as in training")
-    parser.add_argument("--target-lang", default="de", help="as in training")
+    parser.add_argument("--source-lang", help="default: that of the export")
+    parser.add_argument("--target-lang", help="default: that of the export")
     parser.add_argument("--source-column", default=None, help="as in training")
     parser.add_argument("--target-column", default=None, help="as in training")
     parser.add_argument("--split", default=None, help=SPLIT_HELP)
@@ -93,11 +110,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.errors:
         check_output("--errors", arguments.errors, overwrite=True)
-    tokenizer = bleu_tokenizer(arguments.bleu_tokenize, arguments.target_lang)
-    columns = (arguments.source_column, arguments.target_column)
-    load = partial(load_translations, arguments.data, arguments.source_lang, arguments.target_lang, columns=columns)
-    data, split = choose_split(load, arguments.data, arguments.split)
     served = load_export(arguments.export, "translation")
+    languages = languages_of(arguments.export, arguments.source_lang, arguments.target_lang)
+    tokenizer = bleu_tokenizer(arguments.bleu_tokenize, languages[1])
+    columns = (arguments.source_column, arguments.target_column)
+    load = partial(load_translations, arguments.data, *languages, columns=columns)
+    data, split = choose_split(load, arguments.data, arguments.split)
     warn_of_training_rows(arguments.export, data.rows(split), split)
     pairs = data.splits[split]
     translations = translate_all(served, [pair.source for pair in pairs], progress=sys.stderr.isatty())

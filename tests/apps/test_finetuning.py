@@ -96,6 +96,19 @@ def test_each_level_learns_when_and_as_fast_as_it_should(classifier):
         np.testing.assert_allclose([rate[path] for rate in rates], wanted, atol=1e-6, err_msg=path)
 
 
+def test_weight_decay_of_a_level_follows_its_learning_rate(classifier):
+    model = keras.Model(classifier.input, classifier.output["logits"])
+    optimizer = by_level(keras.optimizers.Adam, classifier, decay=2.0, unfreeze=2)(0.5, weight_decay=0.1)
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    before = {v.path: np.array(v) for v in variables}
+    optimizer.apply([tf.zeros_like(v) for v in variables], variables)
+    for variable in variables:  # of the first step only the top has one
+        wanted = before[variable.path] * (1 if "level_" in variable.path else 1 - 0.5 * 0.1)
+        np.testing.assert_allclose(variable, wanted, rtol=1e-6, err_msg=variable.path)
+        variable.assign(before[variable.path])
+
+
 def test_the_adversary_finds_a_change_that_matters_more_than_another(classifier):
     labels = np.array([0, 1, 1])
     trainer = VirtualAdversary(classifier, tf.RaggedTensor.from_tensor(IDS[:2], padding=0), epsilon=0.5)
@@ -174,6 +187,7 @@ def test_wrong_starts_are_one_line(run, reviews, tmp_path):
         (["--init-from", run, "--cell", "sru"], "--cell sru: the weights of --init-from"),
         (["--init-from", run, "--baseline", "bag-of-words"], "--baseline: has no meaning with --init-from"),
         (["--virtual-adversary", "1"], "--virtual-adversary: is for a classifier from a language model"),
+        (["--weight-dropout", "0.5"], "--weight-dropout: is for a classifier from a language model. Pass --init-from, too"),
         (["--init-from", tmp_path / "none"], f"--init-from {tmp_path / 'none'}: holds no finished run"),
         (
             ["--init-from", tmp_path / "other"],

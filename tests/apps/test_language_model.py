@@ -12,7 +12,8 @@ import tensorflow as tf
 import apps
 from apps.common.language_model import LanguageModel
 from apps.common.training.losses import TokenLoss, token_cross_entropy
-from apps.language_model.evaluate import evaluate_export
+from apps.language_model.evaluate import check_lengths, evaluate_export
+from apps.language_model.predict import predictions
 from apps.language_model.serving import TextGenerator
 from apps.language_model.validation import StreamValidation
 from data_pipelines.embedded.reviews import embedded_reviews
@@ -188,6 +189,28 @@ def test_a_penalty_of_activities_and_their_changes_adds_to_the_loss():
     model({"tokens": tokens}, training=True)
     wanted = 0.5 * (np.mean(h**2) + np.mean((h[:, 1:] - h[:, :-1]) ** 2))
     np.testing.assert_allclose(sum(model.losses), wanted, rtol=1e-5)
+    model({"tokens": tokens[:, :1]}, training=True)  # no change in a chunk of one step
+    np.testing.assert_allclose(sum(model.losses), 0.5 * np.mean(h[:, :1] ** 2), rtol=1e-5)
+
+
+def test_a_passage_that_cannot_be_scored_is_refused_before_the_training():
+    check_lengths({"validation": tf.ragged.constant([[1] * (2**15 + 1), [1]])})  # the last is EOS
+    with pytest.raises(DataError, match="split has a passage of 32,769 tokens; at most 32,768 can be scored"):
+        check_lengths({"test": tf.ragged.constant([[1] * (2**15 + 2)])})
+
+
+def test_many_prompts_are_several_requests(monkeypatch):
+    sizes = []
+
+    def complete(prompt, seed, **_):
+        sizes.append(len(prompt))
+        texts = tf.strings.as_string(seed)
+        return {"text": tf.strings.join([prompt, texts]), "completion": texts, "finished": texts != ""}
+
+    monkeypatch.setattr("apps.language_model.predict.LARGEST_REQUEST", 3 * 64)
+    served = types.SimpleNamespace(signatures={"serving_default": complete})
+    assert [row["text"] for row in predictions(served, ["a"] * 7, seed=5)] == [f"a{n}" for n in range(5, 12)]
+    assert sizes == [3, 3, 1]
 
 
 def test_validation_is_that_of_one_pass_over_all_streams():
@@ -248,7 +271,7 @@ def test_evaluation_is_one_pass_over_each_stream(generator):
         def __call__(self, text, state):
             return generator.score_step(text, state)
 
-    served = types.SimpleNamespace(signatures={"score_step": Step()})
+    served = types.types.SimpleNamespace(signatures={"score_step": Step()})
     texts = [*TEXTS, "a wug", "the dog"] * 13  # 65: streams of three texts, the last ones shorter
     texts[7] = "the dog and the man " * 400  # too much for one request of 22 rows
     found = evaluate_export(served, texts)

@@ -14,10 +14,12 @@ from apps.common import cli
 from apps.common.metrics import translation_metrics
 from apps.translation import serving
 from apps.translation.config import SUTSKEVER, Config, ModelFlags
+from apps.translation.evaluate import languages_of
 from apps.translation.model import Translator
 from apps.translation.serving import search, serving_signatures
 from data_pipelines.embedded.translations import embedded_translations
 from data_pipelines.prepare import __main__ as prepare
+from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS
 from tests.apps import helpers
@@ -124,6 +126,17 @@ def test_predict_translates_a_column_of_a_file(trained, tmp_path):
     assert type(wanted[0]["translation"]) is str and type(wanted[0]["score"]) is float
     result = trained.command("predict", trained.export, *line)
     assert result.returncode == 2 and "out.csv: is there already. Pass --overwrite" in result.stderr
+
+
+def test_an_export_is_measured_in_its_languages(tmp_path, capsys):
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(DataError, match="is missing; it says what the export translates"):
+        languages_of(str(tmp_path), None, None)
+    (tmp_path / "languages.txt").write_text("en\nfr\n")
+    assert languages_of(str(tmp_path), None, None) == languages_of(str(tmp_path), "en", None) == ("en", "fr")
+    assert not capsys.readouterr().err
+    assert languages_of(str(tmp_path), None, "de") == ("en", "de")
+    assert "translates en to fr, and is measured as en to de" in capsys.readouterr().err
 
 
 def test_evaluate_writes_what_is_not_translated_exactly(trained, files, tmp_path):

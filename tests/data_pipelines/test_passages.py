@@ -1,6 +1,7 @@
 """Passages of text, and the streams of tokens that a language model trains on."""
 
 import gzip
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from apps.common.training.sharding import count_tokens, shard
 from data_pipelines.passages import encode_passages, load_passages
 from data_pipelines.sources import DataError
 from data_pipelines.token_streams import MemoryText, TokenStreams, token_streams, whole_streams
-from data_pipelines.vocabulary import EOS, PADDING, load_vocabulary, train_vocabulary
+from data_pipelines.vocabulary import EOS, PADDING, UNKNOWN, load_vocabulary, train_vocabulary
 from tests.data_pipelines.helpers import prepare_tfds
 
 ORDER = {"batch_size": 3, "steps": 8, "epochs": 3, "seed": 1}
@@ -173,13 +174,15 @@ def test_passages_that_are_encoded_in_blocks_each_end():
 LINES = [f"passage {i} , with\ttabs and “quotes”" for i in range(20)]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.tsv", "a.csv.gz", "A.CSV", "a.ndjson"])
 def test_files_of_each_kind(name, tmp_path):
     lines = [line.replace("\t", " ") for line in LINES] if "tsv" in name else LINES
     content = "\n".join([*lines[:10], "", "  ", *lines[10:]]) + "\n"
     if ".tsv" in name:
         content = "label\ttext\n" + "".join(f"x\t{line}\n" for line in lines)
-    elif ".csv" in name:
+    elif ".ndjson" in name:
+        content = "".join(json.dumps({"label": "x", "text": line}) + "\n" for line in lines)
+    elif ".csv" in name.lower():
         content = "text,label\n" + "".join(f'"{line}",x\n' for line in lines)
     path = tmp_path / name
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
@@ -233,6 +236,14 @@ def test_tfds_needs_texts(tmp_path, monkeypatch):
 
 
 # -- the vocabularies of a language model
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_pieces_are_learned_from_long_passages_without_spaces(kind):
+    vocabulary = train_vocabulary(
+        kind, ["你好世界和平"] * 50 + ["天地玄黄宇宙洪荒日月盈昃辰宿列张" * 200] * 20, 60, has_bos_eos=True
+    )
+    assert UNKNOWN not in vocabulary.encode(tf.constant(["天地玄黄宿列张"])).flat_values.numpy()
 
 
 @pytest.mark.parametrize("kind, tokens", [("spaces", ["The", "U.S.", "<unk>", "—"]), ("characters", list("The U.S. <unk> —"))])

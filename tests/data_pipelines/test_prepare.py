@@ -24,6 +24,7 @@ from data_pipelines.prepare import folder as folders
 from data_pipelines.prepared import MANIFEST, Prepared, shard_files, write_shard
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Vocabularies, encode, load_translations, training_pairs, translation_batches
+from data_pipelines.vocabulary import BOS, EOS, PADDING
 from tests.apps import helpers
 
 PAIRS = [*embedded_translations("en", "de")["train"][:400], ("", "leer"), ("odd \u200b\x07 ☃", "selt\xadsam ☃☃")]
@@ -74,9 +75,15 @@ def test_pieces_are_those_of_tensorflow():
     cleaned = tf.strings.regex_replace(tf.constant(every), r"\p{C}", " ")
     assert [character for character, other in zip(every, cleaned.numpy()) if Pieces.clean(character).encode() != other] == []
     texts = [text for pair in PAIRS for text in pair] + ["", " ", "<s> </s> <unk> ▁▁ x", "ﬁ ½ Ａ", "it's 12,345"]
-    for kind in ("bpe", "unigram"):
-        vocabulary = Vocabularies.train(PAIRS, kind, 300, True).source
-        assert Pieces(vocabulary.model).encode(texts) == vocabulary.encode(tf.constant(texts)).to_list()
+    chinese = [
+        Pair("你好 世界", "你好吗 和平"),
+        Pair("世界和平", "和平"),
+    ] * 30  # no letter of </s>, which is one unknown piece then
+    for kind, pairs, size in (("bpe", PAIRS, 300), ("unigram", PAIRS, 300), ("bpe", chinese, 20)):
+        vocabulary = Vocabularies.train(pairs, kind, size, True).source
+        found = vocabulary.encode(tf.constant([*texts, "你好 </s> 世界", "<pad>", "<s>"]))
+        assert found.to_list() == Pieces(vocabulary.model).encode([*texts, "你好 </s> 世界", "<pad>", "<s>"])
+        assert not set(found.flat_values.numpy().tolist()) & {PADDING, BOS, EOS}
 
 
 def test_the_batches_are_those_of_the_texts_from_any_step_on(table, folder):

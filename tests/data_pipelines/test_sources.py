@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from data_pipelines.reviews import load_reviews
+from data_pipelines.reviews import check_classes, load_reviews
 from data_pipelines.sources import DataError
 from data_pipelines.tables import Column, read_table
 from tests.data_pipelines.helpers import prepare_tfds
@@ -98,6 +98,8 @@ def test_bad_splits(tmp_path):
     fails(tmp_path, "dev.tsv: row 3: unknown label 'maybe'", "['no', 'yes']")
     write(tmp_path, "dev.tsv", "text\tlabel\nx\tyes\n")
     fails(tmp_path, "validation split has no example of the class 'no'")
+    with pytest.raises(DataError, match="the validation split has the class 'maybe', and the training split no example of it"):
+        check_classes("a.tsv", {"train": {"no", "yes"}, "validation": {"maybe", "no", "yes"}}, ["no", "yes"])
     write(tmp_path, "val.tsv", GOOD)
     fails(tmp_path, "the validation split is there more than once: val.tsv, dev.tsv")
 
