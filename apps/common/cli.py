@@ -66,17 +66,7 @@ def parse_config(
     hints = {item.name: all_hints[item.name] for item in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(_flag_groups(config_class).values())}
     for name, title in _flag_groups(config_class).items():
-        kind, description, *_ = typing.get_args(hints[name])
-        options = [t for t in typing.get_args(kind) if t is not type(None)]
-        default = getattr(config_class, name)
-        kwargs: dict[str, Any] = {"help": description if default is None else f"{description} (default: {default})"}
-        if bool in (kind, *options):
-            kwargs["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(kind) is typing.Literal:
-            kwargs |= {"choices": options, "type": type(options[0])}
-        else:
-            kwargs |= {"type": options[0] if options else kind, "metavar": (options or [kind])[0].__name__.upper()}
-        groups[title].add_argument("--" + name.replace("_", "-"), **kwargs)
+        _add_flag(groups[title], name, hints[name], getattr(config_class, name))
     parser.add_argument("--config", metavar="FILE", help="JSON with flags, or config.json of a run; typed flags win")
     typed = vars(parser.parse_args(arguments))
     path = typed.pop("config", None)
@@ -92,6 +82,31 @@ def parse_config(
     config = config_class(**{**presets, **given, **asked, **typed})
     check_ranges(config)
     return config
+
+
+def _add_flag(group: Any, name: str, hint: Any, default: Any) -> None:
+    kind, description, *_ = typing.get_args(hint)
+    options = [t for t in typing.get_args(kind) if t is not type(None)]
+    kwargs: dict[str, Any] = {"help": description if default is None else f"{description} (default: {default})"}
+    if bool in (kind, *options):
+        kwargs["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is typing.Literal:
+        kwargs |= {"choices": options, "type": type(options[0])}
+    else:
+        kwargs |= {"type": options[0] if options else kind, "metavar": (options or [kind])[0].__name__.upper()}
+    group.add_argument("--" + name.replace("_", "-"), **kwargs)
+
+
+def add_flags(group: Any, config_class: type, names: Sequence[str], default: str) -> None:
+    """Add flags of a dataclass to a parser; those that are not typed are missing.
+
+    Args:
+        default: what holds then, for `--help`.
+    """
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    group.argument_default = argparse.SUPPRESS
+    for name in names:
+        _add_flag(group, name, hints[name], default)
 
 
 def _flag_groups(config_class: type) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 python -m apps.image_captioning.export runs/image_captioning/NAME [--format savedmodel|litert|onnx]
 python -m apps.image_captioning.export RUN RUN …        several as one: each step averages their probabilities
+python -m apps.image_captioning.export RUN --beam-size 3 …        with another search
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from apps.common import cli
 from apps.common.export import command
 from apps.common.export.saved_model import vocabulary_files, write_saved_model
 from apps.common.training.runs import read_config
+from apps.image_captioning.config import CaptionSearchFlags
 from apps.image_captioning.encoders import ImageEncoders, run_encoder
 from apps.image_captioning.model import Captioner, CaptionerEnsemble
 from apps.image_captioning.serving import example_image, serving_signatures
@@ -27,9 +29,9 @@ DESCRIPTION = (
 )
 
 
-def write(folder: Path, run: Path, model: Captioner | CaptionerEnsemble) -> None:
+def write(folder: Path, run: Path, model: Captioner | CaptionerEnsemble, **search_flags: Any) -> None:
     """Write the SavedModel of a run; of several, with the search of the first."""
-    config, vocabulary = read_config(run), load_vocabulary(run)
+    config, vocabulary = read_config(run, **search_flags), load_vocabulary(run)
     encoder = model.encoders if isinstance(model, CaptionerEnsemble) else run_encoder(run)
     search: dict[str, Any] = {"beam_size": config.beam_size, "n_best": config.beam_size}
     search |= {"length_penalty": config.length_penalty, "no_repeat_ngram_size": config.no_repeat_ngram_size}
@@ -76,4 +78,4 @@ def network(model: Captioner | CaptionerEnsemble) -> dict[str, tf.TensorSpec]:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: command.main("image_captioning", DESCRIPTION, write, network, average))
+    cli.run(lambda: command.main("image_captioning", DESCRIPTION, write, network, average, CaptionSearchFlags))

@@ -2,10 +2,12 @@
 
 python -m apps.translation.export runs/translation/NAME [--format savedmodel|litert|onnx]
 python -m apps.translation.export RUN RUN …        several as one: each step averages their probabilities
+python -m apps.translation.export RUN --beam-size 10 --length-penalty 0.6 …        with another search
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,6 +17,7 @@ from apps.common.decoding.ensemble import Ensemble
 from apps.common.export import command
 from apps.common.export.saved_model import vocabulary_files, write_saved_model
 from apps.common.training.runs import read_config
+from apps.translation.config import TranslationSearchFlags
 from apps.translation.model import Translator
 from apps.translation.serving import serving_signatures
 from data_pipelines.sources import DataError
@@ -28,9 +31,9 @@ DESCRIPTION = (
 )
 
 
-def write(folder: Path, run: Path, model: Translator | Ensemble) -> None:
+def write(folder: Path, run: Path, model: Translator | Ensemble, **search_flags: Any) -> None:
     """Write the SavedModel of a run; of several, with the search of the first."""
-    config, vocabularies = read_config(run), Vocabularies.load(run)
+    config, vocabularies = read_config(run, **search_flags), Vocabularies.load(run)
     if config.coverage_penalty and not model.has_attention:
         raise DataError(f"{run}: --coverage-penalty needs attention, and a model has none. Train without the flag.")
     assert vocabularies is not None, run  # training saved it
@@ -71,4 +74,4 @@ def network(model: keras.Model) -> dict[str, tf.TensorSpec]:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: command.main("translation", DESCRIPTION, write, network, average))
+    cli.run(lambda: command.main("translation", DESCRIPTION, write, network, average, TranslationSearchFlags))

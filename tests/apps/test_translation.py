@@ -128,6 +128,21 @@ def test_predict_translates_a_column_of_a_file(trained, tmp_path):
     assert result.returncode == 2 and "out.csv: is there already. Pass --overwrite" in result.stderr
 
 
+def test_a_run_is_exported_with_another_search(trained, tmp_path):
+    result = trained.command("export", trained.run, "--beam-size", "2", "--no-split-sentences", "--export-dir", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    card = (tmp_path / "1" / "model_card.md").read_text()
+    assert "| search | --beam-size 2 --no-split-sentences |" in card and "None were measured." in card
+    found = trained.command("predict", tmp_path, "It is 3:05 PM.", "--n-best", "9")
+    assert len(found.stdout.strip().splitlines()) == 2
+    for flags, message in (
+        (["--beam-size", "0"], "--beam-size 0: expected a number in [1, inf)"),
+        (["--format", "onnx", "--length-penalty", "2"], "--length-penalty: a network has no search. Leave the flag out"),
+    ):
+        result = trained.command("export", trained.run, *flags, alone=False)
+        assert result.returncode == 2 and message in result.stderr
+
+
 def test_an_export_is_measured_in_its_languages(tmp_path, capsys):
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(DataError, match="is missing; it says what the export translates"):

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from apps.common.training.runs import read_run, versions
 from data_pipelines.embedded import EMBEDDED
 
 
-def write_card(folder: Path, run: Path, application: str, description: str, others: Sequence[Path] = ()) -> str:
+def write_card(
+    folder: Path,
+    run: Path,
+    application: str,
+    description: str,
+    others: Sequence[Path] = (),
+    search: Mapping[str, Any] | None = None,
+) -> str:
     """Load an export as a server would, write its `model_card.md`, and return its size and start-up time as a sentence.
 
     Args:
@@ -23,6 +30,7 @@ def write_card(folder: Path, run: Path, application: str, description: str, othe
         application: its name.
         description: what goes in, what comes out, and what it is not for.
         others: runs that are averaged with it.
+        search: flags of the search that are not those of the run; its metrics are not those of the export then.
     """
     begun = time.monotonic()
     served = load_export(folder)
@@ -36,13 +44,14 @@ def write_card(folder: Path, run: Path, application: str, description: str, othe
     facts = [
         *joint,
         *average,
+        *([("search", " ".join(_typed(name, value) for name, value in search.items()))] if search else []),
         ("run", "; ".join(f"`{run.name}`, {run_id(run)}" for run in runs)),
         ("exported", time.strftime("%Y-%m-%d %H:%M %z")),
         ("exported with", _comma_separated(versions())),
         ("size", f"{megabytes:.1f} MB"),
         ("start", f"{seconds:.1f} s to load and to answer the first request, {os.cpu_count()} processor cores"),
     ]
-    measured = not others and (run / "metrics.json").exists()  # those of one run are not those of an ensemble
+    measured = not others and not search and (run / "metrics.json").exists()  # those of one run are not those of an ensemble
     metrics = json.loads((run / "metrics.json").read_text()) if measured else {}
     lines = [f"# {application}", "", description, "", *_markdown_table(facts, ("", "")), ""]
     lines += ["## Metrics", "", *_metrics_table(metrics), "", "## Signatures", "", *_signature_tables(served)]
@@ -87,6 +96,16 @@ def _training_facts(run: dict[str, Any], application: str) -> list[tuple[str, st
         ("data source", f"`{source}`; {data}"),
         ("versions", _comma_separated(run["versions"])),
     ]
+
+
+def _typed(name: str, value: Any) -> str:
+    """A flag as it is typed.
+
+    >>> _typed("split_sentences", False), _typed("beam_size", 3)
+    ('--no-split-sentences', '--beam-size 3')
+    """
+    flag = name.replace("_", "-")
+    return f"--{flag}" if value is True else f"--no-{flag}" if value is False else f"--{flag} {value}"
 
 
 def _comma_separated(values: dict[str, Any]) -> str:

@@ -169,9 +169,9 @@ def resume_command(folder: Path) -> str:
     return "the first worker's command, with --resume"  # another worker has no folder of a run
 
 
-def read_config(run: Path) -> SimpleNamespace:
-    """The flags of a run."""
-    return SimpleNamespace(**read_run(run)["config"])
+def read_config(run: Path, **changed: Any) -> SimpleNamespace:
+    """The flags of a run, but those that are changed."""
+    return SimpleNamespace(**read_run(run)["config"] | changed)
 
 
 def load_model(run: Path) -> keras.Model:
