@@ -12,7 +12,7 @@ class Application(NamedTuple):
 APPLICATIONS = {
     "sentiment_classification": Application("Sentiment", 1, ("accuracy", "macro_f1")),
     "translation": Application("Translation", 2, ("bleu", "chrf")),
-    "image_captioning": Application("Captions", 6, ("cider", "bleu_4")),
-    "music_generation": Application("Music", 5, ("bits_per_character", "nll_per_frame")),
+    "image_captioning": Application("Captions", 2, ("cider", "bleu_4")),
+    "music_generation": Application("Music", 2, ("bits_per_character", "nll_per_frame")),
     "language_model": Application("Text", 1, ("perplexity", "bits_per_byte")),
 }

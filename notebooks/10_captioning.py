@@ -36,14 +36,17 @@ DATA, SIZE, TRAIN, TEST, UNITS, EPOCHS = "embedded", 64, 7000, 200, 128, 10  # D
 
 # %%
 captions = load_captions(DATA)
-decode = tf.function(lambda data: decode_images(data, SIZE, 10_000_000)[0])
+decode = tf.function(lambda data: decode_images(data, SIZE, 10_000_000))
 
 
 def examples(part, count):
-    chosen = part[:count]
-    pixels = [
-        decode(tf.constant([example.image.read() for example in chosen[i : i + 100]])).numpy() for i in range(0, count, 100)
-    ]
+    pixels, chosen = [], []
+    for i in range(0, min(count, len(part)), 100):
+        block = part[i : min(i + 100, count)]
+        images, problems = decode(tf.constant([example.image.read() for example in block]))
+        fine = problems.numpy() == b""  # what can't be decoded is skipped
+        pixels.append(images.numpy()[fine])
+        chosen += [example for example, is_fine in zip(block, fine) if is_fine]
     return np.concatenate(pixels), [example.captions[0] for example in chosen], chosen
 
 
@@ -92,7 +95,7 @@ told = GRU(UNITS, return_sequences=True)(keras.layers.Concatenate()([queries, co
 logits = keras.layers.Dense(vocabulary.size)(keras.layers.Concatenate()([told, context]))
 model = keras.Model([picture, caption], logits)
 
-schedule = keras.optimizers.schedules.CosineDecay(4e-3, EPOCHS * TRAIN // 32, alpha=0.02)
+schedule = keras.optimizers.schedules.CosineDecay(4e-3, EPOCHS * len(images) // 32, alpha=0.02)
 model.compile(
     keras.optimizers.Adam(schedule, global_clipnorm=1.0),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),

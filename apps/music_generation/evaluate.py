@@ -1,6 +1,6 @@
 """Measure an exported model of music.
 
-    python -m apps.music_generation.evaluate saved_models/music_generation --data tunes.abc
+    python -m apps.music_generation.evaluate saved_models/music_generation --data tunes.abc --split test
 
 Tunes: bits per character, compared with an order-n character model counted on the training split; and of tunes that the export
 generates, what `apps.music_generation.tunes.judge` says. Piano rolls: nats per frame. The last line is one JSON object.
