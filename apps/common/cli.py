@@ -282,6 +282,9 @@ def as_json(values: Any) -> str:
     return json.dumps(finite(values), ensure_ascii=False, allow_nan=False)
 
 
+_REFUSED = r"assertion failed: \[([^\n\]]* in a request\.[^\n\]]*)\]"  # by an export
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; wrong input prints one line and exits with 2, a lost worker with 3, Ctrl-C with 130, SIGTERM with 143."""
     try:
@@ -290,10 +293,10 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except tf.errors.InvalidArgumentError as error:  # tf.data wraps what a generator raises
-        found = re.search(r"(?:^|\}\} )DataError: ([^\n]*)", error.message)
+        found = re.search(rf"(?:^|\}}\}} )DataError: ([^\n]*)|{_REFUSED}", error.message)
         if found is None:
             raise
-        print(f"error: {visible(found[1])}", file=sys.stderr)
+        print(f"error: {visible(found[1] or found[2])}", file=sys.stderr)
         sys.exit(2)
     except tf.errors.UnavailableError:
         print(LOST, file=sys.stderr)

@@ -17,13 +17,37 @@ from apps.common.evaluation import SPLIT_HELP, choose_split, warn_of_training_ro
 from apps.common.export.saved_model import find_version, load_export
 from apps.common.metrics import BLEU_TOKENIZERS, bleu_tokenizer, sentence_scores, translation_metrics
 from apps.common.prediction import check_output, write_rows
+from apps.translation.serving import LARGEST_REQUEST, LEAST_ROW
 from data_pipelines.files import write_whole
+from data_pipelines.sentences import split_sentences
 from data_pipelines.sources import DataError
 from data_pipelines.translations import Pair, Translations, load_translations
 
 BATCH_SIZE = 32
 ERROR_COLUMNS = ("source", "reference", "translation", "bleu", "chrf")
-CHARACTERS = 5_000  # of a batch, so that long texts stay below the limits of an export
+CHARACTERS = 5_000  # of a batch; one of long texts takes long
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[int]]:
+    """The places of the texts of each batch, the shortest first, as texts of one length pad least.
+
+    A batch of several texts is below the limit of an export, whether it splits texts or not: a token has at least one byte.
+    """
+    cut = split_sentences(tf.constant(texts, tf.string), "en")  # no other language has more sentences
+    counts, longest = cut.row_lengths().numpy(), tf.reduce_max(tf.strings.length(cut), axis=1).numpy()
+    batch: list[int] = []
+    for place in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        several = [*batch, place]
+        size = max(
+            counts[several].sum() * max(LEAST_ROW, longest[several].max() + 1),  # a tokenizer puts a space before
+            len(several) * max(LEAST_ROW, len(texts[place].encode()) + 1),
+        )
+        if batch and (len(batch) == BATCH_SIZE or sum(len(texts[i]) for i in batch) >= CHARACTERS or size > LARGEST_REQUEST):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def languages_of(export: str, *given: str | None) -> tuple[str, str]:
@@ -44,18 +68,13 @@ def languages_of(export: str, *given: str | None) -> tuple[str, str]:
 
 def predict_batches(served: Any, sentences: Sequence[str], progress: bool = False) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """The places of the sentences of a batch and the export's outputs for them, as arrays; the shortest come first."""
-    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # sentences of one length pad least
     end = 0
-    while end < len(order):
-        start, characters = end, 0
-        while end < min(start + BATCH_SIZE, len(order)) and (end == start or characters < CHARACTERS):
-            characters += len(sentences[order[end]])
-            end += 1
-        places = order[start:end]
+    for places in _batches(sentences):
+        end += len(places)
         outputs = served.signatures["serving_default"](text=tf.constant([sentences[i] for i in places]))
         yield places, {name: value.numpy() for name, value in outputs.items()}
         if progress:
-            print(f"\r{end:,} of {len(order):,}", end="", file=sys.stderr, flush=True)
+            print(f"\r{end:,} of {len(sentences):,}", end="", file=sys.stderr, flush=True)
     if progress:
         print(file=sys.stderr)
 

@@ -11,13 +11,13 @@ from apps.common.decoding.sequences import NEG_INF, Sequences, check_request_siz
 from apps.common.metrics import translation_metrics
 from apps.translation.model import Translator
 from data_pipelines.languages import UNSPACED, language_code
-from data_pipelines.sentences import split_sentences
+from data_pipelines.sentences import MOST_SENTENCES, split_sentences
 from data_pipelines.translations import Pair, Vocabularies
 from data_pipelines.vocabulary import BOS, EOS, PADDING
 from layers.loops import flatten, pack
 
 BYTES_PER_TOKEN = 64  # more than a token has, spaces and runs of unknown characters apart
-LARGEST_REQUEST = 2**15  # tokens, padding counted
+LARGEST_REQUEST = 2**15  # tokens, padding counted; but one text is never too large
 LEAST_ROW = 64  # a shorter sentence counts as so many: each hypothesis of its beam has the logits of the whole vocabulary
 LARGEST_ATTENTION = 2**24  # numbers
 BLOCK = 2**19  # weights of attention computed at once: each is a sum over all units
@@ -110,6 +110,7 @@ def serving_signatures(
         split: cut texts into sentences; else each text is taken for one.
         settings: of `search`.
     """
+    limit = max(LARGEST_REQUEST, MOST_SENTENCES * max(LEAST_ROW, max_length))
     separator = "" if language_code(languages[1]) in UNSPACED else " "
 
     def split_and_tokenize(text: tf.Tensor) -> Sentences:
@@ -118,7 +119,7 @@ def serving_signatures(
         each = tf.strings.regex_replace(sentences.flat_values, r"\s+", " ")
         each = tf.strings.substr(each, 0, BYTES_PER_TOKEN * max_length)  # more would be cut off below
         whole = vocabularies.source.tokenize(each)
-        pieces = check_request_size(whole[:, :max_length], LARGEST_REQUEST, least=LEAST_ROW)
+        pieces = check_request_size(whole[:, :max_length], limit, least=LEAST_ROW)
         source = vocabularies.source.tokens_to_ids(pieces).to_tensor(PADDING)
         missing = tf.maximum(0, 1 - tf.shape(source)[1])  # a batch of empty texts still has one column
         return Sentences(whole, pieces, tf.pad(source, [[0, 0], [0, missing]]), sentences.value_rowids(), tf.shape(text)[0])
@@ -151,7 +152,6 @@ def serving_signatures(
         target = best.to_tensor(PADDING, shape=[None, None])
         target = tf.pad(target, [[0, 0], [0, tf.maximum(0, 1 - tf.shape(target)[1])]])
         decoder_inputs = tf.concat([tf.fill([tf.shape(target)[0], 1], BOS), target[:, :-1]], axis=1)
-        attention = _attention_in_blocks(model, decoder_inputs, tf.shape(sentences.source)[1], prepared)
         target_tokens = sentences.rows(best.with_flat_values(vocabularies.target.ids_to_tokens(best.flat_values)))
         return {
             "translation": alternatives[:, 0],
@@ -160,7 +160,7 @@ def serving_signatures(
             "alternative_scores": scores,
             "source_tokens": _dense(sentences.rows(sentences.pieces), ""),
             "target_tokens": _dense(target_tokens, ""),
-            "attention": _attention(sentences, best.row_lengths(), attention),
+            "attention": _attention(sentences, best.row_lengths(), model, decoder_inputs, prepared),
             "unknown": _dense(sentences.rows(vocabularies.unknown(sentences.whole)[:, :max_length]), False),
         }
 
@@ -198,15 +198,23 @@ def _attention_in_blocks(
     return tf.reshape(found, [-1, tf.shape(target)[1], source_time])[:count]
 
 
-def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | None) -> tf.Tensor:
+def _attention(
+    sentences: Sentences, lengths: tf.Tensor, model: Translator | Ensemble, target: tf.Tensor, prepared: Any
+) -> tf.Tensor:
     """From target to source tokens, (sentences, t, s), to (texts, t, s): each sentence attends to its own source.
 
     Mostly zeros, its size grows with the square of the longest text: beyond `LARGEST_ATTENTION` numbers it is (texts, t, 0).
     """
-    if attention is None:
-        return tf.zeros([sentences.texts, tf.maximum(1, tf.cast(tf.reduce_max(_total(lengths, sentences)), tf.int32)), 0])
     sides = (lengths, sentences.pieces.row_lengths())
-    inside = (tf.sequence_mask(length, tf.shape(attention)[1 + axis]) for axis, length in enumerate(sides))
+    longest = [tf.maximum(tf.reduce_max(_total(length, sentences)), 1) for length in sides]
+    shape = tf.stack([tf.cast(sentences.texts, tf.int64), *longest])
+    fits = tf.reduce_prod(shape) <= LARGEST_ATTENTION
+    count = tf.where(fits, tf.shape(target)[0], 0)  # else it isn't computed
+    of_some = pack(prepared, [x[:count] for x in flatten(prepared)])
+    attention = _attention_in_blocks(model, target[:count], tf.shape(sentences.source)[1], of_some)
+    if attention is None:
+        return tf.zeros([sentences.texts, tf.cast(longest[0], tf.int32), 0])
+    inside = (tf.sequence_mask(length[:count], tf.shape(attention)[1 + axis]) for axis, length in enumerate(sides))
     place = tf.where(tf.einsum("bt,bs->bts", *(tf.cast(mask, tf.float32) for mask in inside)) > 0)
     sentence, text = place[:, 0], tf.gather(sentences.text, place[:, 0])
     columns = [text]
@@ -214,12 +222,8 @@ def _attention(sentences: Sentences, lengths: tf.Tensor, attention: tf.Tensor | 
         before = tf.cumsum(length, exclusive=True)  # of all texts; less those of the texts before
         first = tf.gather(before, tf.searchsorted(sentences.text, sentences.text))
         columns.append(place[:, 1 + axis] + tf.gather(before - first, sentence))
-    longest = [tf.maximum(tf.reduce_max(_total(length, sentences)), 1) for length in sides]
-    shape = tf.stack([tf.cast(sentences.texts, tf.int64), *longest])
-    fits = tf.reduce_prod(shape) <= LARGEST_ATTENTION
-    values, place = tf.cast(tf.gather_nd(attention, place), tf.float32), tf.stack(columns, axis=1)
-    count = tf.where(fits, tf.size(values), 0)
-    return tf.scatter_nd(place[:count], values[:count], tf.where(fits, shape, shape * [1, 1, 0]))
+    values = tf.cast(tf.gather_nd(attention, place), tf.float32)
+    return tf.scatter_nd(tf.stack(columns, axis=1), values, tf.where(fits, shape, shape * [1, 1, 0]))
 
 
 def _total(lengths: tf.Tensor, sentences: Sentences) -> tf.Tensor:

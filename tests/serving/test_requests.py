@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common import cli
 from apps.common.export.saved_model import load_export
 from apps.image_captioning.serving import example_image
+from apps.translation.evaluate import _batches, translate_all
 from tests.serving.small import SENTENCES
 
 DRAWING = {"max_new_tokens": 30, "temperature": 0.9, "top_p": 0.95, "seed": 7}
@@ -95,6 +97,19 @@ def test_long_texts_are_bounded(served):
     assert skipped["attention"].shape[2] == 0 and skipped["translation"][0] == long["translation"][0]
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows of up to .* at most 32,768 tokens, padding"):
         served("translation", "serving_greedy", text=[text] * 300)
+
+
+def test_batches_of_a_command_are_below_the_limit_and_what_is_beyond_is_one_line(served, exports, capsys):
+    lines = [" ".join(["A."] * 18)] * 31 + ["A small dog runs"]
+    assert len(set(translate_all(load_export(exports["translation"]), lines)[:31])) == 1
+    texts = ["a" * 30, *["A." + " It is." * 250] * 3, "b" * 40_000, *["c"] * 70]
+    batches = list(_batches(texts))
+    assert sorted(place for batch in batches for place in batch) == [*range(len(texts))]
+    assert [len(batch) for batch in batches] == [32, 32, 9, 1, 1]
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: served("translation", text=["a"] * 513))
+    line = "error: text: 513 rows of up to 64 tokens; expected at most 32,768 tokens, padding counted, in a request. Send several."
+    assert end.value.code == 2 and capsys.readouterr().err == line + "\n"
 
 
 @pytest.mark.parametrize(
