@@ -5,8 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from apps.common import config as shared
 from apps.common.config import FitFlags, RunFlags, SearchFlags, SequenceFlags, Size
+from data_pipelines.sources import DataError
 
 APPLICATION = "translation"
+HEADS = 4  # of self-attention
 CACHED = ("tokenizer", "vocabulary", "vocabulary_size", "max_length")  # the flags that ids depend on
 
 
@@ -101,6 +103,22 @@ class Config(DataFlags, ModelFlags, TrainingFlags, TranslationSequenceFlags, Tra
 def preset(config: Config) -> dict[str, Any]:
     """The values of flags that were not given."""
     return {**(QUICK if config.quick else {}), **(SUTSKEVER if config.preset == "sutskever" else {})}
+
+
+def check_model_flags(config: Config) -> None:
+    """Refuse a model that can't be built, or can't be exported with the search that is asked for.
+
+    Raises:
+        DataError: it is such a model.
+    """
+    if config.encoder == "recurrent" and config.units % 2:
+        raise DataError(f"--units {config.units}: the encoder has half of them for each direction. Pass an even number.")
+    if config.encoder == "self-attention" and config.units < HEADS:
+        raise DataError(f"--units {config.units}: self-attention has {HEADS} heads. Pass {HEADS} or more.")
+    if config.coverage_penalty and config.attention == "none":
+        raise DataError(
+            f"--coverage-penalty {config.coverage_penalty}: is about attention, and --attention is none. Leave one of them out."
+        )
 
 
 QUICK = {

@@ -24,7 +24,7 @@ from apps.common.training.losses import TokenLoss, token_cross_entropy
 from apps.common.training.phases import Phase, fit_phases, phases_to_train
 from apps.common.training.validation import Validation, constant_loss, perplexity
 from apps.common.training.workers import Workers
-from apps.translation.config import APPLICATION, CACHED, Config, ModelFlags, preset
+from apps.translation.config import APPLICATION, CACHED, Config, ModelFlags, check_model_flags, preset
 from apps.translation.evaluate import report
 from apps.translation.export import DESCRIPTION, write
 from apps.translation.model import Translator
@@ -33,6 +33,7 @@ from apps.translation.sequence import check_sequence_flags, sequence_trainer
 from apps.translation.serving import search_translations
 from data_pipelines.batching import Batches, bucket_boundaries
 from data_pipelines.cache import cache_folder, cached_files
+from data_pipelines.sources import DataError
 from data_pipelines.translations import Vocabularies, encode, load_translations, training_pairs, translation_batches
 from data_pipelines.vocabulary import load_or_train
 
@@ -59,6 +60,7 @@ def train(config: Config) -> dict[str, float | str]:
 
     # -- data
     initial = initial_run(APPLICATION, config)
+    check_model_flags(config)
     columns = (config.source_column, config.target_column)
     data = load_translations(config.data, config.source_lang, config.target_lang, columns=columns)
     if data.prepared:
@@ -94,6 +96,8 @@ def train(config: Config) -> dict[str, float | str]:
         service=config.data_service,
     )
     encoded_held_out = encode(held_out, vocabularies, config.max_length)
+    if not encoded_held_out.lengths:
+        raise DataError(f"validation: no pair has at most {config.max_length} tokens. Pass a larger --max-length, or other data.")
     validation = translation_batches(encoded_held_out, max_tokens=4_096, boundaries=[*boundaries, config.max_length]).dataset
 
     # -- model
@@ -111,8 +115,10 @@ def train(config: Config) -> dict[str, float | str]:
         "vocabulary": f"{size} {config.tokenizer}, {config.vocabulary}",
         **init_facts(initial, training.unknown, config.embeddings),
     }
-    if training.too_long:
-        facts["too long"] = f"{training.too_long:,} training pair(s) beyond {config.max_length} tokens, skipped"
+    too_long = {"training pair(s)": training.too_long, "validation pair(s)": len(encoded_held_out.skipped)}
+    if any(too_long.values()):
+        counts = " and ".join(f"{count:,} {what}" for what, count in too_long.items() if count)
+        facts["too long"] = f"{counts} beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
     steps = batches(shuffle_seed=config.seed).steps_per_epoch
 

@@ -56,6 +56,9 @@ def trained(files, tmp_path_factory):
             ["--sequence-epochs", "1", "--scheduled-sampling", "0.1"],
             "needs the exact probabilities of whole sentences. Leave out",
         ),
+        (["--attention", "none", "--coverage-penalty", "0.2"], "--coverage-penalty 0.2: is about attention, and --attention is"),
+        (["--units", "15"], "--units 15: the encoder has half of them for each direction. Pass an even number."),
+        (["--encoder", "self-attention", "--units", "2"], "--units 2: self-attention has 4 heads. Pass 4 or more."),
         (["--data", files, "--target-lang", "fr"], "no file train{.fr}"),
         (["--source-lang", "xx"], "the language is 'xx'; expected one of"),
         (["--source-lang", "de"], "--source-lang and --target-lang are both 'de'"),
@@ -188,9 +191,15 @@ def test_the_other_parts_train_and_export_too(trained, tmp_path):
     other = ["--encoder", "self-attention", "--attention", "dot", "--vocabulary", "separate", "--tokenizer", "unigram"]
     other += ["--scheduled-sampling", "0.2", "--ema-momentum", "0", "--coverage-penalty", "0.1", "--no-repeat-ngram-size", "3"]
     printed = trained.train(tmp_path, *other, "--max-length", "25", "--epochs", "1")
-    assert "training pair(s) beyond 25 tokens" in printed
+    assert re.search(r"too long +\d+ training pair\(s\) and \d+ validation pair\(s\) beyond 25 tokens, skipped", printed)
     assert trained.command("predict", tmp_path / "export", "July 22, 2014").returncode == 0
     check_graph(tmp_path / "export" / "1", text_ops=True)
+
+
+def test_a_validation_split_of_long_pairs_alone_is_refused(trained, files, tmp_path):
+    result = trained.command("train", *trained.line(tmp_path, "--max-length", "3"))
+    message = "error: validation: no pair has at most 3 tokens. Pass a larger --max-length, or other data.\n"
+    assert result.returncode == 2 and result.stderr.endswith(message)
 
 
 def test_prepared_data_train_to_the_weights_of_the_texts(trained, files, tmp_path):
@@ -341,6 +350,19 @@ def test_texts_are_translated_with_and_without_attention(options):
     assert found["translation"][2] == alone["translation"][0] and found["translation"][0].numpy().endswith(
         alone["translation"][0].numpy()
     )
+
+
+def test_one_text_is_never_too_large_for_an_export():
+    vocabularies = Vocabularies.train([Pair("A dog runs.", "Ein Hund."), Pair("It sat.", "Es saß.")], "characters", 40, True)
+    model = Translator(vocabularies.source.size, vocabularies.target.size, embedding_size=8, units=8)
+    model.build()
+    model.bias.assign(9.0 * tf.one_hot(EOS, vocabularies.target.size))  # translations are short
+    signatures = serving_signatures(model, vocabularies, 200, ("en", "de"), beam_size=2, n_best=2, length_penalty=1.0)
+    translate = tf.function(signatures["serving_default"][0], autograph=False)
+    text = "A dog runs " * 20 + ". It sat." * 254
+    assert translate(tf.constant([text]))["translation"].shape == (1,)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"510 rows of up to 200 tokens; expected at most 51,200 tokens"):
+        translate(tf.constant([text, text]))
 
 
 def test_both_signatures_score_on_one_scale():
