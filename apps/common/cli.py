@@ -327,10 +327,22 @@ def _full_disk(error: OSError | tf.errors.OpError) -> str | None:
 
 
 def read_inputs(inputs: Sequence[str]) -> list[str]:
-    """The inputs of a `predict` command; `-` stands for standard input, one a line."""
+    """The inputs of a `predict` command; `-` stands for standard input, one a line.
+
+    Raises:
+        DataError: one is not UTF-8.
+    """
     texts: list[str] = []
-    for text in inputs:
-        texts += [line.rstrip("\n") for line in sys.stdin] if text == "-" else [text]
+    try:
+        for text in inputs:
+            texts += [line.rstrip("\n") for line in sys.stdin] if text == "-" else [text]
+        "".join(texts).encode()
+    except UnicodeError as error:
+        assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
+        wrong = error.object[error.start]
+        byte = wrong if isinstance(wrong, int) else ord(wrong) & 0xFF  # Python keeps such a byte of an argument so
+        remedy = "Convert it: iconv -f latin1 -t utf-8 FILE | … -"
+        raise DataError(f"the input: not UTF-8 (byte 0x{byte:02x}). {remedy}") from None
     return texts
 
 

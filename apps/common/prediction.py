@@ -23,6 +23,7 @@ from data_pipelines.tables import parquet_rows
 Row = dict[str, Any]
 
 INPUTS, OUTPUTS = (".csv", ".tsv", ".jsonl", ".parquet"), (".csv", ".jsonl")
+PLOTS = (".png", ".jpg", ".pdf", ".svg")
 ROWS = 1_024  # in memory at once
 LONGEST_ROW = 2**24  # bytes, which is what an export takes
 
@@ -105,14 +106,14 @@ def _refuse_file_name(text: str) -> None:
         raise DataError(f"{text}: {what}. To predict its rows: {remedy}. To predict these very words: echo {text} | … -")
 
 
-def check_output(flag: str, path: Path, overwrite: bool) -> None:
+def check_output(flag: str, path: Path, overwrite: bool, formats: Sequence[str] = OUTPUTS) -> None:
     """Refuse an output that can't be written, before any work is done.
 
     Raises:
         DataError: its format is unknown, its folder is missing, or it is there.
     """
-    if path.suffix not in OUTPUTS:
-        raise DataError(f"{flag} {path}: the format {path.suffix!r} is unknown; expected {' or '.join(OUTPUTS)}. Rename it.")
+    if path.suffix not in formats:
+        raise DataError(f"{flag} {path}: the format {path.suffix!r} is unknown; expected {' or '.join(formats)}. Rename it.")
     if not os.access(path.parent, os.W_OK):
         raise DataError(f"{flag} {path}: nothing can be written into the folder {path.parent}. Make it, or name another.")
     if path.exists() and not overwrite:

@@ -14,7 +14,7 @@ from typing import Any
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
-from apps.common.prediction import ROWS, add_output_flags, check_output, write_rows
+from apps.common.prediction import PLOTS, ROWS, add_output_flags, check_output, write_rows
 from apps.image_captioning.evaluate import predict_batches
 from apps.image_captioning.pictures import draw_attention
 from data_pipelines.captions import SUFFIXES
@@ -89,11 +89,13 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     add_output_flags(parser, "captions")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.n_best < 1:
         raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
     if arguments.output:
         check_output("--output", arguments.output, arguments.overwrite)
+    if arguments.attention:
+        check_output("--attention", arguments.attention, overwrite=True, formats=PLOTS)
     images = find_images(cli.read_inputs(arguments.input))
     served = load_export(arguments.export, "image_captioning")
     if arguments.output:
@@ -107,7 +109,7 @@ def main() -> None:
             print(f"{result['image']}  error: {result['error']}")
         else:
             print("\n".join(f"{result['image']}  {a['caption']}  ({a['score']:.2f})" for a in result["alternatives"]))
-    if arguments.attention:
+    if arguments.attention and results:
         first = next((i for i, result in enumerate(results) if "error" not in result), 0)
         draw_attention(served, images[first].read(), arguments.attention)
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from apps.common import cli
 from apps.common.export.saved_model import load_export
-from apps.common.prediction import add_file_flags, check_flags, predict_file
+from apps.common.prediction import PLOTS, add_file_flags, check_flags, check_output, predict_file
 from apps.common.training.plots import new_figure, save_figure
 from apps.translation.evaluate import predict_batches
 from data_pipelines.sources import DataError
@@ -104,6 +104,8 @@ def main() -> None:
     check_flags(arguments, parser, ("n_best", "attention", "json"))
     if arguments.n_best < 1:
         raise DataError(f"--n-best is {arguments.n_best}; expected 1 or more.")
+    if arguments.attention:
+        check_output("--attention", arguments.attention, overwrite=True, formats=PLOTS)
     served = load_export(arguments.export, "translation")
     if arguments.data:
         predict_file(arguments, lambda texts: columns(served, texts))
@@ -120,7 +122,7 @@ def main() -> None:
         if result["unknown"] and not arguments.json:
             where = f"text {number}: " if len(results) > 1 else ""
             print(f"{where}unknown to the model: {', '.join(result['unknown'])}", file=sys.stderr)
-    if arguments.attention and not plot_attention(served, sentences[0], arguments.attention):
+    if arguments.attention and sentences and not plot_attention(served, sentences[0], arguments.attention):
         raise DataError(f"attention: none for {sentences[0]!r}. Give a sentence with words, and a model with attention.")
 
 

@@ -249,6 +249,10 @@ def test_the_phases_begin_with_runs_that_had_those_before(trained, fine_tuning, 
 def test_predict_names_a_picture_that_is_missing(trained, tmp_path):
     result = trained.command("predict", trained.export, "none.jpg", cwd=tmp_path)
     assert result.returncode == 2 and result.stderr == "error: none.jpg: no such file. Check the path.\n"
+    nothing = trained.command("predict", trained.export, "--attention", tmp_path / "a.png", "-")
+    assert nothing.returncode == 0 and nothing.stdout == "" and not (tmp_path / "a.png").exists()
+    result = trained.command("predict", trained.export, "a.jpg", "--attention", tmp_path / "none" / "a.png", alone=False)
+    assert result.returncode == 2 and "--attention" in result.stderr and "nothing can be written into" in result.stderr
 
 
 # -- the model

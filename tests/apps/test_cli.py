@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import re
@@ -81,6 +82,15 @@ def test_wrong_input_is_one_line_and_exit_2(capsys):
         cli.run(main)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: a.tsv: row 3: bad. Mend it.\n"
+
+
+def test_what_is_read_from_standard_input_and_typed_is_utf_8(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
+    assert cli.read_inputs(["x", "-"]) == ["x", "a", "b"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8"))
+    for text in ("-", os.fsdecode(b"caf\xe9")):
+        with pytest.raises(DataError, match=r"the input: not UTF-8 \(byte 0xe9\)\. Convert it: iconv"):
+            cli.read_inputs([text])
 
 
 # -- files of flags

@@ -53,6 +53,16 @@ def test_training_examples_are_those_an_export_was_trained_on(tmp_path):
     assert training_examples(tmp_path, Corpus({"test": [("a", 1)]})) is None
 
 
+@pytest.mark.parametrize("flag", ["run_dir", "export_dir"])
+def test_a_file_is_no_folder_of_a_run_or_an_export(flag, tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "1"):
+        config = SentimentConfig(**{"run_dir": str(tmp_path / "run"), flag: str(place)})
+        with pytest.raises(DataError, match=rf"--{flag.replace('_', '-')} {place}: {tmp_path}/file is a file; expected a folder"):
+            runs.open_run("sentiment_classification", config, {}, Workers())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_several_classes():
     rng = np.random.default_rng(0)
     truth = np.arange(60) % 3

@@ -113,6 +113,11 @@ def test_predict_reads_any_number_of_lines_in_order(trained, tmp_path):
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    nothing = trained.command("predict", trained.export, "-", "--attention", tmp_path / "b.png")
+    assert nothing.returncode == 0 and nothing.stdout == "" and not (tmp_path / "b.png").exists()
+    for name, message in (("x.xyz", "the format '.xyz' is unknown"), ("none/x.png", "nothing can be written into the folder")):
+        result = trained.command("predict", trained.export, "a", "--attention", tmp_path / name, alone=False)
+        assert result.returncode == 2 and message in result.stderr and not result.stdout
 
 
 def test_predict_translates_a_column_of_a_file(trained, tmp_path):

@@ -108,8 +108,8 @@ def test_batches_of_a_command_are_below_the_limit_and_what_is_beyond_is_one_line
     assert [len(batch) for batch in batches] == [32, 32, 9, 1, 1]
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: served("translation", text=["a"] * 513))
-    line = "error: text: 513 rows of up to 64 tokens; expected at most 32,768 tokens, padding counted, in a request. Send several."
-    assert end.value.code == 2 and capsys.readouterr().err == line + "\n"
+    message = "text: 513 rows of up to 64 tokens; expected at most 32,768 tokens, padding counted, in a request. Send several."
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {message}\n"
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,15 @@ def open_run(application: str, config: Any, facts: dict[str, Any], workers: Work
 
     Raises:
         DataError: the folder holds a run and `resume` is not asked for; there is no run to resume; the run to be resumed
-            had other flags or other data.
+            had other flags or other data; the folder of the run or of the exports is a file.
     """
     check_ranges(config)
     if not workers.is_chief:
         return workers.scratch()
     folder = remote.run_folder(config.run_dir) if config.run_dir else _default_folder(application, config.resume)
+    for flag, place in (("--run-dir", folder), ("--export-dir", remote.mirror(config.export_dir))):
+        if file := next((part for part in (place, *place.parents) if part.is_file()), None):
+            raise DataError(f"{flag} {remote.shown(place)}: {file} is a file; expected a folder. Name another.")
     path = folder / "config.json"
     command = shlex.join(["python", "-m", f"apps.{application}.train", *sys.argv[1:]])
     flags = {**dataclasses.asdict(config), "deterministic": is_deterministic(config)}  # --resume may be on another machine
