@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipelines.languages import name_languages
 from data_pipelines.parts import Place, part_of, trail
 from data_pipelines.sources import BOMB_BYTES, BOMB_RATIO, DataError, note_lines, read_lines, read_pieces, read_text, visible
 
@@ -53,8 +54,8 @@ def read_table(path: Path, columns: Sequence[Column], may_lack_header: bool = Fa
     Args:
         path: what it holds follows from its suffix; row 1 of a `.tsv`, `.csv` or `.txt` is the header.
         columns: which ones.
-        may_lack_header: a `.tsv` or `.txt` that has none of the columns in row 1 has no header: its first columns are taken, or
-            those whose numbers (1, 2, …) are given.
+        may_lack_header: a `.tsv` or `.txt` that has none of the columns in row 1, nor names of languages, has no header: its
+            first columns are taken, or those whose numbers (1, 2, …) are given.
 
     Raises:
         DataError: no such file or column, a row that can't be read.
@@ -132,16 +133,19 @@ def _from_lines(path: Path, suffix: str, columns: Sequence[Column], may_lack_hea
     number = 0
     try:
         headers = [next(rows, []) for rows in kinds]
+        if not any(headers):
+            raise DataError(f"{path}: row 1 is empty; expected a header or a row. Give a file with rows.")
         complete = [all(column.find(header, path) is not None for column in columns) for header in headers]
         best = complete.index(True) if any(complete) else max(range(len(kinds)), key=lambda i: len(headers[i]))
         rows, header = kinds[best], headers[best]
         numbers = all(column.given is None or column.given.isdecimal() for column in columns)
-        if tabs and may_lack_header and numbers and all(column.find(header, path) is None for column in columns):
+        named = name_languages(header) or any(column.find(header, path) is not None for column in columns)
+        if tabs and may_lack_header and numbers and not named:
             places = _numbered(path, header, columns)
             yield 1, [header[place] for place in places]
         else:
             places = _places(path, header, columns)
-        number = 1
+        number, quoted = 1, places if tabs else []
         for number, row in enumerate(rows, start=2):
             if not row or row == [""]:
                 continue
@@ -150,7 +154,11 @@ def _from_lines(path: Path, suffix: str, columns: Sequence[Column], may_lack_hea
                     f"{path}: row {number}: {len(row)} columns; row 1 has {len(header)}. "
                     "Remove stray separators, or quote the value in a .csv."
                 )
+            quoted = [place for place in quoted if len(row[place]) > 1 and row[place][0] == row[place][-1] == '"']
             yield number, [row[place] for place in places]
+        if quoted and number > 1:
+            numbered = " and ".join(str(place + 1) for place in quoted)
+            _say(f"{path}: each text of column {numbered} is in quotes, which are kept. To remove them name the file .csv.")
     except csv.Error as error:
         raise DataError(f"{path}: row {number + 1}: {error}. Mend the quotes.") from None
 

@@ -123,6 +123,34 @@ def test_what_is_no_text_gets_the_remedy_of_what_it_is(tmp_path):
     fails(write(tmp_path, "d.tsv", "\ufefftext\n".encode("utf-16-le")[:-1]), "d.tsv: row 1: not UTF-16")
 
 
+def test_a_header_with_other_languages_is_no_row(tmp_path):
+    path, columns = tmp_path / "pairs.tsv", [Column("--source-column", ("en",)), Column("--target-column", ("de",))]
+    for header in ("German\tEnglish", "Deutsch\tEnglisch\tenglish", "id\tde-AT\teng", "source\ttarget"):
+        path.write_text(f"{header}\n" + "\t".join("abc"[: header.count("\t") + 1]) + "\n")
+        with pytest.raises(DataError, match=r"row 1: no column 'en'.* in the header .*pass --source-column"):
+            rows(path, *columns, may_lack_header=True)
+    path.write_text("German\tEnglish\nHallo.\tHello.\n")
+    given = [column._replace(given=name) for column, name in zip(columns, ("English", "German"))]
+    assert rows(path, *given, may_lack_header=True) == [["Hello.", "Hallo."]]
+
+
+def test_quotes_around_each_text_of_a_tsv_are_said(tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text('en\tde\n"a"\tb c\n"d, e"\tf\n')
+    columns = [Column("--source-column", ("en",)), Column("--target-column", ("de",))]
+    assert rows(tmp_path / "a.tsv", *columns) == [['"a"', "b c"], ['"d, e"', "f"]]
+    assert "a.tsv: each text of column 1 is in quotes, which are kept." in capsys.readouterr().err
+    (tmp_path / "a.tsv").rename(tmp_path / "a.csv")
+    assert rows(tmp_path / "a.csv", columns[0]) == [["a"], ["d, e"]]
+    assert not capsys.readouterr().err
+
+
+def test_an_empty_table_is_told(tmp_path):
+    for name in ("a.tsv", "b.csv", "c.txt"):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match=rf"{name}: row 1 is empty; expected a header or a row"):
+            rows(tmp_path / name, Column("--source-column", ("en",)), may_lack_header=True)
+
+
 def test_a_table_without_header_is_read_by_place_and_that_is_said(tmp_path, capsys):
     path, columns = tmp_path / "fra.txt", [Column("--source-column", ("en",)), Column("--target-column", ("fr",))]
     path.write_text("Go.\tVa !\tCC-BY 2.0\nHi.\tSalut.\tCC-BY 2.0\n")
