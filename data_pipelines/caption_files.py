@@ -47,8 +47,32 @@ def find_caption_files(source: Path, whole: bool) -> dict[str, CaptionFile]:
             raise DataError(f"{source}: the {split} split has several files: {', '.join(map(str, found))}. Keep one of them.")
     if "train" in coco or (whole and coco):
         return {split: CaptionFile(file, find_images(file, split)) for split, (file,) in coco.items()}
+    if folders := _split_folders(source, whole):
+        return folders
     tables = find_splits(source, [f"_captions{suffix}" for suffix in SUFFIXES], whole)
     return {split: CaptionFile(file, find_images(file, split)) for split, file in tables.items()}
+
+
+def _split_folders(source: Path, whole: bool) -> dict[str, CaptionFile]:
+    """`train/metadata.csv` and so on, as Hugging Face's ImageFolder; empty: there is no such table of the training split."""
+    found: dict[str, CaptionFile] = {}
+    for split, names in SPLIT_NAMES.items():
+        folders = [source / name for name in names if (source / name).is_dir()]
+        tables = [file for folder in folders for file in sorted(folder.iterdir()) if file.name.lower() in TABLES]
+        if len(tables) > 1:
+            raise DataError(f"{source}: the {split} split has several tables: {', '.join(map(str, tables))}. Keep one of them.")
+        if tables:
+            found[split] = CaptionFile(tables[0], find_images(tables[0], split))
+    return found if whole or "train" in found else {}
+
+
+def name_inside(name: str, images: Path) -> str:
+    """The name of an image in its folder: a table may name it with that folder, as Hugging Face's ImageFolder does.
+
+    >>> name_inside("images/a.png", Path("photographs/images"))
+    'a.png'
+    """
+    return name.removeprefix(f"{images.stem}/")
 
 
 def _with_lists(split: str, path: Path) -> dict[str, CaptionFile]:

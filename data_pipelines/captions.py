@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from data_pipelines import batching
 from data_pipelines.batching import Batches
-from data_pipelines.caption_files import CaptionFile, find_caption_files, read_captions
+from data_pipelines.caption_files import CaptionFile, find_caption_files, name_inside, read_captions
 from data_pipelines.corpus import Corpus, Skipped
 from data_pipelines.embedded.scenes import embedded_scenes
 from data_pipelines.files import replacing
@@ -86,6 +86,7 @@ def load_captions(
         source: a path is a file of captions, or a folder that holds one for all splits, or one a split:
             - a table (see `data_pipelines.tables`) with the columns `image` and `caption`, several rows an image: `captions.*`,
               or `train_captions.*`, `val_captions.*`, `test_captions.*`;
+            - `metadata.*` as such a table, for all splits, or in the folders `train`, `validation` and `test`;
             - Flickr8k's `Flickr8k.token.txt`, with its lists of the images of each split if they lie beside it;
             - COCO's `captions_train2017.json` and `captions_val2017.json`, in `annotations/` too;
             or the folder that `data_pipelines.prepare` wrote.
@@ -135,14 +136,16 @@ def _from_files(source: str, whole: bool, columns: Sequence[Column]) -> tuple[di
     for name, (path, place, names) in find_caption_files(Path(source), whole).items():
         if path not in read:
             read[path] = list(read_captions(path, columns))
-        grouped: dict[str, list[str]] = {}
-        for image, caption in read[path]:
-            if names is None or image in names:
-                grouped.setdefault(image.strip(), []).extend([caption.strip()] if caption.strip() else [])
         if place not in pools:
             pools[place] = _list_images(place)
             spare[place] = dict.fromkeys(pools[place], name)
         pool = pools[place]
+        grouped: dict[str, list[str]] = {}
+        for image, caption in read[path]:
+            if names is None or image in names:
+                image, inside = image.strip(), name_inside(image.strip(), place)
+                image = inside if image not in pool and inside in pool else image
+                grouped.setdefault(image, []).extend([caption.strip()] if caption.strip() else [])
         skipped += [Skipped(name, image, "a caption without its image") for image in grouped if image not in pool]
         without = [image for image, captions in grouped.items() if image in pool and not captions]
         skipped += [Skipped(name, image, "an empty caption") for image in without]
@@ -183,10 +186,10 @@ class CaptionSource:
         """
         find, self.skipped, found, self.was_read = _finder(self.file.images), [], False, False
         for name, captions in self._grouped():
-            image = find(name)
+            image = find(name) or find(name_inside(name, self.file.images))
             if image and captions:
                 found = True
-                yield name, image.path, image.member, *captions
+                yield image.name, image.path, image.member, *captions
             else:
                 self.skipped.append(Skipped(self.split, name, "an empty caption" if image else "a caption without its image"))
         if not found:

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from data_pipelines.captions import load_captions
+from data_pipelines.captions import caption_sources, load_captions
 from data_pipelines.sources import DataError
 from tests.data_pipelines.test_captions import write_images
 
@@ -55,6 +55,29 @@ def test_tables_of_other_names(tmp_path, table, content):
     data = load_captions(str(tmp_path))
     assert sum(map(len, data.splits.values())) == 20 and not data.skipped
     assert data.splits["test"][0].captions == ("A dog, running",)
+
+
+@pytest.mark.parametrize("prefix", ["", "images/"])
+def test_image_folder_with_its_pictures_below(tmp_path, prefix):
+    write_images(tmp_path / "images", *NAMES)
+    rows = [f"{prefix}{name},A dog" for name in [*NAMES, "gone.jpg"]]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,text", *rows]))
+    data = load_captions(str(tmp_path))
+    assert sorted(example.image.name for split in data.splits.values() for example in split) == sorted(NAMES)
+    assert [skipped[1:] for skipped in data.skipped] == [(f"{prefix}gone.jpg", "a caption without its image")]
+    prepared = [row[0] for row in caption_sources(tmp_path, (None, None))["train"].read()]
+    assert sorted(prepared) == sorted(NAMES)
+
+
+def test_image_folder_of_several_splits(tmp_path):
+    for n, split in enumerate(("train", "validation", "test")):
+        write_images(tmp_path / split, NAMES[n])
+        (tmp_path / split / "metadata.csv").write_text(f"file_name,text\n{NAMES[n]},A dog\n")
+    data = load_captions(str(tmp_path))
+    assert names(data) == {"train": ["0.jpg"], "validation": ["1.jpg"], "test": ["2.jpg"]} and not data.skipped
+    (tmp_path / "test" / "metadata.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"the test split has several tables: .*metadata\.csv, .*metadata\.jsonl\. Keep one of them"):
+        load_captions(str(tmp_path))
 
 
 def test_two_files_of_captions_are_not_chosen_between(tmp_path):
