@@ -96,7 +96,7 @@ def check_flags(arguments: argparse.Namespace, parser: argparse.ArgumentParser, 
 
 
 def _refuse_file_name(text: str) -> None:
-    suffix = Path(text.removesuffix(".gz")).suffix
+    suffix = Path(text.removesuffix(".gz")).suffix.lower()
     is_file = False
     with suppress(OSError):  # it is too long for a name
         is_file = Path(text).is_file()
@@ -156,7 +156,7 @@ def read_rows(path: Path, column: str) -> Iterator[tuple[int, Row]]:
     Raises:
         DataError: no such file, format or column, or a row that can't be read.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower().replace(".ndjson", ".jsonl")
     if suffix not in INPUTS:
         raise DataError(f"--data {path}: the format {suffix!r} is unknown; expected {', '.join(INPUTS)}. Convert it.")
     lines = _Lines(path)

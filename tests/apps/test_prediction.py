@@ -87,6 +87,9 @@ def test_a_table_that_training_reads_is_read(tmp_path):
     (tmp_path / "in.csv").write_bytes('Id;Text\r\n1;"gut, schön\r\noder"\r\n2;b\r\n'.encode("utf-16"))
     rows = [row for _, row in prediction.read_rows(tmp_path / "in.csv", "Text")]
     assert rows == [{"Id": "1", "Text": "gut, schön\r\noder"}, {"Id": "2", "Text": "b"}]
+    for name, text in (("In.CSV", "text\na\n"), ("in.ndjson", '{"text": "a"}\n')):
+        (tmp_path / name).write_text(text)
+        assert [row for _, row in prediction.read_rows(tmp_path / name, "text")] == [{"text": "a"}]
     table = pyarrow.table({"id": [1, 2], "text": ["a", None]})
     pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
     found = prediction.read_rows(tmp_path / "in.parquet", "text")

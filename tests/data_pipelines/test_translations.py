@@ -70,6 +70,8 @@ def test_files_that_can_not_be_used(tmp_path):
     fails(tmp_path, "val.de: row 1: not UTF-8")
     fails("embedded", "the language is 'pt'; expected one of", languages=("en", "pt"))
     fails(tmp_path / "none", "no such file")
+    (tmp_path / "one.tsv").write_text("en\tde\na\tb\n")
+    fails(tmp_path / "one.tsv", "the validation split has no examples to use. Add some; validation and test, where", "takes 10")
     write(tmp_path, train_en=["", ""], train_de=["x", "y"], val_en=["c"], val_de=["d"])
     fails(tmp_path, "the train split has no examples to use")
 
