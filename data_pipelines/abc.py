@@ -22,7 +22,7 @@ _SEMITONES = dict(zip(LETTERS, (0, 2, 4, 5, 7, 9, 11)))
 _FIFTHS = dict(zip("FCGDAEB", range(-1, 6)))
 _ACCIDENTALS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}
 _SIGNS = {value: name for name, value in _ACCIDENTALS.items()}
-_TUPLETS = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # so many notes in the time of
+TUPLETS = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # so many notes in the time of
 
 NOTE = r"(?P<accidental>\^\^|\^|__|_|=)?(?P<letter>[A-Ga-g])(?P<octave>[,']*)"
 LENGTH = r"(?P<length>\d*(?:/+\d*)?)"
@@ -210,7 +210,7 @@ def bars(tune: Tune) -> Iterator[tuple[Fraction, Fraction, str]]:
         if kind in ("note", "rest", "chord"):
             written = match["length"] if kind == "note" else match["rest_length"] if kind == "rest" else match["chord_length"]
             last = note_length(written or "") * unit * factor
-            if kind == "chord" and (inner := re.search(r"[A-Ga-g][,']*([\d/]+)", match["chord"])):
+            if kind == "chord" and (inner := re.match(r"\[[_^=]*[A-Ga-g][,']*([\d/]+)", match["chord"])):
                 last *= note_length(inner[1])
             if tuplet_left:
                 last, tuplet_left = last * tuplet_ratio, tuplet_left - 1
@@ -218,7 +218,7 @@ def bars(tune: Tune) -> Iterator[tuple[Fraction, Fraction, str]]:
         elif kind == "tuplet":
             p = int(match["p"])
             compound = tune.metre in ("6/8", "9/8", "12/8")
-            q = int(match["q"] or _TUPLETS.get(p, 3 if compound else 2))
+            q = int(match["q"] or TUPLETS.get(p, 3 if compound else 2))
             tuplet_left, tuplet_ratio = int(match["r"] or p), Fraction(q, p)
         elif kind == "broken":
             shorter = Fraction(1, 2 ** len(match["broken"]))

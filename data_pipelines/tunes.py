@@ -19,7 +19,9 @@ from data_pipelines.remote import local
 from data_pipelines.sources import DataError, find_splits, load_tfds, read_text, split_off
 from data_pipelines.vocabulary import BOS, EOS, WordVocabulary
 
-_MUSICAL = r"[MLK]:[^\n]*\n|(?:\^\^|\^|__|_|=)?[A-Ga-gzx][,']*|\d*/+\d*|\d+|:*\|[|\]:]*(?:\d)?|::+|\[\d|\(\d|[\s\S]"
+_MUSICAL = (
+    r"\[[MLK]:[^\]\n]*\]|[MLK]:[^\n]*\n|(?:\^\^|\^|__|_|=)?[A-Ga-gzx][,']*|\d*/+\d*|\d+|:*\|[|\]:]*(?:\d)?|::+|\[\d|\(\d|[\s\S]"
+)
 
 
 class TuneVocabulary(WordVocabulary):
@@ -96,9 +98,10 @@ def load_tunes(source: str, validation_tunes: str | None = None, whole: bool = F
     else:
         splits = {split: read(split, text) for split, text in _texts(Path(source), whole).items()}
     if validation_tunes is not None:
-        splits = _split_by_list(splits, Path(local(validation_tunes)))
+        count = len(splits["train"]) + sum(item.split == "train" for item in skipped)
+        splits = _split_by_list(splits, Path(local(validation_tunes)), count)
     else:
-        splits = _split_off_titles(splits, not (Path(source) / "train.abc").is_file(), whole)
+        splits = _split_off_titles(source, splits, not (Path(source) / "train.abc").is_file(), whole)
     return Tunes(splits, skipped=skipped).check_not_empty(source, "A tune begins with X: and has M: and K:.")
 
 
@@ -137,17 +140,17 @@ def _texts(path: Path, whole: bool) -> dict[str, str]:
     return {"train": "\n\n".join(read_text(file) for file in files)}
 
 
-def _split_by_list(splits: dict[str, list[Tune]], path: Path) -> dict[str, list[Tune]]:
+def _split_by_list(splits: dict[str, list[Tune]], path: Path, count: int) -> dict[str, list[Tune]]:
     places: set[int] = set()
     for row, line in enumerate(read_text(path).split(), 1):
-        if not line.isdecimal():
-            raise DataError(f"{path}: row {row}: {line!r} is not a place. Write one number a line, 0 for the first tune.")
+        if not line.isdecimal() or int(line) >= count:
+            raise DataError(f"{path}: row {row}: {line!r}; expected the place of a tune of the training file, 0 to {count - 1}.")
         places.add(int(line))
     train = [tune for tune in splits["train"] if tune.number - 1 not in places]
     return {**splits, "train": train, "validation": [tune for tune in splits["train"] if tune.number - 1 in places]}
 
 
-def _split_off_titles(splits: dict[str, list[Tune]], alone: bool, whole: bool) -> dict[str, list[Tune]]:
+def _split_off_titles(source: str, splits: dict[str, list[Tune]], alone: bool, whole: bool) -> dict[str, list[Tune]]:
     """`split_off` by titles: versions of one tune stay on one side."""
     if "train" not in splits:
         return splits
@@ -156,6 +159,12 @@ def _split_off_titles(splits: dict[str, list[Tune]], alone: bool, whole: bool) -
         titles.setdefault(tune.title or str(tune.number), []).append(tune)
     groups = {name: [[tune] for tune in tunes] for name, tunes in splits.items()}
     cut = split_off({**groups, "train": list(titles.values())}, alone, whole)
+    for name in cut:
+        if titles and not cut[name] and name not in splits:
+            raise DataError(
+                f"{source}: {len(splits['train'])} tunes with {len(titles)} different titles are too few for a {name} split. "
+                "Add tunes with other titles, or choose the validation tunes with --validation-tunes."
+            )
     return {name: [tune for group in groups for tune in group] for name, groups in cut.items()}
 
 

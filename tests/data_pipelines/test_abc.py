@@ -81,6 +81,7 @@ def test_one_voice_is_read_whatever_it_is_called(text):
     [
         ("A2B/c/ d3/2e// z|", ["23/4"]),
         ("(3abc (3:2:2a2b c>d e<<f|", ["8"]),
+        ("[CE2]G [^c'/e]G|", ["7/2"]),  # the first note's length
         ("[ac]2 [a2c2]|[M:6/8] abc def|", ["4", "6"]),
         ("(6abcabc|", ["2"]),
     ],

@@ -23,6 +23,14 @@ def test_a_vocabulary_loses_nothing(kind):
     assert (vocabulary.detokenize(ids) == texts).numpy().all() and ids.flat_values.numpy().min() > 3
 
 
+def test_a_field_in_a_line_is_a_musical_symbol():
+    text = "K:Gmaj\nab|[K:D]de [M:6/8]f|\n"
+    vocabulary = TuneVocabulary.train_from_iterator([text], "musical")
+    tokens = ["K:Gmaj\n", "a", "b", "|", "[K:D]", "d", "e", " ", "[M:6/8]", "f", "|", "\n"]
+    assert set(vocabulary.words) == set(tokens)
+    assert [token.decode() for token in vocabulary.tokenize(tf.constant([text]))[0].numpy()] == tokens
+
+
 def test_streams_hold_each_sequence_once_an_epoch_and_in_order():
     lengths = np.array([1, 5, 9, 12, 3, 4, 8])
     streams = Streams(lengths, batch_size=3, steps=4, seed=1)
@@ -92,6 +100,9 @@ def test_own_files_and_what_is_skipped(tmp_path):
     assert [tune.number for tune in tunes.splits["validation"]] == [1, 4] and len(tunes.splits["train"]) == 18
     assert tunes.skipped == [("train", "tune 21", "no key (K:)")]
     assert tunes.summary() == {"tunes": "18 train, 2 validation", "skipped": "1: tune 21 in train: no key (K:)"}
+    (tmp_path / "places.txt").write_text("0\n20\n21\n")
+    with pytest.raises(DataError, match=r"row 3: '21'; expected the place of a tune of the training file, 0 to 20\."):
+        load_tunes(str(tmp_path), validation_tunes=str(tmp_path / "places.txt"))
     (tmp_path / "train.abc").write_text(TUNES + "X:99\nM:C\nABc\n\n" * 7)
     assert (
         load_tunes(str(tmp_path)).summary()["skipped"].endswith("tune 25 in train: no key (K:); and 2 more, all in skipped.tsv")
@@ -108,6 +119,8 @@ def test_own_files_and_what_is_skipped(tmp_path):
         ("a.abc", "no tunes", "has no tunes to use"),
         ("a.abc", None, "no such file"),
         ("folder", "", "no .abc files"),
+        ("a.abc", "".join(f"X:{i}\nT:t{i}\nM:C\nK:G\nab|\n\n" for i in range(3)), "3 tunes with 3 different titles are too few"),
+        ("a.abc", "X:1\nT:t\nM:C\nK:G\nab|\n\n" * 39, "39 tunes with 1 different titles are too few .* --validation-tunes"),
     ],
 )
 def test_tunes_that_cannot_be_used(name, content, message, tmp_path):
