@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common.decoding import beam_search as beam
-from apps.common.decoding.sampling import filter_top_k_top_p
+from apps.common.decoding.sampling import filter_top_k_top_p, sample_token
 from apps.common.decoding.search import beam_search, decode, greedy_search, sample
 from apps.common.decoding.sequences import NEG_INF
 
@@ -266,6 +266,14 @@ def test_the_seed_decides_and_low_temperature_is_greedy():
     greedy = greedy_search(toy.step, toy.initial, **toy.settings)
     for found in (cold, one, nucleus):
         np.testing.assert_array_equal(found.tokens, greedy.tokens)
+
+
+def test_temperature_0_takes_the_most_probable_token_of_near_ones():
+    logits, uniform = tf.constant([[1.0, 1.0001, -5.0]] * 8), tf.linspace(0.02, 0.98, 8)
+    for temperature in (0.0, -1.0, np.nan, 1e-5, [0.0] * 8):
+        assert sample_token(logits, uniform, temperature).numpy().tolist() == [1] * 8
+    assert sample_token(logits, uniform, [0.0] * 4 + [1.0] * 4).numpy().tolist() == [1] * 8
+    assert set(sample_token(logits, uniform, [0.0] + [1.0] * 7).numpy()[1:]) == {0, 1}
 
 
 def test_top_k_and_top_p_keep_the_right_tokens():
