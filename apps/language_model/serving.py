@@ -108,13 +108,15 @@ class TextGenerator(tf.Module):
         }
 
     def next_tokens(self, prompt: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The `count` most probable next tokens, and their probabilities; "" is the end of the text."""
+        """The `count` most probable next tokens, without padding and BOS, and their probabilities; "" is the end of the text."""
         (count,) = one_or_each(tf.size(prompt), count=count)
-        count = tf.broadcast_to(tf.clip_by_value(count, 1, self.model.settings["vocabulary_size"]), tf.shape(prompt))
+        count = tf.broadcast_to(tf.clip_by_value(count, 1, self.model.settings["vocabulary_size"] - 2), tf.shape(prompt))
         ids = self.vocabulary.encode(_decoded(prompt, "prompt"))
         output, _ = self._read(ids, tf.zeros([ids.nrows(), self.state_size]))
         most = tf.reduce_max(tf.concat([[1], count], axis=0))
-        best = tf.math.top_k(tf.nn.softmax(self.model.logits(output)), most)
+        probabilities = tf.nn.softmax(self.model.logits(output))
+        is_marker = tf.reduce_any(tf.range(probabilities.shape[-1]) == [[PADDING], [BOS]], axis=0)
+        best = tf.math.top_k(tf.where(is_marker, -1.0, probabilities), most)
         there = tf.sequence_mask(count, most)
         return {
             "tokens": tf.where(there & (best.indices != EOS), self.vocabulary.ids_to_tokens(best.indices), ""),
