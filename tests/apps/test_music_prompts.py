@@ -86,7 +86,7 @@ def generator():
     vocabulary = TuneVocabulary.train_from_iterator([tune.text for tune in tunes] + ["(3^a'2/:|[1[2z>"], "characters")
     model = TuneModel(vocabulary.size, 4, batch_size=1, units=4, num_layers=1)
     model.build()
-    return TuneGenerator(model, vocabulary, tune_headers(tunes), top_k=0, max_length=40)
+    return TuneGenerator(model, vocabulary, tune_headers(tunes), top_k=0, max_length=150)
 
 
 JIG, REEL = "M:6/8\nL:1/8\nK:Dmaj\n", "M:C\nL:1/8\nK:Gmaj\n"
@@ -129,13 +129,56 @@ def test_max_new_tokens_are_generated_and_no_more(generator):
     assert {limit: max(found) for limit, found in lengths.items()} == {0: 0, 1: 1, 7: 7}
 
 
-@pytest.mark.parametrize("music", ["ab[M:C]|ab", "abc def|\nM:C\nab", "[ace]2 [df]", "ab c2|[K:G]d"])
-def test_the_grammar_continues_bars_of_changed_metres_chords_and_unknown_notes(generator, music):
-    texts = generator.generate(tf.constant([JIG + music] * 10), 40, 1.0, 1.0, tf.range(10), constrained=True)["abc"].numpy()
-    for text in texts:
-        lengths = [(length, metre) for length, metre, _ in bars(read_tune(text.decode())) if length]
-        given = [length for length, _, line in bars(read_tune(JIG + music)) if line and length]
-        assert all(length == metre for length, metre in lengths[len(given) :]), text
+@pytest.fixture(scope="module")
+def bars_of(generator):
+    """A prompt -> what `constrained` makes of it in ten ways: the bars that it generates or completes."""
+    generate = tf.function(lambda prompts: generator.generate(prompts, 150, 1.0, 1.0, tf.range(10), constrained=True)["abc"])
+
+    def generated(prompt):
+        for text in generate(tf.constant([prompt] * 10)).numpy():
+            yield from [bar for bar in bars(read_tune(text.decode())) if bar[0] and bar[2]][prompt.count("|") :]
+
+    return generated
+
+
+@pytest.mark.parametrize("music", ["ab[M:C]|ab", "abc def|\nM:C\nab", "[ace]2 [df]", "ab c2|[K:G]d", "ab\ncd", "ab|[L:1/16]c"])
+def test_the_grammar_continues_bars_of_changed_metres_chords_and_unknown_notes(bars_of, music):
+    found = list(bars_of(JIG + music))
+    assert found and all(length == metre for length, metre, _ in found)
+
+
+def test_a_last_bar_is_as_long_as_its_notes_are(bars_of):
+    unknown = "a5 a7/2 x2 a//b// (4abcd a/4b3/4 a2/ A6/2 [ace]5 [a2c2] [ac2]3/2 a5>b a>>b (2ab a'5 a10/4b3/2"
+    unknown += " (3c/d/e/f5 (3:2:3a5/2b5/2c5/2 (3:2:1a3b"
+    known = "ab z4 a1/2b1/2 (3ab a> a/ ^a a- (3abc a>b"
+    for music in (unknown + " " + known).split():
+        found = list(bars_of(REEL + music))
+        assert found and all(length == metre for length, metre, _ in found), music
+
+
+@pytest.mark.parametrize("music", ["a3/4b", "abcdefgab", "a10", "a5 (3ab", "a5>", "(5ab", "ab[L:1/16]c", "[ac", "a99"])
+def test_a_last_bar_that_cannot_be_completed_is_refused(bars_of, music):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"prompt: its last bar, .*, can.*t be completed as .*M:C.* End it"):
+        list(bars_of(REEL + music))
+
+
+@pytest.mark.parametrize("header", ["M:5/4\nL:1/8", "M:2/4\nL:1/16", "M:2/4", "M:12/8\nL:1/16", "M:C\nL:1/32", "M:3/16\nL:1/8"])
+def test_bars_of_metres_that_the_training_lacks_are_full(bars_of, header):
+    found = list(bars_of(header + "\nK:D\n"))
+    assert found and all(length == metre for length, metre, _ in found)
+
+
+def test_bars_that_the_grammar_does_not_know_are_refused(bars_of):
+    for header in ("M:12/8\nL:1/32", "M:5/16\nL:1/1", "M:1/16\nL:1/4"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"M:.* with .*L:.*: expected bars .* Choose another L:"):
+            list(bars_of(header + "\nK:D\nc"))
+
+
+def test_tunes_of_bars_that_the_grammar_does_not_know_are_no_headers(generator):
+    tunes = [Tune("12/8", "1/32", "Dmaj", "d48|\n")] * 9 + [Tune("6/8", "1/8", "Gmaj", "d6|\n")]
+    other = TuneGenerator(generator.model, generator.vocabulary, tune_headers(tunes), top_k=0, max_length=40)
+    for text in other.generate(tf.constant([""] * 9), 40, 1.0, 1.0, tf.range(9), constrained=True)["abc"].numpy():
+        assert text.startswith(b"X:1\nM:6/8\nL:1/8\nK:Gmaj\n")
 
 
 def test_the_unit_of_every_metre_is_that_of_read_tune():

@@ -6,15 +6,18 @@ bar lines, repeats and endings; what it doesn't know, chords for instance, it do
 """
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines.abc import note_length
 
 TICKS = 12  # of a unit length
+HALF = TICKS // 2  # what is left of a bar after whole elements is a multiple of it
+LONGEST = 32 * TICKS  # bar
 LENGTHS = ("", "/", "/2", "3/2", "2", "3", "4", "6", "8")
 BARS = ("|", "||", "|]", ":|", "|:", "::", ":|:", "|1", "|2", ":|2", "[1", "[2", "|[1", "|[2", ":|[2")
 LENGTHS_FROM = {  # by what they begin with
@@ -24,6 +27,7 @@ LENGTHS_FROM = {  # by what they begin with
 }
 BAR_BEGINNINGS = {bar[:end] for bar in BARS for end in range(1, len(bar) + 1)}
 PITCHES = frozenset("ABCDEFGabcdefg")
+ALPHABET = PITCHES | frozenset("^_=z,'/0123456789(<>- \n|:[]")
 FREE, ACCIDENTAL, NOTE, REST, TUPLET, BROKEN, BAR, LINE = range(8)
 
 
@@ -59,7 +63,7 @@ class Grammar:
 
     @property
     def start(self) -> State:
-        return State(FREE, self.bar)
+        return State(FREE, self.bar, space=True)  # no space before the first note
 
     def accepts(self, text: str) -> bool:
         """Is the text a sequence of full bars?"""
@@ -69,15 +73,24 @@ class Grammar:
         return state is not None and self.may_end(state)
 
     def may_end(self, state: State) -> bool:
-        return state.mode in (BAR, LINE) and state.written in ("|", "||", "|]", ":|")
+        return state.mode in (BAR, LINE) and state.written in ("|", "||", "|]", ":|") and not state.space
+
+    def may_begin(self, state: State) -> bool:
+        """May the first note of a bar come?"""
+        return state.mode == LINE or (state.mode == BAR and state.written in BARS and (state.space or state.written != "|]"))
 
     def after(self, state: State, character: str) -> State | None:
         """The state after one more character; None if it may not come."""
+        within = self.within(state, character)
+        return self.within(self.start, character) if within is None and self.may_begin(state) else within
+
+    def within(self, state: State, character: str) -> State | None:
+        """The same where the next bar may not begin: how long it is doesn't matter."""
         mode = state.mode
         if mode == BAR:
             return self._after_bar(state, character)
         if mode == LINE:
-            return State(BAR, 0, character) if character in "|:[" else self._begin(State(FREE, self.bar), character)
+            return State(BAR, 0, character) if character in "|:[" else None
         if mode == ACCIDENTAL:
             if character == state.written and character in "^_":
                 return None  # double accidentals are rare
@@ -91,9 +104,9 @@ class Grammar:
     def _begin(self, state: State, character: str) -> State | None:
         """Where an element begins."""
         if character == " " and not state.space and state.same == "?":
-            return state._replace(space=True) if state.left != self.bar or state.tuplet else None
+            return state._replace(space=True)
         if character in "|:[":
-            return None if state.left != self.bar and state.left else self._begin_bar(state, character)
+            return self._begin_bar(state, character)
         if not state.left:
             return None
         if character == "(":
@@ -134,17 +147,13 @@ class Grammar:
 
     def _after_bar(self, state: State, character: str) -> State | None:
         longer = state.written + character
+        if state.space:
+            return None
         if longer in BAR_BEGINNINGS:
             return state._replace(written=longer)
         if state.written not in BARS:
             return None
-        if character == "\n":
-            return State(LINE, 0, state.written)
-        if character == " ":
-            return State(FREE, self.bar, space=True)
-        if state.written == "|]" or character in "|:[":
-            return None
-        return self._begin(State(FREE, self.bar), character)
+        return State(LINE, 0, state.written) if character == "\n" else state._replace(space=True) if character == " " else None
 
     def _ticks(self, state: State, length: str) -> int:
         return _ticks(length, state.factor)
@@ -170,64 +179,85 @@ def _fits(length: str, same: str, factor: int, tuplet: int, left: int) -> bool:
 
 
 class Table(NamedTuple):
-    """An automaton over a vocabulary: `after[state, token]` is the next state, -1 if that token may not come.
+    """The automaton of all bars up to `LONGEST`, over a vocabulary.
 
-    starts: bar length in ticks -> the state that begins a tune's body.
-    may_end: of each state.
+    Whatever the length of a bar, it is the same automaton: what comes counts down what is left. Only where a bar begins the
+    length is asked for, and so the moves from such a state are its own and those from `start` of the next bar's length.
+
+    after: `after[state, columns[token]]` is the next state, -1 if that token may not come.
+    columns: of each token; tokens that differ in their pitch only share one.
+    may_begin, may_end: of each state: may the next bar begin, may the tune end?
     """
 
     after: np.ndarray
-    starts: dict[int, int]
+    columns: np.ndarray
+    may_begin: np.ndarray
     may_end: np.ndarray
 
+    def ticks(self, units: Fraction) -> int:
+        """Of a bar of so many unit lengths; 0 if the grammar can't fill it."""
+        ticks = units * TICKS
+        fits = ticks <= LONGEST and ticks % HALF == 0
+        return int(ticks) if fits and (self.after[self.start(int(ticks))] >= 0).any() else 0
 
-def make_table(tokens: Sequence[str], bars: Iterable[int]) -> Table:
-    """The automata for bars of these lengths, without the states from which no bar can be completed."""
+    @staticmethod
+    def free(left: Any) -> Any:
+        """The state in which an element may begin and so many ticks of the bar are left, a multiple of `HALF`."""
+        return left // HALF * 2
+
+    @staticmethod
+    def start(bar: Any) -> Any:
+        """The state in which a bar of so many ticks begins."""
+        return bar // HALF * 2 + 1
+
+
+def make_table(tokens: Sequence[str]) -> Table:
+    """The automaton without the states from which no bar can be completed."""
+    kinds = ["".join("A" if character in PITCHES else character for character in token) for token in tokens]
+    kinds = [kind if kind and ALPHABET.issuperset(kind) else "" for kind in kinds]  # "" may never come
+    distinct = sorted(set(kinds))
+    grammar = Grammar(0)
     rows: list[list[int]] = []
-    starts: dict[int, int] = {}
-    ends: list[bool] = []
+    may_begin: list[bool] = []
+    may_end: list[bool] = []
     collects = gc.isenabled()
     gc.disable()  # a million small tuples, none in a circle: the search for garbage would take two thirds of the time
     try:
-        for bar in sorted(set(bars)):
-            grammar = Grammar(bar)
-            first = len(rows)
-            numbers = {grammar.start: first}
-            starts[bar] = first
-            for state, targets in _transitions(grammar, tokens, numbers):
-                rows.append(targets)
-                ends.append(grammar.may_end(state))
+        for state, targets in _transitions(grammar, distinct):
+            rows.append(targets)
+            may_begin.append(grammar.may_begin(state))
+            may_end.append(grammar.may_end(state))
     finally:
         if collects:
             gc.enable()
-    after = np.array(rows, np.int32)
-    may_end = np.array(ends)
-    return Table(_without_dead_ends(after, may_end), starts, may_end)
+    columns = np.array([distinct.index(kind) for kind in kinds], np.int32)
+    begins, ends = np.array(may_begin), np.array(may_end)
+    return Table(_without_dead_ends(np.array(rows, np.int32), begins, ends), columns, begins, ends)
 
 
-def _transitions(grammar: Grammar, tokens: Sequence[str], numbers: dict[State, int]) -> Iterator[tuple[State, list[int]]]:
-    step = lru_cache(maxsize=None)(grammar.after)
-    queue = list(numbers)
-    first = len(numbers) - 1 + min(numbers.values())
+def _transitions(grammar: Grammar, tokens: Sequence[str]) -> Iterator[tuple[State, list[int]]]:
+    step = lru_cache(maxsize=None)(grammar.within)
+    queue = [State(FREE, left, space=space) for left in range(0, LONGEST + 1, HALF) for space in (False, True)]  # see `Table`
+    numbers = {state: number for number, state in enumerate(queue)}
     for state in queue:
         targets = []
         for token in tokens:
             after: State | None = state
-            for character in token:  # all pitches are alike
-                after = step(after, "A" if character in PITCHES else character) if after is not None else None
+            for character in token:
+                after = step(after, character) if after is not None else None
             if not token or after is None:
                 targets.append(-1)
                 continue
             if after not in numbers:
-                numbers[after] = first + len(numbers)
+                numbers[after] = len(numbers)
                 queue.append(after)
             targets.append(numbers[after])
         yield state, targets
 
 
-def _without_dead_ends(after: np.ndarray, may_end: np.ndarray) -> np.ndarray:
+def _without_dead_ends(after: np.ndarray, may_begin: np.ndarray, may_end: np.ndarray) -> np.ndarray:
     """Forbid what leads to a state from which no end can be reached."""
-    alive = may_end.copy()
+    alive = may_end | may_begin
     while True:
         reaches = alive | (alive[after] & (after >= 0)).any(axis=1)
         if (reaches == alive).all():

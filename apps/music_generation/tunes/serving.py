@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,16 @@ import tensorflow as tf
 from apps.common.decoding.sampling import random_numbers, sample_token
 from apps.common.decoding.search import sample
 from apps.common.decoding.sequences import NEG_INF, check_request_size, check_text_size, one_or_each
-from apps.music_generation.tunes.grammar import PITCHES, TICKS, make_table
+from apps.music_generation.tunes.grammar import HALF, LONGEST, PITCHES, TICKS, Table, make_table
 from apps.music_generation.tunes.model import TuneModel
-from apps.music_generation.tunes.prompts import default_unit, last_field, plain_form
+from apps.music_generation.tunes.prompts import BarTime, default_unit, last_bar, last_field, plain_form
 from data_pipelines.abc import Tune, metre_length
 from data_pipelines.tunes import TuneVocabulary
 from data_pipelines.vocabulary import BOS, EOS, UNKNOWN
 
+BEATS = [*range(1, 100), *(f"0{beats}" for beats in range(1, 10))]
+METRES = ("C", "C|", *(f"{beats}/{beat}" for beats in BEATS for beat in (1, 2, 4, 8, 16)))
+UNITS = (1, 2, 4, 8, 16, 32)
 PROMPT_LIMIT = 4  # times `max_length`, in characters: every one is a step of the network
 SCORE_LIMIT = 100_000  # bytes
 LARGEST_REQUEST = 2**17  # tokens, padding and those to be generated counted
@@ -83,24 +85,17 @@ class TuneGenerator(tf.Module):
         lines = [header.splitlines(keepends=True) for header in headers]
         self.metres, self.units, self.keys = (tf.constant(column) for column in zip(*lines))
         self.header_weights = tf.constant(np.log(list(headers.values())), tf.float32)
-        bars: Counter[int] = Counter()
-        metres = {}
-        for (metre, unit, _), count in zip(lines, headers.values()):
-            ticks = metre_length(metre[2:-1]) / Fraction(unit[2:-1]) * TICKS
-            if ticks.denominator == 1 and ticks <= 16 * TICKS:
-                metres[metre + unit] = int(ticks)
-                bars[int(ticks)] += count
-        table = make_table(["", "", "", "", *vocabulary.words], bars)
+        table = make_table(["", "", "", "", *vocabulary.words])
+        self.after, self.columns, self.may_begin, self.may_end = map(tf.constant, table)
         self.pitch = next((word for word in vocabulary.words if word in PITCHES), "")
-        self.after = tf.constant(table.after)
-        self.may_end = tf.constant(table.may_end)
-        self.usual = table.starts[bars.most_common(1)[0][0]]
-        self.bar_starts = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(
-                tf.constant(list(metres)), tf.constant([table.starts[ticks] for ticks in metres.values()], tf.int32)
-            ),
-            self.usual,
+        bars = {f"M:{metre}\nL:1/{unit}\n": table.ticks(metre_length(metre) * unit) for metre in METRES for unit in UNITS}
+        filled = [bars[metre + unit] for metre, unit, _ in lines]
+        self.is_filled = tf.constant(np.array(filled) > 0)
+        usual = next((ticks for ticks in filled if ticks), 8 * TICKS)  # where the metre can't be read
+        self.bars = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(tf.constant(list(bars)), tf.constant(list(bars.values()), tf.int32)), usual
         )
+        self.bar_time = BarTime()
 
     def generate(
         self, prompt: tf.Tensor, max_new_tokens: Any, temperature: Any, top_p: Any, seed: Any, constrained: bool
@@ -126,7 +121,7 @@ class TuneGenerator(tf.Module):
         count = tf.shape(last)[0]  # of what was checked: nothing is allocated before
         state: dict[str, Any] = {"stack": self._read(ids[:, :-1], self.model.get_initial_state(count))[0]}
         if constrained:
-            state["bar"] = self._bar(text)
+            state["bar"], state["start"] = self._bar(text)
             state["first"] = tf.ones([count], tf.bool)
 
         def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, None]:
@@ -135,11 +130,11 @@ class TuneGenerator(tf.Module):
             after: dict[str, Any] = {"stack": stack}
             forbidden = tf.reduce_any(tf.range(logits.shape[-1]) == [[UNKNOWN], [BOS]], axis=0)[None]
             if constrained:
-                moved = tf.gather_nd(self.after, tf.stack([before["bar"], token], axis=1))
+                moved = self._moved(before["bar"], before["start"], token)
                 bar = tf.maximum(tf.where(before["first"], before["bar"], moved), 0)
-                after |= {"bar": bar, "first": tf.zeros_like(before["first"])}
+                after |= {"bar": bar, "start": before["start"], "first": tf.zeros_like(before["first"])}
                 ends = (tf.range(logits.shape[-1]) == EOS) & tf.gather(self.may_end, bar)[:, None]
-                forbidden |= ~(ends | (tf.gather(self.after, bar) >= 0))
+                forbidden |= ~(ends | (tf.gather(self._moves(bar, before["start"]), self.columns, axis=1) >= 0))
             logits = tf.where(forbidden, NEG_INF, logits)
             return logits[:, None], tf.nest.map_structure(lambda s: s[:, None], after), None
 
@@ -214,9 +209,10 @@ class TuneGenerator(tf.Module):
         whole_metre = tf.where(metre == "", "M:C\n", _line(metre))
         whole = tf.strings.join([whole_metre, tf.where(unit == "", default_unit(whole_metre), _line(unit)), _line(key), body])
 
-        fits = _start_with(self.metres, metre) & _start_with(self.units, unit)
+        usable = self.is_filled if constrained else tf.ones_like(self.is_filled)
+        fits = _start_with(self.metres, metre) & _start_with(self.units, unit) & usable
         fit = tf.reduce_any(fits, axis=1)
-        weights = tf.where(fits | ~fit[:, None], self.header_weights, NEG_INF)
+        weights = tf.where(fits | (~fit[:, None] & usable), self.header_weights, NEG_INF)
         place = sample_token(weights, random_numbers(seed + 1_000_003, tf.shape(prompt)[0], 1)[:, 0])
         new_metre, new_unit = (
             tf.where(fit | (given == ""), tf.gather(lines, place), _line(given))
@@ -227,23 +223,47 @@ class TuneGenerator(tf.Module):
         text = tf.where(begun, tf.strings.join([tf.where(unit == "", metre, _line(metre)), unit]), headed)
         return heading, tf.where(tf.strings.regex_full_match(key, r"K:\n?") | (key == ""), text, whole)
 
-    def _bar(self, text: tf.Tensor) -> tf.Tensor:
-        """The state of the grammar after a text in the plain form: its progress in the last bar."""
-        start = self.bar_starts.lookup(tf.strings.join([last_field(text, "M"), last_field(text, "L")]))
-        body = tf.strings.regex_replace(text, r"(?s)^(?:[MLK]:[^\n]*(?:\n|$))+|\[[MLK]:[^\]\n]*\]", "")
-        body = tf.strings.regex_replace(body, r"\[([_^=]*[A-Ga-g][,']*)[^\]|\n]*\]", r"\1")  # a chord takes the time of a note
-        tail = tf.strings.regex_replace(body, r"(?s)^.*(?:\||::|\n)(?:[|\]:]|\[?\d)*", "")
-        tail = tf.strings.regex_replace(tail, r"[_^=]*[A-Ga-g][,']*", self.pitch)  # all are alike, the unknown ones, too
-        ids = self.vocabulary.encode(tail)
+    def _bar(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The states of the grammar after a text in the plain form, within its last bar, and where the next bar begins."""
+        metre, unit = last_field(text, "M"), last_field(text, "L")
+        names = [tf.strings.regex_replace(field, "\n", "") for field in (metre, unit)]
+        bar = self.bars.lookup(tf.strings.join([metre, unit]))
+        message = (
+            "{} with {}: expected bars of a whole number of half unit lengths, at most " + f"{LONGEST // TICKS} units. "
+            "Choose another L:, or generate without the grammar."
+        )
+        _check(bar > 0, message, *names)
+        tail = last_bar(text)
+        time, is_whole, is_abc = self.bar_time(tail)
+        halves = (tf.cast(bar, tf.float32) - TICKS * time) / HALF  # of a unit length, left
+        left = HALF * tf.round(halves)
+        fits = is_whole & (left >= 0) & (tf.abs(halves - tf.round(halves)) < 1e-3)
+        counted = Table.free(tf.where(fits, tf.cast(left, tf.int32), 0))  # what can't be completed ends at once
+
+        start = Table.start(bar)
+        plain = tf.strings.regex_replace(tail, r"\[([_^=]*[A-Ga-g][,']*)(?:[_^=A-Ga-g][^\]\d/|\n]*)?\]", r"\1")  # chords
+        ids = self.vocabulary.encode(tf.strings.regex_replace(plain, r"[_^=]*[A-Ga-g][,']*", self.pitch))  # all are alike
         padded, lengths = ids.to_tensor(), tf.cast(ids.row_lengths(), tf.int32)
 
-        def body_of_loop(t: tf.Tensor, bar: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            moved = tf.gather_nd(self.after, tf.stack([bar, padded[:, t]], axis=1))
-            return t + 1, tf.where((t < lengths) & (moved >= 0), moved, bar)
+        def body_of_loop(t: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            moved = self._moved(tf.maximum(state, 0), start, padded[:, t])
+            return t + 1, tf.where(t < lengths, tf.where(state < 0, -1, moved), state)
 
         longest = tf.shape(padded)[1]
         shapes = (tf.TensorShape([]), tf.TensorShape([None]))
-        return tf.while_loop(lambda t, _: t < longest, body_of_loop, (0, start), shape_invariants=shapes)[1]
+        read = tf.while_loop(lambda t, _: t < longest, body_of_loop, (0, start), shape_invariants=shapes)[1]
+        message = "prompt: its last bar, {}, can't be completed as {} with {} says. End it, or generate without the grammar."
+        _check((read >= 0) | fits | ~is_abc, message, tail, *names)
+        return tf.where(read >= 0, read, counted), start
+
+    def _moves(self, state: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+        """What follows each state (n,) by columns; `start` is the state in which its next bar begins."""
+        moves = tf.gather(self.after, state)
+        begins = tf.gather(self.may_begin, state)[:, None] & (moves < 0)
+        return tf.where(begins, tf.gather(self.after, start), moves)
+
+    def _moved(self, state: tf.Tensor, start: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._moves(state, start), tf.gather(self.columns, token), batch_dims=1)
 
 
 def _line(field: tf.Tensor) -> tf.Tensor:
@@ -262,3 +282,10 @@ def _check_length(text: tf.Tensor, limit: int, remedy: str) -> None:
     longest = tf.reduce_max(tf.concat([[0], tf.strings.length(text)], axis=0))
     message = tf.strings.format("text has {} bytes; expected at most " + f"{limit:,}. {remedy}", longest)
     tf.debugging.Assert(longest <= limit, [message])
+
+
+def _check(right: tf.Tensor, message: str, *texts: tf.Tensor) -> None:
+    """An error that names the first row (n,) that isn't right."""
+    place = tf.argmax(tf.concat([~right, [True]], axis=0))
+    first = [tf.concat([text, [""]], axis=0)[place] for text in texts]
+    tf.debugging.Assert(tf.reduce_all(right), [tf.strings.format(message, first)])
