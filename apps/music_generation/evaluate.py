@@ -31,7 +31,7 @@ def main() -> None:
         group.add_argument("--max-new-tokens", type=cli.number_type(int, "[1, inf)"), default=800, help="of a tune"),
         group.add_argument("--temperature", type=cli.number_type(float, "[0, 1000]"), default=TEMPERATURE, help="of these tunes"),
         group.add_argument("--top-p", type=cli.number_type(float, "(0, 1]"), default=TOP_P, help="of these tunes"),
-        group.add_argument("--seed", type=int, default=0, help="of these tunes"),
+        group.add_argument("--seed", type=cli.number_type(int, "[0, 4294967296)"), default=0, help="of these tunes"),
     ]
     group = parser.add_argument_group("models of piano rolls")
     of_rolls = [

@@ -53,7 +53,9 @@ def main() -> None:
         type=cli.number_type(float, "[0, inf)"),
         help=f"1: the model's own distribution; lower: safer. Default: {TEMPERATURE:g} for tunes, 0.8 for piano rolls",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same music")
+    parser.add_argument(
+        "--seed", type=cli.number_type(int, "[0, 2147483647]"), default=0, help="the same seed gives the same music"
+    )
     parser.add_argument(
         "--count",
         type=cli.number_type(int, "[1, inf)"),

@@ -52,3 +52,12 @@ def report(metrics: dict[str, dict[str, float]], folder: Path) -> None:
     """Print, and write `metrics.json`."""
     print_metrics(metrics)
     write_whole(folder / "metrics.json", cli.as_json(metrics))
+
+
+def seeds_from(first: int, count: int) -> list[int]:
+    """So many seeds in sequence; 0 follows on the largest one that an export takes.
+
+    >>> seeds_from(2**31 - 2, 3), seeds_from(3_000_000_000, 1)
+    ([2147483646, 2147483647, 0], [852516352])
+    """
+    return [seed % 2**31 for seed in range(first, first + count)]

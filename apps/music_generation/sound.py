@@ -77,5 +77,6 @@ def to_wav(samples: np.ndarray) -> bytes:
 
 def write_wav(midi: bytes, path: Path) -> Path:
     """Write the sound of a MIDI file to `path` with the ending .wav; return that."""
-    path.with_suffix(".wav").write_bytes(to_wav(synthesize(notes_of(midi))))
-    return path.with_suffix(".wav")
+    file = path.with_name(path.name + ".wav")
+    file.write_bytes(to_wav(synthesize(notes_of(midi))))
+    return file

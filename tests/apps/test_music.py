@@ -8,6 +8,7 @@ import time
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,15 +20,18 @@ from apps.common.cells import CELLS
 from apps.common.training.losses import TokenLoss
 from apps.music_generation.config import RollConfig, TuneConfig
 from apps.music_generation.predict import check_prompt
+from apps.music_generation.rolls.evaluate import evaluate
 from apps.music_generation.rolls.loss import FrameLoss
 from apps.music_generation.rolls.model import RollModel
+from apps.music_generation.rolls.pictures import write_roll
 from apps.music_generation.rolls.serving import RollGenerator
 from apps.music_generation.tunes.bar_attention import BLOCK, QUARTERS, BarAttention
 from apps.music_generation.tunes.engraver import engrave
-from apps.music_generation.tunes.evaluate import character_ids
+from apps.music_generation.tunes.evaluate import character_ids, sample_tunes
 from apps.music_generation.tunes.grammar import TICKS, Grammar, make_table
 from apps.music_generation.tunes.judge import Copies, tune_metrics
 from apps.music_generation.tunes.model import TuneModel
+from apps.music_generation.tunes.predict import predictions
 from apps.music_generation.tunes.scores import with_open_repeats, write_tune
 from apps.music_generation.tunes.serving import TuneGenerator, tune_headers
 from data_pipelines.abc import ABCError, bars, bars_fit, note_length, read_tune, read_tunes, transpose
@@ -419,6 +423,46 @@ def test_copies_and_broken_tunes_show():
     assert mixed["parse"] == pytest.approx(2 / 3) and mixed["bars_fit"] == pytest.approx(1 / 3)
     half = read_tune("X:1\nM:2/4\nL:1/8\nK:D\nabcd|efga|b2b2|^g4|")
     assert 0.5 < Copies([half]).longest_share(read_tune("X:1\nM:2/4\nL:1/8\nK:D\nabcd|efga|D8|")) < 0.9
+
+
+def test_the_name_of_files_may_have_a_dot(tmp_path):
+    tune = "X:1\nM:2/4\nL:1/8\nK:D\nd2 fd|a4|\n"
+    files = [path.name for number in (1, 2) for path in write_tune(tune, tmp_path / f"v1.2_{number}")]
+    assert files == [f"v1.2_{number}{ending}" for number in (1, 2) for ending in (".abc", ".mid", ".svg", ".png", ".wav")]
+    rolls = [path.name for path in write_roll(np.eye(4, 88, 40, "uint8"), tmp_path / "roll.1", 0.25)]
+    assert rolls == ["roll.1.mid", "roll.1.png", "roll.1.wav"] and {*files, *rolls} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_file_is_a_prompt_whatever_the_case_of_its_ending_and_seeds_wrap(tmp_path):
+    (tmp_path / "TUNE.ABC").write_text("M:C\nK:D\n")
+
+    def served(prompt, seed, **numbers):
+        return {"abc": tf.strings.join([prompt, tf.strings.as_string(seed)])}
+
+    export = SimpleNamespace(signatures={"serving_default": served})
+    found = predictions(export, [str(tmp_path / "TUNE.ABC")], count=2, seed=2**31 - 1)
+    assert [(row["abc"], row["seed"]) for row in found] == [("M:C\nK:D\n2147483647", 2**31 - 1), ("M:C\nK:D\n0", 0)]
+    assert sample_tunes(export, 1, 9, 1.0, 1.0, 3_000_000_000, constrained=False) == ["852516352"]
+
+
+def test_pieces_too_long_to_be_scored_are_refused():
+    rolls = SimpleNamespace(splits={"train": [np.zeros((60_000, 88))], "validation": [np.zeros((9, 88)), np.zeros((50_001, 88))]})
+    with pytest.raises(DataError, match=r"the validation split has a piece of 50,001 frames; expected at most 50,000\. Cut it"):
+        evaluate(None, rolls, ["validation"])
+
+
+def test_a_row_of_rolls_does_not_depend_on_its_batch():
+    model = RollModel(88, frame="independent", units=4, num_layers=1, batch_size=2)
+    model.build()
+    generator, frames = RollGenerator(model, 9), tf.zeros((3, 2, 88), tf.uint8)
+    together = generator.generate(frames, 9, 1.0, [5, 6, 7])["frames"].numpy()
+    alone = [generator.generate(frames[:1], 9, 1.0, seed)["frames"].numpy()[0] for seed in (5, 6, 7)]
+    np.testing.assert_array_equal(together, alone)
+    of_one_seed = generator.generate(frames, 9, 1.0, 5)["frames"].numpy()
+    assert (of_one_seed[0] == alone[0]).all() and (of_one_seed[1] != alone[0]).any()
+    state = tf.zeros((3, model.state_size))
+    steps = generator.decode_step(frames[:, 0], state, 1.0, [5, 6, 7])["frame"].numpy()
+    np.testing.assert_array_equal(steps[2:], generator.decode_step(frames[:1, 0], state[:1], 1.0, 7)["frame"])
 
 
 def test_sheet_music_of_what_is_no_tune_is_refused(tmp_path):

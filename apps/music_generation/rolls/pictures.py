@@ -13,9 +13,10 @@ def write_roll(frames: np.ndarray, path: Path, frame_beats: float, prompted: int
     """Write `path` with the endings .mid, .wav and .png; return them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     midi = midi_bytes(frames, frame_beats)
-    path.with_suffix(".mid").write_bytes(midi)
-    draw_roll(frames, path.with_suffix(".png"), frame_beats, prompted)
-    return [path.with_suffix(".mid"), path.with_suffix(".png"), write_wav(midi, path)]
+    files = [path.with_name(path.name + ending) for ending in (".mid", ".png")]
+    files[0].write_bytes(midi)
+    draw_roll(frames, files[1], frame_beats, prompted)
+    return [*files, write_wav(midi, path)]
 
 
 def draw_roll(frames: np.ndarray, path: Path, frame_beats: float, prompted: int = 0) -> None:

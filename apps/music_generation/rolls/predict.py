@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.music_generation.rolls.pictures import write_roll
+from apps.music_generation.shared import seeds_from
 from data_pipelines.piano_rolls import KEYS, LOWEST, read_midi
 from data_pipelines.sources import DataError
 
@@ -30,7 +31,7 @@ def predictions(
             frames = read_midi(Path(prompt), frame_beats) if prompt else np.zeros((0, KEYS), np.uint8)
         except ValueError as error:
             raise DataError(f"{prompt}: {error}. Pass a .mid file.") from None
-        for number in range(seed, seed + count):
+        for number in seeds_from(seed, count):
             roll = continue_roll(served, frames, new_frames, temperature, number)
             pitches = [(np.flatnonzero(frame) + LOWEST).tolist() for frame in roll]
             results.append({"prompt": prompt, "seed": number, "frames": pitches, "prompt_frames": len(frames)})

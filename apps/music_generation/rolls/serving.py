@@ -4,7 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from apps.common.decoding.sequences import check_request_size
+from apps.common.decoding.sampling import random_numbers
+from apps.common.decoding.sequences import check_request_size, one_or_each
 from apps.music_generation.rolls.model import RollModel
 from data_pipelines.piano_rolls import KEYS
 
@@ -18,7 +19,7 @@ def roll_signatures(generator: "RollGenerator") -> dict[str, tuple[Any, list[tf.
     frames = tf.TensorSpec([None, None, KEYS], tf.uint8, "frames")
     new_frames = tf.TensorSpec([], tf.int32, "new_frames")
     temperature = tf.TensorSpec([], tf.float32, "temperature")
-    seed = tf.TensorSpec([], tf.int32, "seed")
+    seed = tf.TensorSpec(None, tf.int32, "seed")
     frame = tf.TensorSpec([None, KEYS], tf.uint8, "frame")
     state = tf.TensorSpec([None, generator.model.state_size], tf.float32, "state")
     lengths = tf.TensorSpec([None], tf.int32, "lengths")
@@ -47,7 +48,8 @@ class RollGenerator(tf.Module):
         self.model, self.max_length = model, max_length
 
     def generate(self, frames: tf.Tensor, new_frames: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The frames of the prompt (n, time, keys) and `new_frames` more; the time may be 0."""
+        """The frames of the prompt (n, time, keys) and `new_frames` more; the time may be 0. Of `seed` there may be one a row."""
+        (seed,) = one_or_each(tf.shape(frames)[0], seed=seed)
         _check_length(tf.shape(frames)[1])
         new = tf.clip_by_value(tf.cast(new_frames, tf.int32), 0, self.max_length)
         largest = max(LARGEST_REQUEST, FRAMES_LIMIT + self.max_length)  # one row always fits
@@ -55,9 +57,8 @@ class RollGenerator(tf.Module):
         count, before = tf.shape(frames)[0], tf.shape(frames)[1]  # of what was checked: nothing is allocated before
         prompt = tf.transpose(tf.cast(frames > 0, tf.float32), [1, 0, 2])
         total = before + new
-        seeds = tf.stack([tf.cast(seed, tf.int32), 0])
         steps = tf.maximum(total, 1)  # an array of nothing can't be stacked
-        uniform = tf.random.stateless_uniform([steps, KEYS, count], seeds)
+        uniform = tf.transpose(tf.reshape(random_numbers(seed, count, steps * KEYS), [count, steps, KEYS]), [1, 2, 0])
 
         def body(t, last, states, generated):
             dependence, states = self.model.decode_step(last, states)
@@ -88,8 +89,8 @@ class RollGenerator(tf.Module):
     def decode_step(self, frame: tf.Tensor, state: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """Read the frame that sounds now (n, keys) and sample the next; a piece begins with silence and a state of zeros."""
         dependence, states = self.model.decode_step(tf.cast(frame > 0, tf.float32), self.model.unpack(state))
-        uniform = tf.random.stateless_uniform([KEYS, tf.shape(frame)[0]], tf.stack([tf.cast(seed, tf.int32), 0]))
-        sampled = self._sample(dependence, temperature, uniform)
+        (seed,) = one_or_each(tf.shape(frame)[0], seed=seed)
+        sampled = self._sample(dependence, temperature, tf.transpose(random_numbers(seed, tf.shape(frame)[0], KEYS)))
         return {"frame": tf.cast(sampled, tf.uint8), "state": self.model.pack(states)}
 
     def score(self, frames: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:

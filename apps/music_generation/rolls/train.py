@@ -14,7 +14,7 @@ from apps.common.training.init_from import begin_with, initial_run
 from apps.common.training.validation import Validation
 from apps.common.training.workers import Workers
 from apps.music_generation.config import APPLICATION, RollConfig, StackFlags
-from apps.music_generation.rolls.evaluate import evaluate
+from apps.music_generation.rolls.evaluate import check_lengths, evaluate
 from apps.music_generation.rolls.export import write
 from apps.music_generation.rolls.loss import FrameLoss, constant_frame_loss, count_frames, frame_nats
 from apps.music_generation.rolls.model import RollModel
@@ -31,6 +31,8 @@ def train(config: RollConfig) -> dict[str, float]:
     # -- data
     initial = initial_run(APPLICATION, config)
     rolls = load_rolls(config.data, config.frame_beats)
+    judged = [split for split in rolls.splits if split != "train"]
+    check_lengths(rolls, judged)
     streams = partial(
         roll_streams,
         rolls.splits["train"],
@@ -83,7 +85,7 @@ def train(config: RollConfig) -> dict[str, float]:
         write(version.folder, folder, model)
         write_training_rows(version.folder, folder, rolls.training_hashes())
         served = load_export(version.folder)
-        metrics = evaluate(served, rolls, [split for split in rolls.splits if split != "train"])
+        metrics = evaluate(served, rolls, judged)
         report(metrics, folder)
         size = write_card(version.folder, folder, APPLICATION, DESCRIPTION)
     files = write_example(served, rolls.splits["validation"][0], folder / "example", config.frame_beats)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.ngram import NgramModel, best_order
+from apps.music_generation.shared import seeds_from
 from apps.music_generation.tunes.judge import Copies, form, tune_metrics
 from apps.music_generation.tunes.serving import LARGEST_REQUEST
 from data_pipelines.abc import Tune
@@ -83,7 +84,7 @@ def sample_tunes(
             max_new_tokens=tf.constant(max_new_tokens),
             temperature=tf.constant(temperature, tf.float32),
             top_p=tf.constant(top_p, tf.float32),
-            seed=tf.constant(range(seed + start, seed + start + rows)),
+            seed=tf.constant(seeds_from(seed + start, rows)),
         )
         texts += [text.decode("utf-8", "replace") for text in outputs["abc"].numpy()]
     return texts

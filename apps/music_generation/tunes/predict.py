@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.music_generation.config import TEMPERATURE, TOP_P
+from apps.music_generation.shared import seeds_from
 from apps.music_generation.tunes.evaluate import sample_tunes
 from apps.music_generation.tunes.scores import write_tune
 from data_pipelines.sources import DataError, read_text
@@ -26,9 +27,9 @@ def predictions(
     """Continue each prompt, ABC or an .abc file, `count` times, by the seeds from `seed` on: `prompt`, `seed` and `abc`."""
     results = []
     for prompt in prompts:
-        text = read_text(Path(prompt)) if prompt.endswith(".abc") else prompt
+        text = read_text(Path(prompt)) if prompt.lower().endswith(".abc") else prompt
         tunes = sample_tunes(served, count, max_new_tokens or NO_LIMIT, temperature, top_p, seed, constrained, text)
-        results += [{"prompt": prompt, "seed": seed + i, "abc": abc} for i, abc in enumerate(tunes)]
+        results += [{"prompt": prompt, "seed": number, "abc": abc} for number, abc in zip(seeds_from(seed, count), tunes)]
     return results
 
 
@@ -39,4 +40,4 @@ def write_example(served: Any, path: Path) -> list[Path]:
         return write_tune(abc, path)
     except DataError as error:  # of a poorly trained model
         print(error)
-        return [path.with_suffix(".abc")]
+        return [path.with_name(path.name + ".abc")]

@@ -16,14 +16,14 @@ def write_tune(abc: str, path: Path) -> list[Path]:
         DataError: verovio can't read the tune; the .abc file is written before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_suffix(".abc")]
+    files = [path.with_name(path.name + ".abc")]
     files[0].write_text(abc)
     score = engrave([with_open_repeats(abc)], files=True)[0]
     if score is None:
         raise DataError(
             f"{files[0]}: written, but verovio can't read it as sheet music. Sample another tune, or use --constrained."
         )
-    files.append(path.with_suffix(".mid"))
+    files.append(path.with_name(path.name + ".mid"))
     files[-1].write_bytes(score.midi)
     for number, svg in enumerate(score.pages, 1):
         name = path.name if len(score.pages) == 1 else f"{path.name}_{number}"
