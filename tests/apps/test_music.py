@@ -445,6 +445,15 @@ def test_a_file_is_a_prompt_whatever_the_case_of_its_ending_and_seeds_wrap(tmp_p
     assert sample_tunes(export, 1, 9, 1.0, 1.0, 3_000_000_000, constrained=False) == ["852516352"]
 
 
+def test_a_prompt_that_an_export_refuses_is_one_line():
+    @tf.function
+    def constrained(prompt, **numbers):
+        tf.debugging.Assert(False, [tf.strings.format("prompt: its last bar, {}, can't be completed. End it.", prompt)])
+
+    with pytest.raises(DataError, match=r"^prompt: its last bar, \[\"a3/4\"\], can't be completed\. End it\.$"):
+        sample_tunes(SimpleNamespace(signatures={"constrained": constrained}), 1, 9, 1.0, 1.0, 0, True, "a3/4")
+
+
 def test_pieces_too_long_to_be_scored_are_refused():
     rolls = SimpleNamespace(splits={"train": [np.zeros((60_000, 88))], "validation": [np.zeros((9, 88)), np.zeros((50_001, 88))]})
     with pytest.raises(DataError, match=r"the validation split has a piece of 50,001 frames; expected at most 50,000\. Cut it"):

@@ -1,5 +1,6 @@
 """Metrics of an exported model of tunes: the likelihood of real tunes, and the quality of generated ones."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from apps.music_generation.shared import seeds_from
 from apps.music_generation.tunes.judge import Copies, form, tune_metrics
 from apps.music_generation.tunes.serving import LARGEST_REQUEST
 from data_pipelines.abc import Tune
+from data_pipelines.sources import DataError
 from data_pipelines.tunes import Tunes
 
 LONGEST_HEADER = 100  # characters
@@ -73,18 +75,28 @@ def sample_tunes(
     constrained: bool,
     prompt: str = "",
 ) -> list[str]:
-    """Tunes that the export generates, in ABC notation."""
+    """Tunes that the export generates, in ABC notation.
+
+    Raises:
+        DataError: the export refuses the prompt.
+    """
     signature = served.signatures["constrained" if constrained else "serving_default"]
     texts: list[str] = []
     most = max(1, min(100, LARGEST_REQUEST // (max_new_tokens + len(prompt) + LONGEST_HEADER)))
     for start in range(0, count, most):
         rows = min(most, count - start)
-        outputs = signature(
-            prompt=tf.constant([prompt] * rows),
-            max_new_tokens=tf.constant(max_new_tokens),
-            temperature=tf.constant(temperature, tf.float32),
-            top_p=tf.constant(top_p, tf.float32),
-            seed=tf.constant(seeds_from(seed + start, rows)),
-        )
+        try:
+            outputs = signature(
+                prompt=tf.constant([prompt] * rows),
+                max_new_tokens=tf.constant(max_new_tokens),
+                temperature=tf.constant(temperature, tf.float32),
+                top_p=tf.constant(top_p, tf.float32),
+                seed=tf.constant(seeds_from(seed + start, rows)),
+            )
+        except tf.errors.InvalidArgumentError as error:
+            found = re.search(r"assertion failed: \[(.*)\]", error.message)
+            if found is None:
+                raise
+            raise DataError(re.sub(r"\\(.)", r"\1", found[1])) from None
         texts += [text.decode("utf-8", "replace") for text in outputs["abc"].numpy()]
     return texts
