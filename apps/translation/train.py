@@ -117,8 +117,8 @@ def train(config: Config) -> dict[str, float | str]:
     }
     too_long = {"training pair(s)": training.too_long, "validation pair(s)": len(encoded_held_out.skipped)}
     if any(too_long.values()):
-        counts = " and ".join(f"{count:,} {what}" for what, count in too_long.items() if count)
-        facts["too long"] = f"{counts} beyond {config.max_length} tokens, skipped"
+        told = " and ".join(f"{count:,} {what}" for what, count in too_long.items() if count)
+        facts["too long"] = f"{told} beyond {config.max_length} tokens, skipped"
     runs.log_summary(config, model, folder, facts | workers.summary(config.max_tokens, "tokens"))
     steps = batches(shuffle_seed=config.seed).steps_per_epoch
 
