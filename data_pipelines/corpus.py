@@ -78,7 +78,22 @@ class Corpus(Generic[T]):
         if self.skipped:
             more = f"; and {len(self.skipped) - 5:,} more, all in skipped.tsv" if len(self.skipped) > 5 else ""
             facts["skipped"] = f"{len(self.skipped):,}: {'; '.join(map(str, self.skipped[:5]))}{more}"
+        if seen := self.seen_in_training():
+            counts = " and ".join(f"{count:,} of the {of:,} different rows of {name!r}" for name, (count, of) in seen.items())
+            facts["warning"] = f"{counts} are in the training split, too; their metrics say less about new data"
         return facts
+
+    def seen_in_training(self) -> dict[str, tuple[int, int]]:
+        """How many of the different rows of each other split are in the training split, and how many there are; splits without
+        such rows are left out, as is all of a training split that is prepared."""
+        if "train" not in self.splits:
+            return {}
+        known, found = self.training_hashes(), {}
+        for name in [name for name in self.splits if name != "train"]:
+            rows = np.unique(np.frombuffer(row_hashes(self.rows(name)), np.uint64))
+            if count := int(np.isin(rows, known).sum()):
+                found[name] = count, len(rows)
+        return found
 
     def training_hashes(self) -> np.ndarray:
         """Of all training rows, by which an export tells what it was trained on."""

@@ -76,9 +76,7 @@ def test_image_folder_of_several_splits(tmp_path):
     data = load_captions(str(tmp_path))
     assert names(data) == {"train": ["0.jpg"], "validation": ["1.jpg"], "test": ["2.jpg"]} and not data.skipped
     (tmp_path / "test" / "metadata.jsonl").write_text("")
-    with pytest.raises(
-        DataError, match=r"the test split has several tables: .*metadata\.csv, .*metadata\.jsonl\. Keep one"
-    ):
+    with pytest.raises(DataError, match=r"the test split has several tables: .*metadata\.csv, .*metadata\.jsonl\. Keep one"):
         load_captions(str(tmp_path))
 
 

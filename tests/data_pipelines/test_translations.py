@@ -104,6 +104,16 @@ def test_tatoebas_pairs_have_no_header(tmp_path):
     assert back["test"] == [Pair(*pair[::-1]) for pair in splits["test"]]
 
 
+def test_rows_that_are_in_the_training_split_too_are_counted(tmp_path):
+    (tmp_path / "p.tsv").write_text("en\tde\n" + "".join(f"s{i % 6}\tt{i % 6}\n" for i in range(60)))
+    data = load_translations(str(tmp_path / "p.tsv"), "en", "de")
+    counts = {name: len(set(data.splits[name])) for name in ("validation", "test")}
+    assert data.seen_in_training() == {name: (count, count) for name, count in counts.items()}
+    warning = f"{counts['validation']} of the {counts['validation']} different rows of 'validation' and {counts['test']} of"
+    assert data.summary()["warning"].startswith(warning)
+    assert load_translations("embedded", "en", "de").seen_in_training() == {}
+
+
 def test_columns_of_other_names(tmp_path):
     (tmp_path / "p.csv").write_text("English words/sentences,French words/sentences\n" + "a,b\n" * 20)
     fails(tmp_path / "p.csv", "no column 'en' and 'fr'", "--source-column and --target-column", languages=("en", "fr"))
