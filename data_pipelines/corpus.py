@@ -79,8 +79,8 @@ class Corpus(Generic[T]):
             more = f"; and {len(self.skipped) - 5:,} more, all in skipped.tsv" if len(self.skipped) > 5 else ""
             facts["skipped"] = f"{len(self.skipped):,}: {'; '.join(map(str, self.skipped[:5]))}{more}"
         if seen := self.seen_in_training():
-            counts = " and ".join(f"{count:,} of the {of:,} different rows of {name!r}" for name, (count, of) in seen.items())
-            facts["warning"] = f"{counts} are in the training split, too; their metrics say less about new data"
+            shares = " and ".join(f"{count:,} of the {of:,} different rows of {name!r}" for name, (count, of) in seen.items())
+            facts["warning"] = f"{shares} are in the training split, too; their metrics say less about new data"
         return facts
 
     def seen_in_training(self) -> dict[str, tuple[int, int]]:
