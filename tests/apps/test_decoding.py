@@ -270,8 +270,10 @@ def test_the_seed_decides_and_low_temperature_is_greedy():
 
 def test_temperature_0_takes_the_most_probable_token_of_near_ones():
     logits, uniform = tf.constant([[1.0, 1.0001, -5.0]] * 8), tf.linspace(0.02, 0.98, 8)
+    in_graph = tf.function(sample_token)
     for temperature in (0.0, -1.0, np.nan, 1e-5, [0.0] * 8):
         assert sample_token(logits, uniform, temperature).numpy().tolist() == [1] * 8
+        assert in_graph(logits, uniform, tf.constant(temperature)).numpy().tolist() == [1] * 8
     assert sample_token(logits, uniform, [0.0] * 4 + [1.0] * 4).numpy().tolist() == [1] * 8
     assert set(sample_token(logits, uniform, [0.0] + [1.0] * 7).numpy()[1:]) == {0, 1}
 

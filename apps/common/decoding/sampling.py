@@ -12,14 +12,14 @@ def sample_token(logits: tf.Tensor, uniform: tf.Tensor, temperature: Any = 1.0, 
     filters = not (isinstance(top_k, int) and isinstance(top_p, (int, float)) and top_k <= 0 and top_p >= 1)  # all may follow
     temperature, top_p = (tf.reshape(tf.cast(value, tf.float32), [-1, 1]) for value in (temperature, top_p))
     top_k = tf.reshape(tf.cast(top_k, tf.int32), [-1, 1])
-    greedy = ~(temperature > 1e-4)  # NaN counts as 0
+    is_warm = temperature > 1e-4  # NaN is not; TensorFlow's optimizer takes `~(a > b)` for `a <= b`, which is wrong for NaN
     best = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    logits = logits / tf.where(greedy, 1.0, tf.minimum(temperature, 1e3))
+    logits = logits / tf.where(is_warm, tf.minimum(temperature, 1e3), 1.0)
     if filters:  # by sorting, which takes longer than all else
         logits = filter_top_k_top_p(logits, top_k, top_p)
     below = tf.cumsum(tf.nn.softmax(logits), axis=-1)  # inverse of the cumulative distribution
     sampled = tf.argmax(below > uniform[:, None] * below[:, -1:], axis=-1, output_type=tf.int32)
-    return tf.where(greedy[:, 0], best, sampled)
+    return tf.where(is_warm[:, 0], sampled, best)
 
 
 def random_numbers(seed: Any, batch_size: Any, count: Any) -> tf.Tensor:
