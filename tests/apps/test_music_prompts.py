@@ -156,10 +156,16 @@ def test_a_last_bar_is_as_long_as_its_notes_are(bars_of):
         assert found and all(length == metre for length, metre, _ in found), music
 
 
-@pytest.mark.parametrize("music", ["a3/4b", "abcdefgab", "a10", "a5 (3ab", "a5>", "(5ab", "ab[L:1/16]c", "[ac", "a99"])
+@pytest.mark.parametrize("music", ["a3/4b", "a5 (3ab", "a5>", "(5ab", "ab[L:1/16]c", "[ac", "a99"])
 def test_a_last_bar_that_cannot_be_completed_is_refused(bars_of, music):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"prompt: its last bar, .*, can.*t be completed as .*M:C.* End it"):
         list(bars_of(REEL + music))
+
+
+@pytest.mark.parametrize("music", ["abcdefgab", "a10", "<b>" * 50])
+def test_a_last_bar_that_is_too_long_ends_at_once(generator, music):
+    texts = generator.generate(tf.constant([REEL + music] * 10), 40, 1.0, 1.0, tf.range(10), constrained=True)["abc"].numpy()
+    assert all(text.decode().removeprefix("X:1\n" + REEL + music).strip(" ")[0] in "|:" for text in texts)
 
 
 @pytest.mark.parametrize("header", ["M:5/4\nL:1/8", "M:2/4\nL:1/16", "M:2/4", "M:12/8\nL:1/16", "M:C\nL:1/32", "M:3/16\nL:1/8"])

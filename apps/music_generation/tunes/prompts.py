@@ -18,7 +18,7 @@ _PITCH = r"[_^=]*[A-Ga-g][,']*"
 SOUND = rf"(?:\[{_PITCH}([\d/]*)(?:{_PITCH}[\d/]*)*\]|{_PITCH}|[zx])([\d/]*)"  # lengths: of a chord's first note; of what sounds
 TUPLET = r"\([2-9](?::\d?){0,2}"
 UNCOUNTED = rf"{UNIT_CHANGES}|\[(?:{_PITCH}[\d/]*)*[_^=]*$"  # a chord that is only begun
-ELEMENT = rf"{SOUND}|{TUPLET}|[<>]+|{UNCOUNTED}"
+ELEMENT = rf"{SOUND}|{TUPLET}|>{{1,3}}|<{{1,3}}|{UNCOUNTED}"
 SHORT_METRE = r"M:0?(?:1/2|[12]/4|[1-5]/8|[1-9]/16)\n|M:1[01]/16\n"  # shorter than 3/4
 
 

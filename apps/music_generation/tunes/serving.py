@@ -236,9 +236,9 @@ class TuneGenerator(tf.Module):
         tail = last_bar(text)
         time, is_whole, is_abc = self.bar_time(tail)
         halves = (tf.cast(bar, tf.float32) - TICKS * time) / HALF  # of a unit length, left
-        left = HALF * tf.round(halves)
-        fits = is_whole & (left >= 0) & (tf.abs(halves - tf.round(halves)) < 1e-3)
-        counted = Table.free(tf.where(fits, tf.cast(left, tf.int32), 0))  # what can't be completed ends at once
+        fits = (is_whole & (tf.abs(halves - tf.round(halves)) < 1e-3)) | (halves < 0)
+        left = HALF * tf.cast(tf.round(tf.where(fits, halves, 0.0)), tf.int32)
+        counted = Table.free(tf.maximum(left, 0))  # what is too long, or no ABC, ends at once
 
         start = Table.start(bar)
         plain = tf.strings.regex_replace(tail, r"\[([_^=]*[A-Ga-g][,']*)(?:[_^=A-Ga-g][^\]\d/|\n]*)?\]", r"\1")  # chords
