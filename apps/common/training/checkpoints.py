@@ -120,18 +120,20 @@ class Checkpoint(keras.callbacks.Callback):
     def parts(self, start_step: int, steps_per_epoch: int, epochs: int) -> Iterator[tuple[int, dict[str, int]]]:
         """The calls of `fit` that a run from `start_step` takes: `(first step, arguments of fit)`.
 
-        A run that is resumed inside an epoch first completes it.
+        A run that is resumed inside an epoch first completes it, unless fewer epochs are asked for by now.
 
         >>> for part in Checkpoint(Path("x")).parts(25, 10, 5):
         ...     print(part)
         (25, {'initial_epoch': 2, 'epochs': 3, 'steps_per_epoch': 5})
         (30, {'initial_epoch': 3, 'epochs': 5, 'steps_per_epoch': 10})
+        >>> list(Checkpoint(Path("x")).parts(25, 10, 2))
+        []
         """
         self.epochs, self.step = epochs, start_step
         epoch, done = divmod(start_step, steps_per_epoch)
         if not done:  # what was saved are the metrics of the epoch before
             self._restored_metrics = None
-        if done and not self.selection.finished:
+        if done and epoch < epochs and not self.selection.finished:
             yield start_step, {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": steps_per_epoch - done}
             epoch += 1
         if epoch < epochs and not self.selection.finished:
