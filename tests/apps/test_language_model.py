@@ -110,7 +110,7 @@ def test_a_model_of_both_directions_and_pieces_trains_and_is_exported(trained, t
     trained.train(tmp_path, *flags)
     served = trained.command("predict", tmp_path / "export", "--next", "150", "--json", "The").stdout
     tokens = json.loads(served)["tokens"]
-    assert sum(pair["probability"] for pair in tokens) == pytest.approx(1, abs=1e-3)
+    assert 0.98 < sum(pair["probability"] for pair in tokens) < 1  # padding and BOS have the rest
     assert "" in {pair["token"] for pair in tokens} and "</s>" not in {pair["token"] for pair in tokens}
     check_graph(tmp_path / "export" / "1", text_ops=True)
 
@@ -271,7 +271,7 @@ def test_evaluation_is_one_pass_over_each_stream(generator):
         def __call__(self, text, state):
             return generator.score_step(text, state)
 
-    served = types.types.SimpleNamespace(signatures={"score_step": Step()})
+    served = types.SimpleNamespace(signatures={"score_step": Step()})
     texts = [*TEXTS, "a wug", "the dog"] * 13  # 65: streams of three texts, the last ones shorter
     texts[7] = "the dog and the man " * 400  # too much for one request of 22 rows
     found = evaluate_export(served, texts)
