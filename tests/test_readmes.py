@@ -59,7 +59,7 @@ def flags_of_module(module):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("apps", "benchmarks", "data_pipelines"):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             flags |= set().union(*(flags_of(file) for file in map(file_of, [node.module, *names]) if file))
-    if module.endswith(".train"):
+    if module.endswith((".train", ".export")):
         flags |= flags_of(ROOT / "apps/common/config.py") | flags_of(ROOT / "apps/common/cli.py") | {"--help"}
     return flags
 
