@@ -282,7 +282,14 @@ def as_json(values: Any) -> str:
     return json.dumps(finite(values), ensure_ascii=False, allow_nan=False)
 
 
-_REFUSED = r"assertion failed: \[([^\n\]]* in a request\.[^\n\]]*)\]"  # by an export
+def refusal(error: tf.errors.InvalidArgumentError) -> str:
+    """What an export asserts of a request; "" if the error is another.
+
+    >>> refusal(tf.errors.InvalidArgumentError(None, None, "assertion failed: [text: 9 rows; expected at most 2.] [[Op]]"))
+    'text: 9 rows; expected at most 2.'
+    """
+    found = re.search(r"assertion failed: \[(.*?)\](?:\n| \[\[|$)", error.message)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -293,10 +300,11 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except tf.errors.InvalidArgumentError as error:  # tf.data wraps what a generator raises
-        found = re.search(rf"(?:^|\}}\}} )DataError: ([^\n]*)|{_REFUSED}", error.message)
-        if found is None:
+        found = re.search(r"(?:^|\}\} )DataError: ([^\n]*)", error.message)
+        message = found[1] if found else refusal(error)
+        if not found and " in a request." not in message:  # no assertion of ours
             raise
-        print(f"error: {visible(found[1] or found[2])}", file=sys.stderr)
+        print(f"error: {visible(message)}", file=sys.stderr)
         sys.exit(2)
     except tf.errors.UnavailableError:
         print(LOST, file=sys.stderr)

@@ -28,10 +28,8 @@ def predictions(
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """For each prompt its `text` with the `completion`, and whether that is `finished` or was cut off."""
-    longest = (
-        max((len(prompt.encode("utf-8", "replace")) for prompt in prompts), default=0) + 1 + max_new_tokens
-    )  # tokens at most
-    rows, found = max(1, LARGEST_REQUEST // max(LEAST_ROW, longest)), []
+    longest = max((len(prompt.encode("utf-8", "replace")) for prompt in prompts), default=0)  # a token has a byte or more
+    rows, found = max(1, LARGEST_REQUEST // max(LEAST_ROW, longest + 1 + max_new_tokens)), []
     for start in range(0, len(prompts), rows):
         part = prompts[start : start + rows]
         outputs = served.signatures["serving_default"](

@@ -1,12 +1,12 @@
 """Metrics of an exported model of tunes: the likelihood of real tunes, and the quality of generated ones."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from apps.common.cli import refusal
 from apps.common.ngram import NgramModel, best_order
 from apps.music_generation.shared import seeds_from
 from apps.music_generation.tunes.judge import Copies, form, tune_metrics
@@ -94,9 +94,8 @@ def sample_tunes(
                 seed=tf.constant(seeds_from(seed + start, rows)),
             )
         except tf.errors.InvalidArgumentError as error:
-            found = re.search(r"assertion failed: \[(.*)\]", error.message)
-            if found is None:
-                raise
-            raise DataError(re.sub(r"\\(.)", r"\1", found[1])) from None
+            if message := refusal(error):
+                raise DataError(message) from None
+            raise
         texts += [text.decode("utf-8", "replace") for text in outputs["abc"].numpy()]
     return texts
