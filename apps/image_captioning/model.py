@@ -114,7 +114,7 @@ class Captioner(keras.Model):
 
     # -- its parts
 
-    def encode_image(self, image: Tensor, training: bool = False) -> Tensor:
+    def encode(self, image: Tensor, training: bool = False) -> Tensor:
         """Pictures, or features of a frozen backbone, -> m (batch, regions, memory_size)."""
         x = ops.cast(image, self.compute_dtype)
         if self.encoder is not None:
@@ -125,7 +125,7 @@ class Captioner(keras.Model):
 
     def prepare_decoder(self, image: Tensor) -> tuple[Memory, Tensor]:
         """What the decoder attends to, and its initial state."""
-        values = self.encode_image(image)
+        values = self.encode(image)
         memory = self.decoder.setup_memory(values)
         return memory, self.decoder.get_initial_state(memory, self.get_initial_state(values))
 
@@ -139,10 +139,12 @@ class Captioner(keras.Model):
         logits = self.embedding(flat, reverse=True) + self.bias
         return ops.reshape(logits, (*ops.shape(outputs)[:-1], logits.shape[-1]))
 
-    def decode(self, caption: Tensor, values: Tensor, training: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Decoder inputs (batch, time) -> the logits of the targets, and the attention (batch, time, regions)."""
+    def decode(self, caption: Tensor, values: Tensor, training: bool = False, samples: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Decoder inputs (batch, time) -> the logits of the targets, and the attention (batch, time, regions). For `samples`
+        see `AttentionDecoder.call`."""
         words = self.drop(self.embedding(caption), training=training)
-        outputs, weights = self.decoder(words, values, states=self.get_initial_state(values), training=training)
+        states = self.get_initial_state(values)
+        outputs, weights = self.decoder(words, values, states=states, training=training, samples=samples)
         return self.logits(outputs), weights
 
     @property
@@ -159,17 +161,16 @@ class Captioner(keras.Model):
         if training and self.word_dropout:
             hidden = keras.random.uniform(ops.shape(caption), seed=self.seed_generator) < self.word_dropout
             words = ops.where(ops.logical_and(hidden, caption > UNKNOWN + 1), UNKNOWN, caption)
-        logits, weights = self.decode(words, self.encode_image(inputs["image"], training), training)
+        logits, weights = self.decode(words, self.encode(inputs["image"], training), training)
         if training and self.attention_penalty and weights is not None:
             mask = ops.cast(ops.not_equal(caption, PADDING), weights.dtype)[..., None]
             total = ops.cast(ops.sum(weights * mask, axis=1), "float32")  # (batch, regions)
             self.add_loss(self.attention_penalty * ops.mean(ops.square(1.0 - total)))
         return logits
 
-    def sample_logits(self, image: Tensor, caption: Tensor, samples: int) -> Tensor:
+    def sample_logits(self, values: Tensor, caption: Tensor, samples: int) -> Tensor:
         """Decoder inputs (batch samples, time), those of a picture one after another -> the logits of `step`, in training."""
-        values = ops.repeat(self.encode_image(image, training=True), samples, axis=0)
-        return self.decode(caption, values, training=True)[0] + self._never_unknown()
+        return self.decode(caption, values, training=True, samples=samples)[0] + self._never_unknown()
 
     def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention. Never UNKNOWN."""

@@ -103,7 +103,8 @@ def main() -> None:
         for prediction in predictions(served, texts, arguments.all):
             print(json.dumps(prediction, ensure_ascii=False))
     else:
-        print("\n".join(explain(served, texts)))
+        for line in explain(served, texts):
+            print(line)
 
 
 if __name__ == "__main__":

@@ -220,11 +220,12 @@ class Translator(keras.Model):
         logits = self.target_embedding(flat, reverse=True) + self.bias
         return ops.reshape(logits, (*ops.shape(outputs)[:-1], logits.shape[-1]))
 
-    def decode(self, target: Tensor, encoded: tuple, training: bool = False) -> tuple[Tensor, Any]:
-        """Decoder inputs (batch, time) -> its outputs (batch, time, embedding_size), the attention (batch, time, source time)."""
+    def decode(self, target: Tensor, encoded: tuple, training: bool = False, samples: int = 1) -> tuple[Tensor, Any]:
+        """Decoder inputs (batch, time) -> its outputs (batch, time, embedding_size), the attention (batch, time, source time).
+        For `samples` see `AttentionDecoder.call`."""
         values, mask, states = encoded
         tokens = self.drop(self.target_embedding(target), training=training)
-        return self.decoder(tokens, values, values_mask=mask, states=states, training=training)
+        return self.decoder(tokens, values, values_mask=mask, states=states, training=training, samples=samples)
 
     @property
     def has_attention(self) -> bool:
@@ -255,12 +256,9 @@ class Translator(keras.Model):
         loss, count = sampled_cross_entropy(y, y_pred, self.target_embedding.embeddings, self.bias, uniform)
         return scaled(loss / ops.maximum(count, 1.0), sample_weight)
 
-    def sample_logits(self, source: Tensor, target: Tensor, samples: int) -> Tensor:
+    def sample_logits(self, encoded: tuple, target: Tensor, samples: int) -> Tensor:
         """Decoder inputs (batch samples, time), those of a source one after another -> logits, in training."""
-        encoded = keras.tree.map_structure(
-            lambda x: x if x is None else ops.repeat(x, samples, axis=0), self.encode(source, training=True)
-        )
-        return self.logits(self.decode(target, encoded, training=True)[0])
+        return self.logits(self.decode(target, encoded, training=True, samples=samples)[0])
 
     def step(self, tokens: Tensor, state: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor | None]:
         """One step of `apps.common.decoding.search`: tokens (batch, beam) -> logits, state, attention."""

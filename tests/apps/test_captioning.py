@@ -278,7 +278,7 @@ def test_logits_of_samples_are_those_of_each_on_its_picture(options):
     images = rng.normal(size=(2, *model.image_shape)).astype("float32")
     samples = rng.integers(4, 20, (6, 5)).astype("int32")
     model.freeze_batch_norm = True
-    found = model.sample_logits(images, samples, 3)
+    found = model.sample_logits(model.encode(images, training=True), samples, 3)
     for row in range(6):
         one = {"image": images[row // 3 : row // 3 + 1], "caption": samples[row : row + 1]}
         wanted = np.delete(model(one)[0], UNKNOWN, axis=1)  # which is never sampled
@@ -354,7 +354,7 @@ def test_the_attention_penalty_is_that_of_the_paper():
     model = captioner(attention_penalty=2.0)
     inputs, _ = batch(model)
     model(inputs, training=True)
-    _, weights = model.decode(inputs["caption"], model.encode_image(inputs["image"]))
+    _, weights = model.decode(inputs["caption"], model.encode(inputs["image"]))
     attention = weights.numpy() * (inputs["caption"] != 0)[..., None]
     wanted = 2.0 * np.mean((1 - attention.sum(axis=1)) ** 2)
     np.testing.assert_allclose(model.losses[0], wanted, rtol=1e-5)

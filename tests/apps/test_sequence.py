@@ -9,10 +9,13 @@ import sacrebleu
 import tensorflow as tf
 from pycocoevalcap.cider.cider import Cider
 
+from apps.common.training import sequence
 from apps.common.training.losses import TokenLoss
 from apps.common.training.phases import Phase, phases_to_train
 from apps.common.training.rewards import BleuReward, CiderReward
 from apps.common.training.sequence import SequenceTrainer, risk_weights, sequence_log_probabilities
+from apps.translation.model import Translator
+from data_pipelines.batching import shift_right
 from data_pipelines.sources import DataError
 
 WORDS = "a the dog cat runs sleeps home red , . two".split()
@@ -88,9 +91,12 @@ class Unigrams(keras.Model):
 
     def step(self, tokens, state, memory):
         allowed = tf.where(tf.range(8) < 4, -1e9, self.scores)
-        return tf.broadcast_to(allowed, [tf.shape(tokens)[0], 1, 8]), state, None
+        return tf.broadcast_to(allowed, [*tf.unstack(tf.shape(tokens)), 8]), state, None
 
-    def sample_logits(self, x, decoder_inputs, samples):
+    def encode(self, x, training):
+        return x
+
+    def sample_logits(self, encoded, decoder_inputs, samples):
         return self({"ids": decoder_inputs})
 
 
@@ -145,15 +151,12 @@ def test_equal_rewards_change_nothing():
 def test_the_risk_of_several_workers_is_that_of_one():
     """Each weighs its own by its share of the references' tokens, as `sharding.shard` does; the mean over them counts."""
     rng, made = np.random.default_rng(2), trainer(0.0, samples=2)
-    logits, targets = rng.normal(size=(8, 3, 5)).astype("float32"), rng.integers(1, 5, (8, 3))
-    rewards, tokens = tf.constant(rng.random((4, 2)), tf.float32), np.array([8, 7, 2, 1])
-    whole = made.risk(targets, logits, rewards, tokens.sum())
+    log_probabilities, rewards = (tf.constant(rng.random((4, 2)), tf.float32) for _ in range(2))
+    tokens = np.array([8, 7, 2, 1])
+    whole = made.risk(log_probabilities, rewards, tokens.sum())
     shares = [(0, 1), (1, 4)]
     parts = [
-        len(shares)
-        * tokens[a:b].sum()
-        / tokens.sum()
-        * made.risk(targets[2 * a : 2 * b], logits[2 * a : 2 * b], rewards[a:b], tokens[a:b].sum())
+        len(shares) * tokens[a:b].sum() / tokens.sum() * made.risk(log_probabilities[a:b], rewards[a:b], tokens[a:b].sum())
         for a, b in shares
     ]
     np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-5)
@@ -181,10 +184,9 @@ class Placed(Unigrams):
         return None, tf.zeros([tf.shape(x)[0], 1], tf.int32)
 
     def step(self, tokens, state, memory):
-        allowed = tf.where(tf.range(6) < 3, -1e9, tf.gather(self.scores, state[:, 0, 0]))
-        return allowed[:, None], state + 1, None
+        return tf.where(tf.range(6) < 3, -1e9, tf.gather(self.scores, state[..., 0])), state + 1, None
 
-    def sample_logits(self, x, decoder_inputs, samples):
+    def sample_logits(self, encoded, decoder_inputs, samples):
         allowed = tf.where(tf.range(6) < 3, -1e9, self.scores[: tf.shape(decoder_inputs)[1]])
         return tf.tile(allowed[None], [tf.shape(decoder_inputs)[0], 1, 1])
 
@@ -216,7 +218,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
     inputs = {"ids": tf.fill([1, 3], 2), "example": tf.range(1)}
     samples, rewards = made.sample(inputs, 9)
     with tf.GradientTape() as tape:
-        risk = made.risk(samples, model.sample_logits(None, samples, count), rewards, 1)
+        risk = made.risk(made.log_probabilities(inputs["ids"], samples), rewards, 1)
     found = -tape.gradient(risk, model.scores.value).numpy()[:, 3:]
     for place in np.ndindex(scores.shape):
         step = np.zeros_like(scores)
@@ -236,6 +238,7 @@ def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
     logits, targets = np.random.default_rng(0).normal(size=(4, 2, 5)), np.array([[4, 3], [1, 0], [2, 3], [4, 4]])
     rewards = tf.constant([[0.3, 0.9], [0.5, 0.1]])
     made = trainer(0.0, temperature=temperature, samples=2)
+    made.model.sample_logits = lambda encoded, inputs, k: tf.reshape(encoded[:, :, : inputs.shape[1]], [-1, inputs.shape[1], 5])
 
     def risk(logits):
         q = np.exp(logits / temperature) / np.exp(logits / temperature)[..., 1:].sum(-1, keepdims=True)  # padding is none
@@ -246,13 +249,38 @@ def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
     x = tf.constant(logits, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        value = made.risk(tf.constant(targets), x, rewards, 7)
+        value = made.risk(made.log_probabilities(tf.reshape(x, [2, 2, 2, 5]), tf.constant(targets, tf.int32)), rewards, 7)
     np.testing.assert_allclose(value, risk(logits), rtol=1e-5)
     gradient = tape.gradient(value, x).numpy()
     for place in np.ndindex(logits.shape):
         step = np.zeros_like(logits)
         step[place] = 1e-6
         np.testing.assert_allclose(gradient[place], (risk(logits + step) - risk(logits - step)) / 2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_a_batch_in_parts_has_the_log_probabilities_of_all_at_once(rows, monkeypatch):
+    rng = np.random.default_rng(rows)
+    model = Translator(12, 12, embedding_size=4, units=4, cell="gru")
+    source = tf.constant(rng.integers(4, 12, (rows, 5)) * (np.arange(5) < rng.integers(2, 6, (rows, 1))), tf.int32)
+    samples = tf.constant(rng.integers(4, 12, (2 * rows, 6)) * (np.arange(6) < rng.integers(0, 7, (2 * rows, 1))), tf.int32)
+    model({"source": source, "target": samples[::2]})
+    made = SequenceTrainer(
+        model, "source", None, None, seed=0, max_length=6, samples=2, temperature=0.7, sharpness=0.0, likelihood=0.0
+    )
+
+    def run():
+        with tf.GradientTape() as tape:
+            found = made.log_probabilities(model.encode(source, training=True), samples)
+        return [found, *map(tf.convert_to_tensor, tape.gradient(found, model.trainable_variables))]
+
+    in_parts = run()
+    monkeypatch.setattr(sequence, "PARTS", 1)
+    for one, other in zip(in_parts, run(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    logits = model({"source": tf.repeat(source, 2, axis=0), "target": shift_right(samples)})[..., 1:] / 0.7  # never padding
+    wanted = tf.gather(tf.nn.log_softmax(logits), tf.maximum(samples - 1, 0), batch_dims=2) * tf.cast(samples > 0, tf.float32)
+    np.testing.assert_allclose(in_parts[0], tf.reshape(tf.reduce_sum(wanted, axis=1), [rows, 2]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_without_cross_entropy_needs_a_model_and_something_to_train():

@@ -248,7 +248,7 @@ def batch(seed=0):
 def test_logits_of_samples_are_those_of_each_on_its_source(options):
     model, inputs = translator(**options), batch()
     samples = np.random.default_rng(1).integers(4, 20, (6, 5)).astype("int32")
-    found = model.sample_logits(inputs["source"], samples, 2)
+    found = model.sample_logits(model.encode(inputs["source"], training=True), samples, 2)
     for row in range(6):
         one = {"source": inputs["source"][row // 2 : row // 2 + 1], "target": samples[row : row + 1]}
         np.testing.assert_allclose(found[row], model(one)[0], rtol=1e-4, atol=1e-5)

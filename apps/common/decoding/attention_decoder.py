@@ -123,11 +123,16 @@ class AttentionDecoder(keras.layers.Layer):
         parts = ops.split(state, np.cumsum(widths, dtype="int32")[:-1], axis=-1) if len(widths) > 1 else [state]
         return keras.tree.pack_sequence_as(sizes, parts[: sum(map(len, sizes))]), parts[-1]
 
-    def attend(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """Hidden (batch, queries, units) -> the context (batch, queries, size), attention weights (batch, queries, positions)."""
+    def attend(self, hidden: Tensor, memory: Memory, samples: int = 1) -> tuple[Tensor, Tensor | None]:
+        """Hidden (batch samples, queries, units) -> the context (batch samples, queries, size), and attention weights (batch,
+        samples queries, positions)."""
         if self.attention == "none":
             return hidden[..., :0], None
-        return self._attend(self.query(hidden), memory)
+        query = self.query(hidden)
+        if samples == 1:
+            return self._attend(query, memory)
+        context, weights = self._attend(ops.reshape(query, (-1, samples * ops.shape(query)[1], self.units)), memory)
+        return ops.reshape(context, (*ops.shape(query)[:2], context.shape[-1])), weights
 
     def _attend(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         mask = None if memory.mask is None else ops.expand_dims(memory.mask, 1)
@@ -138,20 +143,30 @@ class AttentionDecoder(keras.layers.Layer):
     # -- all steps at once
 
     def call(
-        self, tokens: Tensor, values: Tensor, values_mask: Tensor | None = None, states: Any = None, training: bool = False
+        self,
+        tokens: Tensor,
+        values: Tensor,
+        values_mask: Tensor | None = None,
+        states: Any = None,
+        training: bool = False,
+        samples: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
         """Embedded tokens (batch, time, size) and the encoder's values (batch, positions, size) -> outputs (batch, time,
-        output_size) and attention weights (batch, time, positions)."""
+        output_size) and attention weights (batch, time, positions). With `samples` k there are k sequences, one after another,
+        for each of the values: tokens and outputs are (batch k, time, …), the weights (batch, k time, positions)."""
         memory = self.setup_memory(values, values_mask)
-        return self.unfold(tokens, memory, self.get_initial_state(memory, states), training)
+        return self.unfold(tokens, memory, self.get_initial_state(memory, states), training, samples)
 
-    def unfold(self, tokens: Tensor, memory: Memory, state: Tensor, training: bool = False) -> tuple[Tensor, Tensor | None]:
+    def unfold(
+        self, tokens: Tensor, memory: Memory, state: Tensor, training: bool = False, samples: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
         """What the call gives, from a memory and an initial state that are there."""
+        state = ops.repeat(state, samples, axis=0) if samples > 1 else state
         if self.input_feeding:
-            return self._call_with_input_feeding(tokens, memory, state, training)
+            return self._call_with_input_feeding(tokens, memory, state, training, samples)
         first, *further = self._split(state)[0]
         hidden = self.rnn_layers[0](tokens, initial_state=first, training=training)[0]
-        context, weights = self.attend(hidden, memory)
+        context, weights = self.attend(hidden, memory, samples)
         for layer, initial in zip(self.rnn_layers[1:], further):
             below = self.drop(ops.concatenate([hidden, context], axis=-1), training=training)
             hidden = layer(below, initial_state=initial, training=training)[0]
@@ -161,10 +176,10 @@ class AttentionDecoder(keras.layers.Layer):
     def compute_mask(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
         return None
 
-    def _call_with_input_feeding(self, tokens, memory, state, training):
+    def _call_with_input_feeding(self, tokens, memory, state, training, samples):
         def step(carry, elements):
-            output, weights, state = self._step(elements[0], carry[0], 1, memory, training)
-            return [state], [output] if weights is None else [output, weights[:, 0]]
+            output, weights, state = self._step(elements[0], carry[0], samples, memory, training)
+            return [state], [output] if weights is None else [output, _flat(weights)]
 
         widths = [self.output_size] if self.attention == "none" else [self.output_size, memory.values.shape[1]]
         _, (outputs, *weights) = scan(step, [state], [ops.transpose(tokens, (1, 0, 2))], widths, differentiable=True)

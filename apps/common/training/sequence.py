@@ -15,6 +15,7 @@ tokens of the references, and a part of the cross entropy of these, that what is
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -27,6 +28,7 @@ from apps.common.training.sharding import count_tokens
 from data_pipelines.batching import shift_right
 from data_pipelines.vocabulary import BOS, EOS
 
+PARTS = 4  # of a batch of samples, by their lengths
 Reward = Callable[[np.ndarray, Any], np.ndarray]
 
 
@@ -52,8 +54,8 @@ class SequenceTrainer(keras.Model):
     logs the loss, the mean `reward`, and `distinct`, the share of the samples of an example that differ.
 
     Args:
-        model: built; of its methods are used `prepare_decoder(x)`, `step(tokens, state, memory)` and `sample_logits(x, decoder
-            inputs, k)`, with x what is encoded.
+        model: built; of its methods are used `encode(x, training=True)`, `sample_logits(encoded, decoder inputs, k)`,
+            `prepare_decoder(x)` and `step(tokens, state, memory)`, with x what is encoded.
         encoded: the name of this input.
         detokenize: `Sequences` -> texts (rows, 1).
         reward: (numbers of examples (n,), texts (n, k)) -> (n, k).
@@ -94,16 +96,19 @@ class SequenceTrainer(keras.Model):
     def sample(self, inputs: dict[str, tf.Tensor], longest: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         """k samples of each example (n k, time), of at most `longest` tokens, EOS counted, and their rewards (n, k). An EOS at
         the last place is left out: it was not sampled, as nothing else could follow."""
-        memory, state = tf.nest.map_structure(self._repeat, self.model.prepare_decoder(inputs[self.encoded]))
+        memory, state = self.model.prepare_decoder(inputs[self.encoded])
 
-        def step(tokens: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any, tf.Tensor | None]:
-            return self.model.step(tokens, state, memory)
+        def step(tokens: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+            logits, new, weights = self.model.step(self._grouped(tokens), self._grouped(state), memory)
+            return _flat(logits), _flat(new), weights
 
         seed = keras.random.randint((), 0, 2**31 - 1, dtype="int32", seed=self.seed_generator)
         count = self.samples * tf.shape(inputs["example"])[0]
         longest = tf.minimum(longest, self.max_length)
         settings = {"start": BOS, "end": EOS, "max_length": longest}
-        found = sample(step, state, batch_size=count, **settings, seed=seed, temperature=self.temperature)
+        found = sample(
+            step, tf.repeat(state, self.samples, axis=0), batch_size=count, **settings, seed=seed, temperature=self.temperature
+        )
         tokens, lengths = found.tokens[:, 0], found.lengths
         ends = (tf.range(longest) == lengths) & (lengths < longest - 1)
         targets = tf.where(ends, EOS, tokens)[:, : tf.reduce_max(lengths) + 1]
@@ -114,19 +119,37 @@ class SequenceTrainer(keras.Model):
         self.means["distinct"].update_state(tf.ensure_shape(distinct, [None]))
         return targets, rewards
 
-    def _repeat(self, x: tf.Tensor | None) -> tf.Tensor | None:
-        return None if x is None else tf.repeat(x, self.samples, axis=0)
+    def _grouped(self, x: tf.Tensor) -> tf.Tensor:
+        """(n k, 1, …) -> (n, k, …)."""
+        return tf.reshape(x, [-1, self.samples, *x.shape[2:]])
 
     def _rewards(self, examples: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         decoded = [[text.decode("utf-8", "replace") for text in row] for row in texts]
         distinct = np.array([len(set(row)) / self.samples for row in decoded], np.float32)
         return self.reward(examples, decoded).astype(np.float32), distinct
 
-    def risk(self, targets: tf.Tensor, logits: tf.Tensor, rewards: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def log_probabilities(self, encoded: Any, samples: tf.Tensor) -> tf.Tensor:
+        """Of samples (n k, time), in training, (n, k). The examples with short samples come first, a part of the batch at a time:
+        with all in one half of the places would be padding."""
+        samples = tf.reshape(samples, [-1, self.samples, tf.shape(samples)[1]])
+        longest = tf.reduce_max(tf.math.count_nonzero(samples, axis=2, dtype=tf.int32), axis=1)
+        order = tf.argsort(longest)
+
+        def of_part(part: tf.Tensor) -> tf.Tensor:
+            time = tf.reduce_max(tf.concat([[1], tf.gather(longest, part)], axis=0))  # of none: 1
+            targets = tf.reshape(tf.gather(samples, part)[:, :, :time], [-1, time])
+            some = tf.nest.map_structure(lambda x: None if x is None else tf.gather(x, part), encoded)
+            logits = self.model.sample_logits(some, shift_right(targets), self.samples)
+            logits = tf.cast(logits, tf.float32) / self.temperature + forbid(0, vocabulary_size=logits.shape[-1])
+            return tf.reshape(sequence_log_probabilities(targets, logits), [-1, self.samples])
+
+        bounds = [n * tf.size(order) // PARTS for n in range(PARTS + 1)]
+        found = tf.concat([of_part(order[start:end]) for start, end in pairwise(bounds)], axis=0)
+        return tf.gather(found, tf.argsort(order))
+
+    def risk(self, log_probabilities: tf.Tensor, rewards: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         """The weighted negative log-likelihood of the samples over `count`, the tokens of the references, as in their cross
         entropy. Its gradient is that of the risk."""
-        logits = tf.cast(logits, tf.float32) / self.temperature + forbid(0, vocabulary_size=logits.shape[-1])
-        log_probabilities = tf.reshape(sequence_log_probabilities(targets, logits), [-1, self.samples])
         weights = tf.stop_gradient(risk_weights(rewards, log_probabilities, self.sharpness))
         return -tf.reduce_sum(weights * log_probabilities) / tf.maximum(tf.cast(count, tf.float32), 1.0)
 
@@ -134,8 +157,8 @@ class SequenceTrainer(keras.Model):
         inputs, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
         samples, rewards = self.sample(inputs, 2 * tf.shape(targets)[1])
         with tf.GradientTape() as tape:
-            logits = self.model.sample_logits(inputs[self.encoded], shift_right(samples), self.samples)
-            loss = (1 - self.likelihood) * self.risk(samples, logits, rewards, count_tokens(targets))
+            log_probabilities = self.log_probabilities(self.model.encode(inputs[self.encoded], training=True), samples)
+            loss = (1 - self.likelihood) * self.risk(log_probabilities, rewards, count_tokens(targets))
             if weight is not None:  # of several workers
                 loss *= tf.reduce_mean(tf.cast(weight, loss.dtype))
             if self.likelihood:
@@ -145,3 +168,8 @@ class SequenceTrainer(keras.Model):
         self.optimizer.apply(tape.gradient(scaled, self.trainable_variables), self.trainable_variables)
         self._loss_tracker.update_state(loss)
         return {"loss": self._loss_tracker.result(), **{name: mean.result() for name, mean in self.means.items()}}
+
+
+def _flat(x: tf.Tensor) -> tf.Tensor:
+    """(n, k, …) -> (n k, 1, …)."""
+    return tf.reshape(x, [-1, 1, *x.shape[2:]])
