@@ -26,6 +26,7 @@ Buckets = Annotated[int, "lengths that batches may have; each is compiled once",
 Epochs = Annotated[int, "passes over the training split", Size]
 EpochsOrNone = Annotated[int, "passes over the training split; 0 with --init-from: only those that follow", "[0, inf)"]
 LearningRate = Annotated[float, "peak of the schedule: warm-up over 10%%, then cosine decay", "(0, inf)"]
+SequenceLearningRate = Annotated[float, "peak of the schedule of these epochs", "(0, inf)"]
 EmaMomentum = Annotated[float, "momentum of the weights' moving average, which is what is kept; 0: none", Rate]
 InitFrom = Annotated[str | None, "folder of a finished run: begin with its weights and vocabulary, and its flags of the model"]
 Patience = Annotated[int, "epochs without a better one before stopping", Size]
@@ -71,7 +72,7 @@ class SequenceFlags:
     sequence_epochs: Annotated[int, "after the others: learn from the model's own samples, by their reward", "[0, inf)"] = 0
     sequence_samples: Annotated[int, "of each example", "[2, inf)"] = 5
     sequence_temperature: Annotated[float, "of the samples; below 1: more probable ones", "(0, inf)"] = 0.7
-    sequence_learning_rate: Annotated[float, "peak of the schedule of these epochs", "(0, inf)"] = 1e-4
+    sequence_learning_rate: SequenceLearningRate = 1e-4
     sequence_likelihood: Annotated[float, "part of the references' cross entropy in these epochs", "[0, 1]"] = 0.1
 
 

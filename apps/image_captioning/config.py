@@ -81,6 +81,7 @@ class CaptionSequenceFlags(SequenceFlags):
     """training for the metric"""
 
     optimize: Annotated[Literal["cider", "bleu"], "the reward of a caption in --sequence-epochs"] = "cider"
+    sequence_learning_rate: shared.SequenceLearningRate = 5e-4
 
 
 @dataclass(frozen=True)
