@@ -238,7 +238,9 @@ def test_samples_and_their_risk_are_of_the_distribution_at_the_temperature():
     logits, targets = np.random.default_rng(0).normal(size=(4, 2, 5)), np.array([[4, 3], [1, 0], [2, 3], [4, 4]])
     rewards = tf.constant([[0.3, 0.9], [0.5, 0.1]])
     made = trainer(0.0, temperature=temperature, samples=2)
-    made.model.sample_logits = lambda encoded, inputs, k: tf.reshape(encoded[:, :, : inputs.shape[1]], [-1, inputs.shape[1], 5])
+    made.model.sample_logits = lambda encoded, inputs, k: tf.reshape(
+        encoded[:, :, : tf.shape(inputs)[1]], [*tf.unstack(tf.shape(inputs)), 5]
+    )
 
     def risk(logits):
         q = np.exp(logits / temperature) / np.exp(logits / temperature)[..., 1:].sum(-1, keepdims=True)  # padding is none

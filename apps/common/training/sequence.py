@@ -135,6 +135,7 @@ class SequenceTrainer(keras.Model):
         longest = tf.reduce_max(tf.math.count_nonzero(samples, axis=2, dtype=tf.int32), axis=1)
         order = tf.argsort(longest)
 
+        @tf.function(autograph=False)  # traced once for all parts
         def of_part(part: tf.Tensor) -> tf.Tensor:
             time = tf.reduce_max(tf.concat([[1], tf.gather(longest, part)], axis=0))  # of none: 1
             targets = tf.reshape(tf.gather(samples, part)[:, :, :time], [-1, time])
