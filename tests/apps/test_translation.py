@@ -244,7 +244,10 @@ def batch(seed=0):
     return {"source": ids, "target": np.concatenate([np.full((3, 1), BOS, "int32"), ids[:, :4]], axis=1)}
 
 
-@pytest.mark.parametrize("options", [{}, {"encoder": "forward"}, {"encoder": "self-attention", "attention": "none"}])
+SAMPLED = [{}, {"encoder": "forward"}, {"encoder": "self-attention", "attention": "none"}, {"input_feeding": True}]
+
+
+@pytest.mark.parametrize("options", SAMPLED)
 def test_logits_of_samples_are_those_of_each_on_its_source(options):
     model, inputs = translator(**options), batch()
     samples = np.random.default_rng(1).integers(4, 20, (6, 5)).astype("int32")

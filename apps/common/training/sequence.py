@@ -98,9 +98,9 @@ class SequenceTrainer(keras.Model):
         the last place is left out: it was not sampled, as nothing else could follow."""
         memory, state = self.model.prepare_decoder(inputs[self.encoded])
 
-        def step(tokens: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-            logits, new, weights = self.model.step(self._grouped(tokens), self._grouped(state), memory)
-            return _flat(logits), _flat(new), weights
+        def step(tokens: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
+            logits, new, _ = self.model.step(self._grouped(tokens), self._grouped(state), memory)
+            return _flat(logits), _flat(new), None
 
         seed = keras.random.randint((), 0, 2**31 - 1, dtype="int32", seed=self.seed_generator)
         count = self.samples * tf.shape(inputs["example"])[0]
